@@ -1,0 +1,30 @@
+/** What a runtime must hand to the library. Only this folder's adapters name `Deno`, `Bun`, `process`, `node:` or `document`. */
+
+/** One runtime's files, environment and hashing. Adapters: `deno.ts`, `node.ts`, `bun.ts`, `browser.ts`. */
+export interface Platform {
+  /** For example `deno 2.9.6`. */
+  readonly runtime: string;
+  /** True where files can be named by path. */
+  readonly hasFiles: boolean;
+  /** An environment variable, or undefined where there is none or reading it is not allowed. */
+  env(name: string): string | undefined;
+  /** The folder for downloaded models: `RSPARSE_HOME`, else the platform's cache folder + `/rsparse`. */
+  cacheDir(): string;
+  /** `null` if there is nothing at `path`. */
+  stat(path: string): Promise<{ kind: "file" | "folder"; size: number } | null>;
+  /** A file as a Blob that is read by slices; its bytes are not loaded. */
+  openBlob(path: string): Promise<Blob>;
+  /** Names in a folder, sorted. */
+  list(path: string): Promise<string[]>;
+  makeDir(path: string): Promise<void>;
+  remove(path: string): Promise<void>;
+  rename(from: string, to: string): Promise<void>;
+  /** Appends to (or with `truncate` starts) a file. Callers write beside the final name, then rename. */
+  openWriter(path: string, options?: { truncate?: boolean }): Promise<{ write(bytes: Uint8Array): Promise<void>; close(): Promise<void> }>;
+  /** Lower-case hex SHA-256 of the blobs' bytes, one after the other, read by slices. */
+  sha256(blobs: readonly Blob[], onProgress?: (bytes: number) => void): Promise<string>;
+  /** Resident memory of the process in bytes, or null where it can't be known. */
+  rssBytes(): number | null;
+  /** Milliseconds since the process started. */
+  uptimeMs(): number;
+}
