@@ -20,11 +20,25 @@ export interface Platform {
   remove(path: string): Promise<void>;
   rename(from: string, to: string): Promise<void>;
   /** Appends to (or with `truncate` starts) a file. Callers write beside the final name, then rename. */
-  openWriter(path: string, options?: { truncate?: boolean }): Promise<{ write(bytes: Uint8Array): Promise<void>; close(): Promise<void> }>;
+  openWriter(
+    path: string,
+    options?: { truncate?: boolean },
+  ): Promise<{ write(bytes: Uint8Array): Promise<void>; close(): Promise<void> }>;
   /** Lower-case hex SHA-256 of the blobs' bytes, one after the other, read by slices. */
   sha256(blobs: readonly Blob[], onProgress?: (bytes: number) => void): Promise<string>;
   /** Resident memory of the process in bytes, or null where it can't be known. */
   rssBytes(): number | null;
   /** Milliseconds since the process started. */
   uptimeMs(): number;
+  /**
+   * Takes a lock that other processes see as the file `path`, or returns null where one of them has it.
+   * The lock of a process that died counts no longer after some seconds.
+   */
+  tryLock(path: string): Promise<{ release(): Promise<void> } | null>;
+  /** Runs a program to its end; absent where there are no processes. Rejects if it can't be started. */
+  run?(
+    command: string,
+    args: readonly string[],
+    options?: { signal?: AbortSignal },
+  ): Promise<{ code: number; stdout: string; stderr: string }>;
 }

@@ -1,0 +1,57 @@
+/** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types. */
+import { spawnSync } from "node:child_process";
+import { chmodSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { build, type BuildOptions, stop } from "esbuild";
+import { prepare, ROOT } from "./prepare.ts";
+
+/** What `dist/` and the bundled tests have in common; npm packages and `node:` modules stay imports. */
+export const BUNDLE: BuildOptions = {
+  absWorkingDir: ROOT,
+  bundle: true,
+  splitting: true,
+  format: "esm",
+  platform: "neutral",
+  target: "es2022",
+  packages: "external",
+  logLevel: "warning",
+};
+
+/** Bundles the library and the command line program into `dist/`, in place of what was there. */
+export async function bundle(): Promise<void> {
+  rmSync(join(ROOT, "dist"), { recursive: true, force: true });
+  await build({
+    ...BUNDLE,
+    entryPoints: { mod: "src/mod.ts", cli: "src/cli/main.ts" },
+    outdir: "dist",
+    chunkNames: "chunks/[name]-[hash]",
+  });
+  chmodSync(join(ROOT, "dist", "cli.js"), 0o755);
+}
+
+/** Writes type declarations for everything under `src/` but the command line into `dist/types`. */
+export function declarations(): void {
+  const tsc = join(ROOT, "node_modules", "typescript", "bin", "tsc");
+  const options = [
+    "--noEmit",
+    "false",
+    "--emitDeclarationOnly",
+    "--rootDir",
+    "src",
+    "--outDir",
+    "dist/types",
+  ];
+  const { status } = spawnSync(process.execPath, ["run", "-A", tsc, "-p", "tsconfig.json", ...options], {
+    cwd: ROOT,
+    stdio: ["ignore", 2, 2],
+  });
+  if (status !== 0) throw new Error("Cannot write type declarations: the errors of tsc are above");
+}
+
+if (import.meta.main) {
+  await prepare();
+  await bundle();
+  await stop();
+  declarations();
+}

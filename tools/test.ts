@@ -1,0 +1,275 @@
+/**
+ * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
+ * Node 24 and Bun, and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
+import { build, stop } from "esbuild";
+import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
+import { BUNDLE, bundle } from "./build.ts";
+import { prepare, ROOT } from "./prepare.ts";
+
+/** A model in f32 takes 600 MB: tests of these folders run one file at a time, with nothing beside them. */
+const HEAVY = ["golden", "parity"];
+/** Longest time for one process of tests. */
+const TIMEOUT_MS = 15 * 60_000;
+
+interface Job {
+  readonly runtime: Runtime["name"];
+  readonly what: string;
+  readonly command: readonly string[];
+}
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+/** Test files and scripts that tests start, by their names' ends. */
+function filesUnderTests(end: string): string[] {
+  return readdirSync(join(ROOT, "tests"), { recursive: true, encoding: "utf8" })
+    .map((name) => `tests/${name.replaceAll("\\", "/")}`)
+    .filter((path) => path.endsWith(end) && !path.startsWith("tests/runtimes/"))
+    .sort();
+}
+
+/** Installs the pinned runtimes from their lock file, if the installed ones are not those. */
+function installRuntimes(): void {
+  const folder = join(ROOT, "tests", "runtimes");
+  const wanted = readFileSync(join(folder, "package-lock.json"), "utf8");
+  const stamp = join(folder, "node_modules", "installed.json");
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
+  console.error("installing the test runtimes …");
+  const run = (command: string, args: string[]): void => {
+    const { status } = spawnSync(command, args, {
+      cwd: folder,
+      stdio: ["ignore", 2, 2],
+      shell: process.platform === "win32",
+    });
+    if (status !== 0) {
+      throw new Error(
+        `Cannot install the test runtimes: ${command} ${args.join(" ")}: exit status ${status}`,
+      );
+    }
+  };
+  run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+  // The package's own script puts the platform's program where `bin/bun.exe` is; no other script of a package is run.
+  if (existsSync(join(folder, "node_modules", "bun"))) run("node", ["node_modules/bun/install.js"]);
+  writeFileSync(stamp, wanted);
+}
+
+/** Bundles tests for Node 20, which has no TypeScript. Paths that tests make from their own stay those of the sources. */
+async function bundleTests(): Promise<void> {
+  rmSync(join(ROOT, "build", "tests"), { recursive: true, force: true });
+  await build({
+    ...BUNDLE,
+    entryPoints: [...filesUnderTests("_test.ts"), ...filesUnderTests("_script.ts")],
+    outdir: "build/tests",
+    outbase: "tests",
+    sourcemap: "linked",
+    plugins: [{
+      name: "own-paths",
+      setup(plugin) {
+        plugin.onLoad({ filter: /[\\/]tests[\\/].*\.ts$/ }, ({ path }) => ({
+          contents: readFileSync(path, "utf8").replaceAll(
+            "import.meta.url",
+            JSON.stringify(pathToFileURL(path).href),
+          ),
+          loader: "ts",
+        }));
+      },
+    }],
+  });
+}
+
+/** `dist/` and the bundled tests are made again when a file they are made of is newer. */
+async function bundleIfOld(): Promise<void> {
+  const stamp = join(ROOT, "build", "tests.stamp");
+  const newest = ["src", "tests", "tools", "build/kernels.stamp", "package.json"].flatMap((entry) => {
+    const path = join(ROOT, entry);
+    if (!statSync(path).isDirectory()) return [path];
+    return readdirSync(path, { recursive: true, encoding: "utf8" })
+      .filter((name) => !name.includes("node_modules")).map((name) => join(path, name));
+  }).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
+  const made = existsSync(stamp) && existsSync(join(ROOT, "dist", "cli.js"));
+  if (made && Number(readFileSync(stamp, "utf8")) === newest) return;
+  await bundle();
+  await bundleTests();
+  await stop();
+  mkdirSync(dirname(stamp), { recursive: true });
+  writeFileSync(stamp, String(newest));
+}
+
+function testCommand(runtime: Runtime, files: readonly string[]): string[] {
+  const [program] = runtime.command as [string];
+  switch (runtime.name) {
+    case "deno":
+      return [program, "test", "-A", "--no-check", "--quiet", ...files];
+    case "bun":
+      return [program, "test", "--timeout", "600000", ...files.map((file) => `./${file}`)];
+    default: {
+      const paths = runtime.readsTypeScript
+        ? files
+        : files.map((file) => file.replace(/^tests\//, "build/tests/").replace(/\.ts$/, ".js"));
+      return [program, "--test", "--test-concurrency=1", "--test-reporter=spec", ...paths];
+    }
+  }
+}
+
+/** Numbers of the runner's own summary. */
+function readCounts(runtime: Runtime["name"], output: string): Counts {
+  const last = (pattern: RegExp): number => Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
+  if (runtime === "deno") {
+    return {
+      passed: last(/(\d+) passed(?: \(\d+ steps?\))? \| \d+ failed/g),
+      failed: last(/\d+ passed(?: \(\d+ steps?\))? \| (\d+) failed/g),
+      skipped: last(/\| (\d+) ignored/g),
+    };
+  }
+  if (runtime === "bun") {
+    return {
+      passed: last(/^ (\d+) pass$/gm),
+      failed: last(/^ (\d+) fail$/gm),
+      skipped: last(/^ (\d+) skip$/gm),
+    };
+  }
+  return {
+    passed: last(/^ℹ pass (\d+)$/gm),
+    failed: last(/^ℹ fail (\d+)$/gm) + last(/^ℹ cancelled (\d+)$/gm),
+    skipped: last(/^ℹ skipped (\d+)$/gm),
+  };
+}
+
+/** Runs one job to its end; what it printed is shown if anything in it failed. */
+function runJob(job: Job): Promise<Counts> {
+  const started = performance.now();
+  return new Promise((resolve) => {
+    const [program, ...args] = job.command as [string, ...string[]];
+    const child = spawn(program, args, {
+      cwd: ROOT,
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, NO_COLOR: "1", RSPARSE_DENO: process.execPath },
+    });
+    const chunks: Uint8Array[] = [];
+    child.stdout.on("data", (chunk: Uint8Array) => chunks.push(chunk));
+    child.stderr.on("data", (chunk: Uint8Array) => chunks.push(chunk));
+    const timer = setTimeout(() => child.kill("SIGKILL"), TIMEOUT_MS);
+    const finish = (status: string): void => {
+      clearTimeout(timer);
+      const output = new TextDecoder().decode(Buffer.concat(chunks));
+      const counts = readCounts(job.runtime, output);
+      // A crash counts as one failed test where the runner did not live to count.
+      if (status !== "exit status 0" && counts.failed === 0) counts.failed = 1;
+      const seconds = ((performance.now() - started) / 1000).toFixed(1);
+      if (counts.failed > 0) console.log(`\n${job.runtime}: ${job.what}: ${status}\n${output}`);
+      console.log(`${job.runtime.padEnd(8)}${job.what.padEnd(36)} ${describe(counts)}, ${seconds} s`);
+      resolve(counts);
+    };
+    child.on("error", (error) => finish(`cannot start ${program}: ${error.message}`));
+    child.on("close", (code, signal) => finish(signal ? `ended by ${signal}` : `exit status ${code}`));
+  });
+}
+
+function describe({ passed, failed, skipped }: Counts): string {
+  return `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`;
+}
+
+/** Files with an example in a docstring; the others would only cost `deno test --doc` time. */
+function filesWithExamples(): string[] {
+  return readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf8" })
+    .map((name) => `src/${name}`)
+    .filter((path) => path.endsWith(".ts") && /^ \* ```ts/m.test(readFileSync(join(ROOT, path), "utf8")));
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    options: { runtime: { type: "string" } },
+    allowPositionals: true,
+  });
+  const filter = positionals[0] ?? "";
+  await prepare();
+  installRuntimes();
+  await bundleIfOld();
+  const { pulledModel } = await import("../tests/support/models.ts");
+  await pulledModel();
+
+  const found = runtimes();
+  const chosen = found.filter((runtime) => values.runtime === undefined || runtime.name === values.runtime);
+  if (chosen.length === 0) {
+    console.error(
+      `Cannot test on ${values.runtime}: no such runtime, there are ${
+        found.map(({ name }) => name).join(", ")
+      }`,
+    );
+    return 2;
+  }
+  if (values.runtime === undefined) {
+    for (const name of ["node-20", "node-24", "bun"] as const) {
+      if (!found.some((runtime) => runtime.name === name)) {
+        console.log(`${name}: not to be had on this platform, not tested`);
+      }
+    }
+  }
+
+  const files = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
+  const folderOf = (path: string): string => path.split("/")[1] ?? "";
+  const light: Job[] = [], heavy: Job[] = [];
+  for (const runtime of chosen) {
+    for (const folder of new Set(files.map(folderOf))) {
+      const inFolder = files.filter((path) => folderOf(path) === folder);
+      if (HEAVY.includes(folder)) {
+        for (const file of inFolder) {
+          heavy.push({ runtime: runtime.name, what: file, command: testCommand(runtime, [file]) });
+        }
+      } else {
+        light.push({
+          runtime: runtime.name,
+          what: `tests/${folder}`,
+          command: testCommand(runtime, inFolder),
+        });
+      }
+    }
+    if (runtime.name === "deno") {
+      const examples = filesWithExamples().filter((path) => path.includes(filter));
+      const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
+      if (examples.length > 0) light.push({ runtime: "deno", what: "examples in docstrings", command });
+    }
+  }
+
+  const totals = new Map<string, Counts>(
+    chosen.map(({ name }) => [name, { passed: 0, failed: 0, skipped: 0 }]),
+  );
+  const work = async (jobs: Job[]): Promise<void> => {
+    for (let job = jobs.shift(); job; job = jobs.shift()) {
+      const counts = await runJob(job);
+      const total = totals.get(job.runtime)!;
+      total.passed += counts.passed;
+      total.failed += counts.failed;
+      total.skipped += counts.skipped;
+    }
+  };
+  await Promise.all([work(light), work(light)]);
+  await work(heavy);
+
+  const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
+  console.log("");
+  for (const [name, counts] of totals) {
+    if (counts.passed + counts.failed === 0) {
+      console.log(`${name}: ran no test`);
+      counts.failed = 1;
+    }
+    console.log(`${name}: ${describe(counts)}`);
+    sum.passed += counts.passed;
+    sum.failed += counts.failed;
+    sum.skipped += counts.skipped;
+  }
+  console.log(describe(sum));
+  return sum.failed > 0 ? 1 : 0;
+}
+
+process.exit(await main());
