@@ -1,0 +1,161 @@
+// int4 matrix-vector products on the file's own groups of 32 channels, dense and over lists, from one layout (group i4).
+//
+// A block is 64 outputs x 64 channels, 2304 bytes: 64 i16 pairs (d of group g, of g+1), then 32 bytes a channel. Baseline: a u16 unit holds
+// four nibbles of one channel, A_k = sum (v >> 4k) * x, nibble k's sum = A_k - 16 * A_(k+1): exact modulo 2^16, one shift a nibble and no mask.
+// The offset -8 * sum x is in the start values. Relaxed: bytes of two channels interleaved, relaxed_dot of pairs.
+//
+// Order: chunk of outputs, pair of groups, block, group, channel. A group's list is the same for all blocks of a chunk, so its loop exit is
+// predicted; with blocks outside and groups inside every exit is a misprediction (62 against 45 Gweights/s hot at 70 %). The sums of both
+// groups wait in `scratch` (L1), so that one i16 dot with the scale pairs serves both: 27 operations for 64 weights.
+import { K_LOW4, madd } from "./lanes";
+
+const SPAN: usize = 131072;
+const BLOCK: usize = 2304;
+
+// Bytes ahead of the block that the stream touches: 256 to 320 measured best, 1152 loses a quarter.
+const AHEAD: usize = 256;
+
+// @ts-ignore: decorator
+@inline
+function step(sum: v128, v: v128, x: v128): v128 { return i16x8.add(sum, i16x8.mul(v, x)); }
+// @ts-ignore: decorator
+@inline
+function step8(sum: v128, v: v128, x: v128): v128 { return i16x8.add(sum, i16x8.relaxed_dot_i8x16_i7x16_s(x, v)); }
+// @ts-ignore: decorator
+@inline
+function low8(a: v128, b: v128): v128 { return v128.shuffle<i8>(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23); }
+// @ts-ignore: decorator
+@inline
+function high8(a: v128, b: v128): v128 { return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); }
+
+/** y[0..63] += unit * (sums of g, sums of g+1) . (d pairs), from the 256 bytes of scratch. */
+// @ts-ignore: decorator
+@inline
+function apply_scales(y: usize, block: usize, scratch: usize, unit: v128): void {
+  for (let k: usize = 0; k < 128; k += 16) {
+    const a = v128.load(scratch + k), b = v128.load(scratch + k, 128);
+    const lo = v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11), hi = v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    const q = y + (k << 1), d = block + (k << 1);
+    v128.store(q, madd(f32x4.convert_i32x4_s(i32x4.dot_i16x8_s(lo, v128.load(d))), unit, v128.load(q)));
+    v128.store(q, madd(f32x4.convert_i32x4_s(i32x4.dot_i16x8_s(hi, v128.load(d, 16))), unit, v128.load(q, 16)), 16);
+  }
+}
+
+/** @param flavour 0: every channel in order; 1: a list, touching ahead with atomic loads; 2: a list, touching with plain loads */
+// @ts-ignore: decorator
+@inline
+function run(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize, flavour: i32): void {
+  const low4 = i8x16.splat(<i8>K_LOW4), tableEnd = table + <usize>nIn, yEnd = y + (<usize>nOut << 2);
+  let block = w;
+  for (; y < yEnd; y += <usize>chunk << 2) {
+    const chunkEnd = y + (<usize>chunk << 2);
+    for (let pair = table; pair < tableEnd; pair += 64) {
+      const unit = v128.load32_splat(pair, 8);
+      for (let q = y; q < chunkEnd; q += 256, block += BLOCK) {
+        let column = block + 256, ahead = block + AHEAD;
+        const aheadEnd = ahead + BLOCK;
+        for (let half: usize = 0; half < 2; ++half, column += 1024) {
+          const t = pair + (half << 5), out = scratch + (half << 7);
+          let p: usize = load<u32>(t), end: usize = load<u32>(t, 4);
+          if (ASC_FEATURE_RELAXED_SIMD) {
+            let a0 = v128.load32_splat(t, 16), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, c = column;
+            for (; p < end; p += 8) {
+              if (flavour == 1) { atomic.load<u8>(ahead); atomic.load<u8>(ahead, 64); ahead += 128; }
+              if (flavour == 2) { load<u8>(ahead); load<u8>(ahead, 64); ahead += 128; }
+              const x = v128.load32_splat(p, SPAN);
+              let d: usize;
+              if (flavour == 0) { d = c + 32; } else { c = column + load<u32>(p); d = column + load<u32>(p, 4); }
+              const c0 = v128.load(c), d0 = v128.load(d);
+              let e = low8(c0, d0); a0 = step8(a0, v128.and(e, low4), x); a1 = step8(a1, v128.and(i16x8.shr_u(e, 4), low4), x);
+              e = high8(c0, d0); a2 = step8(a2, v128.and(e, low4), x); a3 = step8(a3, v128.and(i16x8.shr_u(e, 4), low4), x);
+              const c1 = v128.load(c, 16), d1 = v128.load(d, 16);
+              e = low8(c1, d1); a4 = step8(a4, v128.and(e, low4), x); a5 = step8(a5, v128.and(i16x8.shr_u(e, 4), low4), x);
+              e = high8(c1, d1); a6 = step8(a6, v128.and(e, low4), x); a7 = step8(a7, v128.and(i16x8.shr_u(e, 4), low4), x);
+              if (flavour == 0) c += 64;
+            }
+            v128.store(out, a0); v128.store(out, a1, 16); v128.store(out, a2, 32); v128.store(out, a3, 48);
+            v128.store(out, a4, 64); v128.store(out, a5, 80); v128.store(out, a6, 96); v128.store(out, a7, 112);
+          } else {
+            let a0 = v128.load32_splat(t, 16), a1 = v128.load32_splat(t, 20), a2 = v128.load32_splat(t, 24), a3 = v128.load32_splat(t, 28);
+            let a4 = a0, a5 = a1, a6 = a2, a7 = a3, c = column;
+            for (; p < end; p += 4) {
+              if (flavour == 1) { atomic.load<u8>(ahead); ahead += 64; }
+              if (flavour == 2) { load<u8>(ahead); ahead += 64; }
+              if (flavour != 0) c = column + load<u32>(p);
+              const x = v128.load32_splat(p, SPAN), u = v128.load(c), v = v128.load(c, 16);
+              a0 = step(a0, u, x); a1 = step(a1, i16x8.shr_u(u, 4), x); a2 = step(a2, i16x8.shr_u(u, 8), x); a3 = step(a3, i16x8.shr_u(u, 12), x);
+              a4 = step(a4, v, x); a5 = step(a5, i16x8.shr_u(v, 4), x); a6 = step(a6, i16x8.shr_u(v, 8), x); a7 = step(a7, i16x8.shr_u(v, 12), x);
+              if (flavour == 0) c += 32;
+            }
+            a0 = i16x8.sub(a0, i16x8.shl(a1, 4)); a1 = i16x8.sub(a1, i16x8.shl(a2, 4)); a2 = i16x8.sub(a2, i16x8.shl(a3, 4));
+            a4 = i16x8.sub(a4, i16x8.shl(a5, 4)); a5 = i16x8.sub(a5, i16x8.shl(a6, 4)); a6 = i16x8.sub(a6, i16x8.shl(a7, 4));
+            v128.store(out, a0); v128.store(out, a1, 16); v128.store(out, a2, 32); v128.store(out, a3, 48);
+            v128.store(out, a4, 64); v128.store(out, a5, 80); v128.store(out, a6, 96); v128.store(out, a7, 112);
+          }
+        }
+        // the lines of this block's length that the channels did not touch: every line must be, or the stream breaks
+        if (flavour == 1) for (; ahead < aheadEnd; ahead += 64) atomic.load<u8>(ahead);
+        if (flavour == 2) for (; ahead < aheadEnd; ahead += 64) load<u8>(ahead);
+        apply_scales(q, block, scratch, unit);
+      }
+    }
+  }
+}
+
+/**
+ * y f32[nOut] += w x / rowScale, dense: x as select_group_i4 made it with threshold -1 (a full list).
+ *
+ * @param nIn    a multiple of 64
+ * @param chunk  outputs a chunk, the C of the layout: a multiple of 64 that divides nOut
+ * @param scratch 256 bytes
+ */
+export function gemv_group_i4(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize): void {
+  run(y, w, table, nIn, chunk, nOut, scratch, 0);
+}
+
+/** The same for any list: memory is read in order, arithmetic is done for the list's channels only. Touches by atomic loads: V8 15 drops plain ones. */
+export function gemv_group_i4_list(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize): void {
+  run(y, w, table, nIn, chunk, nOut, scratch, 1);
+}
+
+/** The same with plain touches: JavaScriptCore's atomic loads are slow (6.5 to 9 against 12 to 18 Gweights/s). */
+export function gemv_group_i4_list_plain(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize): void {
+  run(y, w, table, nIn, chunk, nOut, scratch, 2);
+}
+
+/** y[o] = rowScale[o] * y[o], f32[nOut], nOut a multiple of 4. */
+export function scale_rows_f32(y: usize, rowScale: usize, nOut: u32): void {
+  for (const end = y + (<usize>nOut << 2); y < end; y += 16, rowScale += 16) v128.store(y, f32x4.mul(v128.load(y), v128.load(rowScale)));
+}
+
+/**
+ * y[o] = rowScale[o] * y[o] + sum over g of m'[o,g] * groupSum[g]. The sums are quantised so that their absolute values add up to at most
+ * 65,536 and products with 15-bit mins cannot overflow i32.
+ *
+ * @param mins    [nOut/16][nIn/64] blocks of 64 bytes: i16 pairs (m'[o,g], m'[o,g+1]) of 16 outputs
+ * @param scratch i16[nIn/32]
+ */
+export function finish_group_mins_i4(
+  y: usize, rowScale: usize, mins: usize, minScale: usize, groupSum: usize, nIn: u32, nOut: u32, scratch: usize,
+): void {
+  const nGroups = nIn >> 5;
+  let total: f32 = 0, largest: f32 = 0;
+  for (let g: u32 = 0; g < nGroups; ++g) { const v = abs<f32>(load<f32>(groupSum + (<usize>g << 2))); total += v; largest = max<f32>(largest, v); }
+  let unit = max<f32>(total * <f32>(1.001 / 65536.0), largest / <f32>32760);
+  if (!(unit > 0)) unit = 1;
+  const inverse = <f32>1 / unit;
+  for (let g: u32 = 0; g < nGroups; ++g) store<i16>(scratch + (<usize>g << 1), <i16>nearest<f32>(load<f32>(groupSum + (<usize>g << 2)) * inverse));
+  const k = f32x4.splat(unit), xEnd = scratch + (<usize>nGroups << 1);
+  for (const end = y + (<usize>nOut << 2); y < end; y += 64, rowScale += 64, minScale += 64) {
+    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0;
+    for (let x = scratch; x < xEnd; x += 4, mins += 64) {
+      const xs = v128.load32_splat(x);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(v128.load(mins), xs)); a1 = i32x4.add(a1, i32x4.dot_i16x8_s(v128.load(mins, 16), xs));
+      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(v128.load(mins, 32), xs)); a3 = i32x4.add(a3, i32x4.dot_i16x8_s(v128.load(mins, 48), xs));
+    }
+    v128.store(y, madd(f32x4.mul(v128.load(minScale), k), f32x4.convert_i32x4_s(a0), f32x4.mul(v128.load(y), v128.load(rowScale))));
+    v128.store(y, madd(f32x4.mul(v128.load(minScale, 16), k), f32x4.convert_i32x4_s(a1), f32x4.mul(v128.load(y, 16), v128.load(rowScale, 16))), 16);
+    v128.store(y, madd(f32x4.mul(v128.load(minScale, 32), k), f32x4.convert_i32x4_s(a2), f32x4.mul(v128.load(y, 32), v128.load(rowScale, 32))), 32);
+    v128.store(y, madd(f32x4.mul(v128.load(minScale, 48), k), f32x4.convert_i32x4_s(a3), f32x4.mul(v128.load(y, 48), v128.load(rowScale, 48))), 48);
+  }
+}

@@ -1,0 +1,12 @@
+export { K_LOW4, K_LOW16, K_HIGH16, K_ONE, K_MAGIC, K_MAGIC_BITS } from "./lanes";
+export * from "./vectors";
+export * from "./rope";
+export * from "./attention";
+export { select_channels_f32, mask_channels_f32, force_channels_f32 } from "./select";
+export * from "./select_group_i4";
+export * from "./gemv_float";
+export * from "./gemv_i8";
+export * from "./gemv_group_i4";
+export * from "./gemm_f32";
+export * from "./gemm_i16";
+export * from "./pack";

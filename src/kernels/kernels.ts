@@ -1,0 +1,348 @@
+/**
+ * The one interface between the runtime and arithmetic. `wasm_kernels.ts` implements it with AssemblyScript SIMD,
+ * `reference_kernels.ts` with scalar loops and float64 sums, over the same memory and the same layouts.
+ *
+ * Pointers are byte offsets into `memory`, 16-byte aligned; sizes count elements. Output comes first. A method's name is
+ * its kernel's in camelCase: `gemvChannelsF32` is `gemv_channels_f32` in `assembly/gemv_channels.ts`.
+ *
+ * Layouts (spec: docs/numerics.md). `pad64(n)` is n rounded up to a multiple of 64:
+ *
+ *     channels f32    w[c*nOut + o], 4 bytes
+ *     channels bf16   2 bytes; each 16 bytes hold outputs o..o+7 as u16 lanes o o+4 o+1 o+5 o+2 o+6 o+3 o+7; nOut padded to 8
+ *     channels i8     1 byte; even outputs as w + 128, odd as two's complement; nOut padded to 32; a row and a channel scale
+ *     pairs i8        [nOut/16][nIn/2] blocks of 32 bytes: 2 vectors h; u16 unit 2l is channel a, 2l+1 channel b (l 0..3); its
+ *                     low byte is output 8h+l as w + 128, its high byte output 8h+4+l; nOut padded to 16, nIn to 32; a row scale
+ *     group i4        [nOut/C][nIn/64][C/64] blocks of 2304 bytes, 64 outputs x 64 channels: 64 i16 pairs (d[o,g], d[o,g+1]), then
+ *                     32 bytes a channel, 16 for each 32 outputs. Baseline: u16 unit l, bits 4k..4k+3 = output 8k+l. Relaxed:
+ *                     byte j, low nibble = output j + (j < 8 ? 0 : 8), high nibble = that + 8. nOut and nIn padded to 64
+ *     group mins      [nOut/16][nIn/64] blocks of 64 bytes: i16 pairs (m'[o,g], m'[o,g+1]) of 16 outputs, m' = m + 8d
+ *     rows f32, bf16  w[o*nIn + c], plain bf16 order
+ *
+ * A group is 32 neighbouring channels: `weight = d*(q - 8) + m'`, d[o,g] = rowScale[o] * i16, m'[o,g] = minScale[o] * i16.
+ */
+export interface Kernels {
+  /** `baseline`, `relaxed` or `reference`. */
+  readonly build: "baseline" | "relaxed" | "reference";
+  readonly memory: WebAssembly.Memory;
+  /** First byte that is free: static data of the module lies below. */
+  heapBase(): number;
+
+  // Vectors
+
+  /** y[i] = 0 for n floats. */
+  fillZeroF32(y: number, n: number): void;
+  /** y[i] += x[i]. */
+  addF32(y: number, x: number, n: number): void;
+  /** y = x / sqrt(mean(x^2) + eps) * weight. */
+  rmsNormF32(y: number, x: number, weight: number, n: number, eps: number): void;
+  /** y = silu(gate) * up, silu(v) = v / (1 + e^-v). y may be gate. */
+  siluMulF32(y: number, gate: number, up: number, n: number): void;
+  /** cosSin f32[nPairs, 2] = cos and sin of position * frequency[i], frequency f64[nPairs]. */
+  ropeAnglesF64(cosSin: number, frequency: number, nPairs: number, position: number): void;
+  /** Base rotary frequencies f64[nPairs]: theta^(-2i / (2*nPairs)). */
+  ropeFrequenciesF64(frequency: number, nPairs: number, theta: number): void;
+  /** Rotates x f32[nHeads, headDim] in place; pairs (2i, 2i+1) if interleaved, else (i, i + nPairs). */
+  ropeF32(
+    x: number,
+    cosSin: number,
+    nHeads: number,
+    headDim: number,
+    nPairs: number,
+    interleaved: number,
+  ): void;
+  /** Index of the largest x; the first of equals. -1 if any x is NaN. */
+  argmaxF32(x: number, n: number): number;
+
+  // Attention over a paged cache: a page holds 64 positions, [nKvHeads, 64, headDim] for k and for v
+
+  /** Writes one position's k and v, f32[nKvHeads, headDim] each, to slot 0..63 of a page's k and v parts. */
+  storeKvF32(
+    kPage: number,
+    vPage: number,
+    k: number,
+    v: number,
+    nKvHeads: number,
+    headDim: number,
+    slot: number,
+  ): void;
+  /**
+   * out f32[nHeads, headDim] = softmax(q k^T / sqrt(headDim)) v over positions 0..nPositions-1.
+   * `pages` u32[ceil(nPositions/64)]; page p's k part is at pages[p] + kOffset, its v part at pages[p] + vOffset.
+   * `scores` f32[pad64(nPositions)] is scratch. headDim is a multiple of 4.
+   */
+  attentionPagedF32(
+    out: number,
+    q: number,
+    pages: number,
+    kOffset: number,
+    vOffset: number,
+    scores: number,
+    nPositions: number,
+    nHeads: number,
+    nKvHeads: number,
+    headDim: number,
+  ): void;
+
+  // Selection
+
+  /**
+   * Channels with `scale[c] * |x[c]| > threshold`, ascending: index u32[], value f32[] (x itself). Both need 3 spare entries.
+   * Returns how many. scale f32[n].
+   */
+  selectChannelsF32(
+    index: number,
+    value: number,
+    x: number,
+    scale: number,
+    threshold: number,
+    n: number,
+  ): number;
+  /** active[c] = x[c] where selected else 0; rest[c] = x[c] - active[c]. Returns how many were selected. */
+  maskChannelsF32(
+    active: number,
+    rest: number,
+    x: number,
+    scale: number,
+    threshold: number,
+    n: number,
+  ): number;
+  /** The same with the mask given: bit c%8 of byte mask + (c>>3). Returns how many were set among n. */
+  forceChannelsF32(active: number, rest: number, x: number, mask: number, n: number): number;
+
+  // Float projections
+
+  /** y f32[nOut] += sum over a of value[a] * w[index[a], :]. Layout channels f32. */
+  gemvChannelsF32(y: number, w: number, index: number, value: number, nActive: number, nOut: number): void;
+  /** The same, channels bf16; y has room for nOut padded to 8. */
+  gemvChannelsBf16(y: number, w: number, index: number, value: number, nActive: number, nOut: number): void;
+  /** y[o] = w[o, :] . x. Layout rows f32. */
+  gemvRowsF32(y: number, w: number, x: number, nIn: number, nOut: number): void;
+  /** y[o] = w[o, :] . x. Layout rows bf16, widened exactly. */
+  gemvRowsBf16(y: number, w: number, x: number, nIn: number, nOut: number): void;
+
+  // int8 projections
+
+  /**
+   * 12-bit activations, one scale: xq i16[nPadded] = round(x * factor / s), |xq| <= 2047, zeros above n.
+   * factor f32[n] is the channel scale of the weights. Returns s; 0 if all x are 0.
+   */
+  quantizeI16(xq: number, x: number, factor: number, n: number, nPadded: number): number;
+  /**
+   * acc i32[nOut], in the kernel's own order, += selected columns: index u32[nActive], xq i16[nActive] already gathered, both
+   * padded to a multiple of 8 with xq = 0 and any valid index. Layout channels i8, nOut a multiple of 32.
+   */
+  gemvChannelsI8(acc: number, w: number, index: number, xq: number, nActive: number, nOut: number): void;
+  /** y[o] = s * rowScale[o] * sum, from acc and sumX = sum of all xq that went into it; undoes acc's order. */
+  finishChannelsI8(y: number, acc: number, rowScale: number, s: number, sumX: number, nOut: number): void;
+  /** Sum of i16[n], n a multiple of 8. */
+  sumI16(x: number, n: number): number;
+  /** y[o] = s * rowScale[o] * (w[o, :] . xq). Layout pairs i8; nIn a multiple of 32, nOut of 16. */
+  gemvPairsI8(
+    y: number,
+    w: number,
+    xq: number,
+    rowScale: number,
+    s: number,
+    sumX: number,
+    nIn: number,
+    nOut: number,
+  ): void;
+
+  // int4 projections: lists and tables are the kernels' own; table 32 bytes a group, list 2 * LIST_SPAN bytes
+
+  /**
+   * Selects (as selectChannelsF32; threshold -1 takes every channel), quantises and compacts x f32[nIn], nIn a multiple of 64, for
+   * `gemvGroupI4` and `gemvGroupI4List`. groupSum f32[nIn/32]: the sum of the quantised active x, in x's own units. Returns
+   * how many were selected.
+   */
+  selectGroupI4(
+    table: number,
+    list: number,
+    groupSum: number,
+    x: number,
+    scale: number,
+    threshold: number,
+    nIn: number,
+  ): number;
+  /** y f32[nOut] += sum of (q - 8) * d / rowScale * x over a list made with threshold -1. `scratch` 256 bytes. */
+  gemvGroupI4(
+    y: number,
+    w: number,
+    table: number,
+    nIn: number,
+    chunk: number,
+    nOut: number,
+    scratch: number,
+  ): void;
+  /** The same for any list, reading only its channels' arithmetic and touching memory ahead (stream). */
+  gemvGroupI4List(
+    y: number,
+    w: number,
+    table: number,
+    nIn: number,
+    chunk: number,
+    nOut: number,
+    scratch: number,
+  ): void;
+  /** y[o] = rowScale[o] * y[o]. */
+  scaleRowsF32(y: number, rowScale: number, nOut: number): void;
+  /** y[o] = rowScale[o] * y[o] + sum over g of m'[o,g] * groupSum[g]; `scratch` i16[nIn/32]. Layout group mins. */
+  finishGroupMinsI4(
+    y: number,
+    rowScale: number,
+    mins: number,
+    minScale: number,
+    groupSum: number,
+    nIn: number,
+    nOut: number,
+    scratch: number,
+  ): void;
+
+  // Prefill: y f32[nTokens, yStride] += x w. Weights are unpacked, 64 outputs (or fewer) at a time, into panels of 8 outputs
+
+  /** a f32[ceil(nTokens/4), nIn, 4] from x f32[nTokens, xStride]; missing tokens are 0. */
+  packTokensF32(a: number, x: number, nTokens: number, xStride: number, nIn: number): void;
+  /** panel f32[nIn, 8]: outputs o..o+7 of each layout; outputs at or past nOut are 0. */
+  unpackChannelsF32(panel: number, w: number, o: number, nIn: number, nOut: number): void;
+  unpackChannelsBf16(panel: number, w: number, o: number, nIn: number, nOut: number): void;
+  unpackRowsF32(panel: number, w: number, o: number, nIn: number, nOut: number): void;
+  unpackRowsBf16(panel: number, w: number, o: number, nIn: number, nOut: number): void;
+  /** y[t, 0..7] += a panel, y at the panel's first output, for all tokens (y has room for nTokens rounded up to 4). */
+  gemmF32(y: number, a: number, panel: number, nTokens: number, yStride: number, nIn: number): void;
+
+  /**
+   * a i16[ceil(nTokens/4), nIn/2, 4, 2]; per token and group of 32 channels a scale and the sum of the quantised x in x's units:
+   * scale, sum f32[ceil(nTokens/4), nIn/32, 4]. |a| <= 32767. nIn a multiple of 32. factor f32[nIn] multiplies x first.
+   */
+  packTokensI16(
+    a: number,
+    scale: number,
+    sum: number,
+    x: number,
+    factor: number,
+    nTokens: number,
+    xStride: number,
+    nIn: number,
+  ): void;
+  /** panels i8[nPanels, nIn/2, 8, 2], d and m f32[nPanels, nIn/32, 8]: 64 outputs (8 panels) from output o, a multiple of 64. */
+  unpackGroupI4(
+    panels: number,
+    d: number,
+    m: number,
+    w: number,
+    mins: number,
+    rowScale: number,
+    minScale: number,
+    o: number,
+    nIn: number,
+    chunk: number,
+  ): void;
+  /** 32 outputs (4 panels) from output o, a multiple of 32; d is the row scale, m is 0. nOut is the padded one. */
+  unpackChannelsI8(
+    panels: number,
+    d: number,
+    m: number,
+    w: number,
+    rowScale: number,
+    o: number,
+    nIn: number,
+    nOut: number,
+  ): void;
+  /** 16 outputs (2 panels) from output o, a multiple of 16. */
+  unpackPairsI8(
+    panels: number,
+    d: number,
+    m: number,
+    w: number,
+    rowScale: number,
+    o: number,
+    nIn: number,
+  ): void;
+  /** y[t, 0..7] += sum over g of scale[t,g] * d[g,o] * (a panel) + sum[t,g] * m[g,o]. y has room for nTokens rounded up to 4. */
+  gemmI16(
+    y: number,
+    a: number,
+    scale: number,
+    sum: number,
+    panel: number,
+    d: number,
+    m: number,
+    nTokens: number,
+    yStride: number,
+    nIn: number,
+  ): void;
+
+  // Loading
+
+  /** f32 from `n` blocks (values, for f16 and bf16); the index of the first block with a non-finite value, or -1. */
+  dequantize(
+    type: "F16" | "BF16" | "Q8_0" | "Q4_0" | "Q4_1" | "Q5_0" | "Q5_1" | "Q4_K" | "Q5_K" | "Q6_K",
+    y: number,
+    blocks: number,
+    n: number,
+  ): number;
+  /** Index of the first x that is NaN or infinite, or -1. */
+  findNonFiniteF32(x: number, n: number): number;
+  /** Rows o0..o0+nRows-1 of channels f32 from src f32[nRows, nIn]. */
+  packChannelsF32(w: number, src: number, o0: number, nRows: number, nIn: number, nOut: number): void;
+  /** The same, rounded to nearest even; o0 a multiple of 8, nOut padded to 8. */
+  packChannelsBf16(w: number, src: number, o0: number, nRows: number, nIn: number, nOut: number): void;
+  /** Plain bf16 from f32, rounded to nearest even. */
+  packBf16(w: number, src: number, n: number): void;
+  /** rowScale f32[nRows] and channelScale f32[nIn] such that |src| <= 127 * rowScale * channelScale: 4 alternating passes of maxima. */
+  balanceScalesI8(rowScale: number, channelScale: number, src: number, nRows: number, nIn: number): void;
+  /** Channels i8: round(src / (rowScale[row] * channelScale[c])); rows past nRows up to nOut (padded to 32) are 0. All rows at once. */
+  packChannelsI8(
+    w: number,
+    src: number,
+    rowScale: number,
+    channelScale: number,
+    nRows: number,
+    nIn: number,
+    nOut: number,
+  ): void;
+  /** Rows o0.. of pairs i8 (o0 and, but for the last call, nRows multiples of 16); writes their rowScale, channel scale is 1. nInPadded a multiple of 32. */
+  packPairsI8(
+    w: number,
+    rowScale: number,
+    src: number,
+    o0: number,
+    nRows: number,
+    nIn: number,
+    nInPadded: number,
+  ): void;
+  /** y f32[nIn] = row o of pairs i8. */
+  readRowPairsI8(y: number, w: number, rowScale: number, o: number, nIn: number, nInPadded: number): void;
+  /** y f32[n] from plain bf16. */
+  readRowBf16(y: number, w: number, n: number): void;
+  /**
+   * Rows o0..o0+63 of group i4 from raw Q4_0 (withMins 0) or Q4_1 (1) blocks, row-major, rowBlocks blocks a row. Rows at or past
+   * nRows (of this call, up to 64) are zero. Writes rowScale and, with mins, mins and minScale. nIn is the padded one.
+   * Returns the number (row * rowBlocks + block) of the first block with a non-finite scale or min, or -1.
+   */
+  packGroupI4(
+    w: number,
+    rowScale: number,
+    mins: number,
+    minScale: number,
+    blocks: number,
+    withMins: number,
+    o0: number,
+    nRows: number,
+    rowBlocks: number,
+    nIn: number,
+    chunk: number,
+  ): number;
+}
+
+/** Bytes between a list's offsets and its values; four bytes a channel, so lists hold 32,768 channels. */
+export const LIST_SPAN = 131072;
+/** Channels a group of the int4 layout. */
+export const GROUP = 32;
+/** Positions a page of the key-value cache. */
+export const PAGE_POSITIONS = 64;
+
+/** n rounded up to a multiple of m. */
+export function padTo(n: number, m: number): number {
+  return Math.ceil(n / m) * m;
+}

@@ -1,0 +1,44 @@
+/** The kernels of a compiled WebAssembly module, behind the {@linkcode Kernels} interface. */
+import type { StorageType } from "../format/checkpoint.ts";
+import type { Kernels } from "./kernels.ts";
+
+/** Settings that depend on the engine rather than on the build. */
+export interface WasmKernelOptions {
+  /** How the int4 stream touches memory ahead: V8 15 drops plain loads, JavaScriptCore's atomic loads are slow. */
+  readonly touch?: "atomic" | "plain";
+}
+
+/**
+ * Instantiates a kernel module on a memory.
+ *
+ * @param module a build of `assembly/index.ts`
+ * @param memory plain (not shared), with at least one page; it may be grown at any time
+ */
+export async function createWasmKernels(
+  module: WebAssembly.Module,
+  memory: WebAssembly.Memory,
+  build: "baseline" | "relaxed",
+  options: WasmKernelOptions = {},
+): Promise<Kernels> {
+  const { exports } = await WebAssembly.instantiate(module, {
+    env: {
+      memory,
+      abort: (_message: number, _file: number, line: number, column: number) => {
+        throw new Error(`kernel assertion failed at ${line}:${column}`);
+      },
+    },
+  });
+  const functions: { [name: string]: unknown } = {};
+  for (const [name, value] of Object.entries(exports)) {
+    if (typeof value === "function") functions[camelCase(name)] = value;
+  }
+  if (options.touch === "plain") functions.gemvGroupI4List = functions.gemvGroupI4ListPlain;
+  const dequantize = (type: StorageType, y: number, blocks: number, n: number): number =>
+    (functions[camelCase(`dequantize_${type.toLowerCase()}`)] as (y: number, blocks: number, n: number) => number)(y, blocks, n);
+  // every export is the interface's method of that name with the same arguments; tests/kernels calls each of them
+  return { ...functions, build, memory, dequantize } as unknown as Kernels;
+}
+
+function camelCase(name: string): string {
+  return name.replace(/_([a-z0-9])/g, (_, c: string) => c.toUpperCase());
+}
