@@ -38,7 +38,7 @@ export class HubError extends Error {
   /** Always `"HubError"`. */
   override readonly name = "HubError";
   /** Why, for programs; stable across releases. */
-  readonly code: "not_found" | "offline" | "unauthorized" | "checksum" | "disk" | "unknown_model";
+  readonly code: "not_found" | "offline" | "server" | "unauthorized" | "checksum" | "disk" | "unknown_model";
   /** `message` is what could not be had, what was tried and what to do. */
   constructor(code: HubError["code"], message: string, options?: ErrorOptions) {
     super(message, options);
