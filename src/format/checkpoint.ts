@@ -15,19 +15,20 @@ export type StorageType =
   | "Q6_K";
 
 /** Numbers and bytes of one block: a tensor's innermost dimension is a whole number of blocks. */
-export const BLOCK: { readonly [type in StorageType]: { readonly values: number; readonly bytes: number } } = {
-  F32: { values: 1, bytes: 4 },
-  F16: { values: 1, bytes: 2 },
-  BF16: { values: 1, bytes: 2 },
-  Q8_0: { values: 32, bytes: 34 },
-  Q4_0: { values: 32, bytes: 18 },
-  Q4_1: { values: 32, bytes: 20 },
-  Q5_0: { values: 32, bytes: 22 },
-  Q5_1: { values: 32, bytes: 24 },
-  Q4_K: { values: 256, bytes: 144 },
-  Q5_K: { values: 256, bytes: 176 },
-  Q6_K: { values: 256, bytes: 210 },
-};
+export const BLOCK: { readonly [type in StorageType]: { readonly values: number; readonly bytes: number } } =
+  {
+    F32: { values: 1, bytes: 4 },
+    F16: { values: 1, bytes: 2 },
+    BF16: { values: 1, bytes: 2 },
+    Q8_0: { values: 32, bytes: 34 },
+    Q4_0: { values: 32, bytes: 18 },
+    Q4_1: { values: 32, bytes: 20 },
+    Q5_0: { values: 32, bytes: 22 },
+    Q5_1: { values: 32, bytes: 24 },
+    Q4_K: { values: 256, bytes: 144 },
+    Q5_K: { values: 256, bytes: 176 },
+    Q6_K: { values: 256, bytes: 210 },
+  };
 
 /** One tensor of a checkpoint; its bytes stay in the file until they are asked for. */
 export interface Tensor {
@@ -63,7 +64,11 @@ export interface Checkpoint {
  *
  * @throws {RangeError} If the range leaves the tensor.
  */
-export async function readTensor(tensor: Tensor, start = 0, end: number = tensor.byteLength): Promise<Uint8Array> {
+export async function readTensor(
+  tensor: Pick<Tensor, "name" | "offset" | "byteLength" | "blob">,
+  start = 0,
+  end: number = tensor.byteLength,
+): Promise<Uint8Array> {
   if (!(start >= 0 && start <= end && end <= tensor.byteLength)) {
     throw new RangeError(`bytes ${start} to ${end} of ${tensor.name} wanted, it has ${tensor.byteLength}`);
   }

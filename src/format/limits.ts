@@ -1,0 +1,72 @@
+/**
+ * What a model file may claim at most, and numbers read from bytes that may be hostile. Each limit is several times
+ * what the largest published Llama, Mistral or Qwen2 file needs, and small enough that a claim costs nothing to refuse.
+ */
+
+/** Bytes of a GGUF header: Llama 3's, with 128,256 tokens and 280,147 merges, takes 7.8 MB. */
+export const MAX_GGUF_HEADER_BYTES: number = 1 << 27;
+/** Bytes of one GGUF string; chat templates reach 20 kB. */
+export const MAX_STRING_BYTES: number = 1 << 24;
+/** Bytes of a GGUF key or tensor name: the format's own limit for keys. */
+export const MAX_NAME_BYTES = 65535;
+/** Elements of a GGUF array. */
+export const MAX_ARRAY_LENGTH: number = 1 << 22;
+/** Arrays in arrays in GGUF metadata. */
+export const MAX_ARRAY_DEPTH = 4;
+/** Bytes of a safetensors header, as in the reference reader. */
+export const MAX_SAFETENSORS_HEADER_BYTES = 100_000_000;
+/** Bytes of `config.json`, `tokenizer.json` and their like; Gemma's tokenizer takes 33 MB. */
+export const MAX_JSON_BYTES: number = 1 << 27;
+/** Objects and arrays inside each other in JSON: engines' own parsers may overflow their stack on 20,000. */
+export const MAX_JSON_DEPTH = 64;
+/** Layers of a model. */
+export const MAX_LAYERS = 1024;
+/** Width of any part of a model: hidden, intermediate, heads times their size. */
+export const MAX_WIDTH: number = 1 << 20;
+/** Tokens of a vocabulary. */
+export const MAX_VOCABULARY: number = 1 << 22;
+
+/** A little-endian u64 as a number: exact below 2^53, above it only good for being too large. */
+export function readU64(view: DataView, offset: number): number {
+  return view.getUint32(offset + 4, true) * 2 ** 32 + view.getUint32(offset, true);
+}
+
+/** The product of sizes, exact, or null where it is beyond 2^53: no file holds as much. */
+export function exactProduct(sizes: readonly number[]): number | null {
+  let product = 1;
+  for (const size of sizes) {
+    product *= size;
+    if (product > Number.MAX_SAFE_INTEGER) return null;
+  }
+  return product;
+}
+
+/** A range of a file that one tensor takes. */
+export interface TensorRange {
+  readonly name: string;
+  readonly offset: number;
+  readonly byteLength: number;
+}
+
+/**
+ * The tensors in the order of their bytes; `fail` must throw, and is called with the later one of two that share bytes.
+ */
+export function inFileOrder<T extends TensorRange>(
+  ranges: readonly T[],
+  fail: (range: T, detail: string) => never,
+): T[] {
+  const sorted = [...ranges].sort((a, b) => a.offset - b.offset || a.byteLength - b.byteLength);
+  for (let i = 1; i < sorted.length; ++i) {
+    const before = sorted[i - 1]!, range = sorted[i]!;
+    const end = before.offset + before.byteLength;
+    if (end > range.offset) {
+      fail(range, `begins at byte ${range.offset}, inside ${quote(before.name)}, which ends at ${end}`);
+    }
+  }
+  return sorted;
+}
+
+/** A name from a file, fit for a message: quoted, escaped, cut to 80 characters. */
+export function quote(name: string): string {
+  return JSON.stringify(name.length > 80 ? name.slice(0, 80) + "…" : name);
+}
