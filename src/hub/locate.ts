@@ -2,7 +2,7 @@
 import { HubError } from "../errors.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { DownloadContext } from "./download.ts";
-import { cachedModel, cachedSource, pullModel, type PullResult, unknownModel } from "./pull.ts";
+import { cachedModel, cachedSource, isCompanion, pullModel, type PullResult, unknownModel } from "./pull.ts";
 import { findModel } from "./registry.ts";
 
 /** A model's files, none of them read. */
@@ -14,7 +14,6 @@ export interface LocatedModel {
   readonly cachedPath?: string;
 }
 
-const COMPANIONS = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"];
 const SHARD = /^(.*)-\d{5}-of-(\d{5})\.safetensors$/;
 
 /**
@@ -109,12 +108,10 @@ async function filesBeside(path: string, platform: Platform): Promise<string[]> 
       return match !== null && match[1] === shard[1] && match[2] === shard[2] && other !== name;
     });
     const all = [name, ...others].sort();
-    return [...all, ...names.filter((other) => COMPANIONS.includes(other))].map((other) =>
-      join(folder, other)
-    );
+    return [...all, ...names.filter(isCompanion)].map((other) => join(folder, other));
   }
   const beside = name.endsWith(".safetensors")
-    ? names.filter((other) => COMPANIONS.includes(other))
+    ? names.filter(isCompanion)
     : name.endsWith(".bin")
     ? names.filter((other) => /^tok.*\.bin$/.test(other) && other !== name).slice(0, 1)
     : [];
@@ -126,9 +123,7 @@ async function filesOfFolder(folder: string, platform: Platform): Promise<string
   const tensors = names.filter((name) => name.endsWith(".safetensors"));
   const others = names.filter((name) => /\.(gguf|bin)$/.test(name) && !/^tok.*\.bin$/.test(name));
   if (tensors.length > 0 && names.includes("config.json")) {
-    return [...tensors, ...names.filter((name) => COMPANIONS.includes(name))].map((name) =>
-      join(folder, name)
-    );
+    return [...tensors, ...names.filter(isCompanion)].map((name) => join(folder, name));
   }
   if (others.length === 1) return await filesBeside(join(folder, others[0]!), platform);
   const what = others.length === 0

@@ -40,11 +40,24 @@ interface HubSource {
   readonly revision: string;
 }
 
-/** Files that a folder of weights needs beside them; those that end in `?` may be missing. */
-const COMPANIONS = ["config.json", "tokenizer.json", "tokenizer_config.json?", "generation_config.json?"];
+/** Files that safetensors need beside them; those that end in `?` may be missing. */
+const COMPANIONS = [
+  "config.json",
+  "tokenizer.json",
+  "tokenizer_config.json?",
+  "generation_config.json?",
+  "special_tokens_map.json?",
+  "chat_template.jinja?",
+];
 /** The same beside a llama2.c checkpoint. */
 const LLAMA2C_COMPANIONS = ["tokenizer.bin"];
 const HUB_URL = "https://huggingface.co";
+
+/** Whether a file of a folder belongs to the model whose safetensors are there. */
+export function isCompanion(name: string): boolean {
+  return name.endsWith(".safetensors.index.json") ||
+    COMPANIONS.some((entry) => entry.replace("?", "") === name);
+}
 
 const isWeights = (name: string): boolean => /\.(gguf|safetensors|bin)$/.test(name);
 
@@ -355,7 +368,10 @@ async function hubFiles(source: HubSource, folder: string, options: PullOptions)
   }
   const ggufs = names.filter((name) => name.endsWith(".gguf"));
   const tensors = names.filter((name) => name.endsWith(".safetensors") && !name.includes("/"));
-  if (tensors.length > 0) return [...tensors, ...companions(tensors[0]!)];
+  if (tensors.length > 0) {
+    const index = names.filter((name) => name === "model.safetensors.index.json");
+    return [...tensors, ...index, ...companions(tensors[0]!)];
+  }
   if (ggufs.length === 1) return ggufs;
   const what = ggufs.length === 0
     ? "it holds no .gguf and no .safetensors file"
