@@ -11,12 +11,15 @@ export interface Tokenizer {
   readonly stopIds: readonly number[];
   /** Encodes text. With `special`, control tokens in the text are recognised; without (the default), user text cannot write them. */
   encode(text: string, options?: { special?: boolean; bos?: boolean }): number[];
-  /** The bytes a token stands for; a control token's are those of its text. */
-  bytesOf(id: number): Uint8Array;
+  /**
+   * The bytes a token stands for; a control token's are those of its text. `previous` is the token before it,
+   * which matters to llama2.c's vocabulary alone: there, the token after BOS loses its leading space.
+   */
+  bytesOf(id: number, previous?: number): Uint8Array;
   /** Whether `id` is a control token, whose text is not shown to users. */
   isSpecial(id: number): boolean;
   /** The id of a token by its exact text, or null. */
   idOf(token: string): number | null;
-  /** Bytes of all ids joined and decoded as UTF-8, invalid sequences as U+FFFD. */
-  decode(ids: readonly number[], options?: { skipSpecial?: boolean }): string;
+  /** Bytes of all ids joined and decoded as UTF-8, invalid sequences as U+FFFD; `previous` is the token before the first. */
+  decode(ids: readonly number[], options?: { skipSpecial?: boolean; previous?: number }): string;
 }
