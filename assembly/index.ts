@@ -10,3 +10,5 @@ export * from "./gemv_group_i4";
 export * from "./gemm_f32";
 export * from "./gemm_i16";
 export * from "./pack";
+export * from "./dequantize";
+export * from "./svd";

@@ -1,0 +1,157 @@
+/** Tokens to text, one at a time: sampling, stop rules, cancellation and timings. */
+import type { Model } from "./model.ts";
+import { Sampler, type SamplingOptions, validateSampling } from "./sampler.ts";
+import type { Prefill } from "./session.ts";
+import { TextStream } from "./text_stream.ts";
+
+/** Settings of one generation. */
+export interface GenerateOptions extends SamplingOptions {
+  /** Most new tokens; default 128, or what the context still holds if that is less. */
+  readonly maxTokens?: number;
+  /** Texts that end generation; they are not part of the output. */
+  readonly stop?: readonly string[];
+  /** Goes on past the model's end-of-text tokens. */
+  readonly ignoreEos?: boolean;
+  /** Which prompt tokens run sparse, when there is a recipe; default none. */
+  readonly prefill?: Prefill;
+  /** 0 runs a model with a recipe dense; else the recipe's own sparsity. Default: the recipe's. */
+  readonly sparsity?: number;
+  /** Stops at the next token; the generator then ends with `finishReason` `cancelled`. */
+  readonly signal?: AbortSignal;
+}
+
+/** Why generation ended. */
+export type FinishReason = "stop" | "length" | "cancelled";
+
+/** What a generation was. */
+export interface GenerateResult {
+  readonly text: string;
+  /** Prompt tokens. */
+  readonly promptTokens: readonly number[];
+  /** New tokens, without the end-of-text token that stopped it. */
+  readonly tokens: readonly number[];
+  readonly finishReason: FinishReason;
+  /** Milliseconds of the prompt, and of the tokens after the first. */
+  readonly prefillMs: number;
+  readonly decodeMs: number;
+  readonly prefillTokensPerSecond: number;
+  /** Of the tokens after the first; null if there was none. */
+  readonly decodeTokensPerSecond: number | null;
+  /** Share of multiply-adds that were skipped in tokens that ran sparse; null if none did. */
+  readonly measuredSparsity: number | null;
+  /** Tokens that ran sparse, of all that ran. */
+  readonly sparseTokens: number;
+}
+
+/** A piece of output. */
+export interface Part {
+  /** Text that is whole: no broken character, no beginning of a stop text. May be empty. */
+  readonly text: string;
+  /** The token that completed it; null for the last part. */
+  readonly token: number | null;
+  /** In the last part only. */
+  readonly result?: GenerateResult;
+}
+
+/** After so many milliseconds of work the event loop gets a turn: timers, signals and sockets stay alive. */
+const TURN_MS = 8;
+
+/** Behind `model.generate` and `model.chat`. @throws {ContextError} Before anything runs, if it does not fit. */
+export async function* generateTokens(model: Model, prompt: readonly number[], options: GenerateOptions): AsyncGenerator<Part> {
+  validateSampling(options);
+  const room = model.engine.contextLength - prompt.length;
+  const maxTokens = options.maxTokens ?? Math.max(1, Math.min(128, room));
+  if (!Number.isInteger(maxTokens) || maxTokens < 0) throw new RangeError(`maxTokens: ${maxTokens} found, a whole number of at least 0 wanted`);
+  if (prompt.length === 0) throw new RangeError("the prompt is empty: give at least one token");
+  model.checkContext(prompt.length, maxTokens);
+  const dense = checkSparsity(model, options.sparsity);
+  const sampler = new Sampler(options), { tokenizer } = model.description, { signal } = options;
+  const stream = new TextStream(tokenizer, { stop: options.stop, previous: prompt[prompt.length - 1] });
+  const stopIds = new Set(options.ignoreEos === true ? [] : tokenizer.stopIds);
+  const session = model.session(), tokens: number[] = [], recent = [...prompt];
+  let text = "", finishReason: FinishReason = "length", prefillMs = 0, decodeMs = 0;
+  try {
+    if (signal?.aborted === true) finishReason = "cancelled";
+    else {
+      let began = performance.now();
+      let logits = session.prefill(prompt, { prefill: dense ? "dense" : options.prefill });
+      prefillMs = performance.now() - began;
+      began = performance.now();
+      let turn = began;
+      while (tokens.length < maxTokens) {
+        if (performance.now() - turn > TURN_MS) {
+          await nextTurn();
+          turn = performance.now();
+        }
+        if (signal?.aborted) {
+          finishReason = "cancelled";
+          break;
+        }
+        const id = sampler.sample(logits, recent);
+        if (tokens.length === 0) began = performance.now();
+        if (stopIds.has(id)) {
+          finishReason = "stop";
+          break;
+        }
+        tokens.push(id);
+        recent.push(id);
+        const piece = stream.push(id);
+        text += piece.text;
+        yield { text: piece.text, token: id };
+        if (piece.stopped) {
+          finishReason = "stop";
+          break;
+        }
+        if (tokens.length < maxTokens) logits = session.decode(id, { dense });
+      }
+      decodeMs = performance.now() - began;
+    }
+    const rest = stream.end(), { kept, dense: full, sparseTokens } = session.count;
+    text += rest;
+    yield {
+      text: rest,
+      token: null,
+      result: {
+        text,
+        promptTokens: prompt,
+        tokens,
+        finishReason,
+        prefillMs,
+        decodeMs,
+        prefillTokensPerSecond: prefillMs > 0 ? prompt.length / prefillMs * 1000 : 0,
+        decodeTokensPerSecond: tokens.length > 1 ? (tokens.length - 1) / decodeMs * 1000 : null,
+        measuredSparsity: full > 0 ? 1 - kept / full : null,
+        sparseTokens,
+      },
+    };
+  } finally {
+    session.close();
+  }
+}
+
+/** Whether to run dense. @throws {RangeError} If the sparsity asked for is not one that the model can do. */
+function checkSparsity(model: Model, sparsity: number | undefined): boolean {
+  if (sparsity === undefined) return model.recipe === null;
+  if (!(sparsity >= 0 && sparsity < 1)) throw new RangeError(`sparsity: ${sparsity} found, at least 0 and below 1 wanted`);
+  if (sparsity === 0) return true;
+  if (model.recipe === null) {
+    throw new RangeError(`sparsity ${sparsity} needs a recipe: make one with \`rsparse calibrate --sparsity ${sparsity} -o FILE\` and give it as recipe`);
+  }
+  const own = model.recipe.recipe.sparsity;
+  if (Math.abs(own - sparsity) > 1e-9) {
+    throw new RangeError(`sparsity ${sparsity}: the recipe in use was made for ${own}: calibrate another, or ask for 0 or ${own}`);
+  }
+  return false;
+}
+
+/** Lets everything that waits run once. setTimeout(0) would take a millisecond or four. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}

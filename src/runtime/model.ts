@@ -1,0 +1,327 @@
+/** A loaded model: the library's main class. */
+import { ContextError, FormatError } from "../errors.ts";
+import { Arena } from "../kernels/arena.ts";
+import { type Kernels, padTo } from "../kernels/kernels.ts";
+import { chooseBuild, type KernelChoice, loadKernelModule } from "../kernels/probe.ts";
+import { createWasmKernels } from "../kernels/wasm_kernels.ts";
+import { type ChatMessage, tokenizeChat } from "../model/chat_template.ts";
+import type { LlamaConfig } from "../model/config.ts";
+import type { LlamaDescription } from "../model/llama.ts";
+import { openModel } from "../model/open.ts";
+import { detectPlatform } from "../platform/detect.ts";
+import type { Platform } from "../platform/platform.ts";
+import { checkRecipe, type LoadedRecipe, parseRecipe } from "../recipe/recipe.ts";
+import { applyRecipe } from "./apply_recipe.ts";
+import { Forward, type Weights } from "./forward.ts";
+import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
+import { KvCache, PagePool } from "./kv_cache.ts";
+import type { Dtype } from "./matrix.ts";
+import { Session } from "./session.ts";
+import { type LoadProgress, stagingBytes, WeightLoader } from "./weights.ts";
+import { Workspace } from "./workspace.ts";
+
+/** Where a model comes from: a path, URL or known name; or its bytes, which nothing is fetched for. */
+export type ModelSource =
+  | string
+  | URL
+  | Blob
+  | Uint8Array
+  | ReadableStream<Uint8Array>
+  | readonly { readonly name: string; readonly blob: Blob }[];
+
+/** Settings of {@linkcode Model.load}. */
+export interface LoadOptions {
+  /** A recipe file's path or bytes, or one that calibration made. Without one the model is dense. */
+  readonly recipe?: string | Blob | LoadedRecipe;
+  /** Threads to use. This version has one. */
+  readonly threads?: number;
+  /** The kernel build; a compiled module (of `build/kernels.*.wasm`) where the platform forbids compiling; `reference` is scalar and slow. */
+  readonly kernels?: KernelChoice | "reference" | WebAssembly.Module;
+  /** How projections are kept in memory; `auto` (default) stays closest to the file. */
+  readonly dtype?: Dtype | "auto";
+  /** Most positions of a session; default and limit: the model's own context. */
+  readonly contextLength?: number;
+  /** Called as bytes come: from the network or from the file. */
+  readonly onProgress?: (progress: { readonly phase: "download" | "load"; readonly loaded: number; readonly total: number | null }) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** What a model runs on. */
+export interface EngineInfo {
+  readonly runtime: string;
+  readonly kernels: "baseline" | "relaxed" | "reference";
+  readonly threads: number;
+  readonly threadsReason: string | null;
+  /** Layout of each projection, by its name in the checkpoint. */
+  readonly layouts: { readonly [projection: string]: string };
+}
+
+/** Bytes in use. */
+export interface MemoryInfo {
+  readonly wasmBytes: number;
+  readonly weightBytes: number;
+  readonly kvBytes: number;
+  readonly recipeBytes: number;
+  readonly rssBytes: number | null;
+}
+
+/** The parts of a model that a session runs on. */
+export class Engine {
+  readonly kernels: Kernels;
+  readonly config: LlamaConfig;
+  readonly workspace: Workspace;
+  readonly weights: Weights;
+  readonly forward: Forward;
+  readonly contextLength: number;
+  readonly #arena: Arena;
+  readonly #pool: PagePool;
+  #scoresLength = 0;
+  #logitsBlock: { at: number; rows: number } | null = null;
+  #closed = false;
+  /** The first so many positions are dense even with a recipe. */
+  keepDense = 0;
+
+  constructor(kernels: Kernels, arena: Arena, workspace: Workspace, weights: Weights, contextLength: number) {
+    this.kernels = kernels;
+    this.config = weights.config;
+    this.workspace = workspace;
+    this.weights = weights;
+    this.forward = new Forward(kernels, workspace, weights);
+    this.contextLength = contextLength;
+    this.#arena = arena;
+    this.#pool = new PagePool(arena, weights.config);
+  }
+
+  get memory(): WebAssembly.Memory {
+    return this.kernels.memory;
+  }
+
+  get kvBytes(): number {
+    return this.#pool.bytes;
+  }
+
+  newCache(): KvCache {
+    return new KvCache(this.#pool, this.#arena);
+  }
+
+  /** Makes room for positions 0 to n - 1 in a cache and in what attention needs. */
+  reserve(cache: KvCache, n: number): void {
+    cache.reserve(n);
+    if (n > this.#scoresLength) {
+      this.#scoresLength = Math.max(256, 2 ** Math.ceil(Math.log2(n)));
+      this.forward.scores = this.#arena.allocate(4 * padTo(this.#scoresLength, 64));
+    }
+  }
+
+  /** Room for the logits of several tokens: made when first asked for. */
+  logitsBlock(): { at: number; rows: number } {
+    const rows = 16;
+    return this.#logitsBlock ??= { at: this.#arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)), rows };
+  }
+
+  checkOpen(): void {
+    if (this.#closed) throw new Error("the model is closed");
+  }
+
+  close(): void {
+    this.#closed = true;
+  }
+}
+
+/**
+ * A model in memory, ready to run.
+ *
+ * @example
+ * ```ts ignore
+ * await using model = await Model.load("smollm2");
+ * for await (const { text } of model.chat([{ role: "user", content: "Hi!" }])) console.log(text);
+ * ```
+ */
+export class Model {
+  /** Shape, tokenizer and template, as the file has them. */
+  readonly description: LlamaDescription;
+  /** The low level: kernels, memory, weights. */
+  readonly engine: Engine;
+  readonly platform: Platform;
+  /** What a user should know about how it was loaded. */
+  readonly warnings: readonly string[];
+  /** Milliseconds that loading took. */
+  readonly loadMs: number;
+  readonly #weightBytes: number;
+  #recipe: LoadedRecipe | null = null;
+  #recipeBytes = 0;
+  #hash: string | null = null;
+
+  private constructor(parts: {
+    description: LlamaDescription; engine: Engine; platform: Platform; warnings: readonly string[]; loadMs: number; weightBytes: number;
+  }) {
+    this.description = parts.description;
+    this.engine = parts.engine;
+    this.platform = parts.platform;
+    this.warnings = parts.warnings;
+    this.loadMs = parts.loadMs;
+    this.#weightBytes = parts.weightBytes;
+  }
+
+  /**
+   * Loads a model and, if one is given, a recipe.
+   *
+   * @throws {FormatError} If a file is broken; `HubError` if it can't be had; `RecipeError` if the recipe is not for this model.
+   * @throws {RangeError} If an option is out of range or memory does not suffice.
+   */
+  static async load(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
+    const began = performance.now();
+    const { threads = 1, dtype = "auto", signal, onProgress } = options;
+    if (!Number.isInteger(threads) || threads < 1) throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
+    const platform = await detectPlatform();
+    const files = await openSource(source, platform, options);
+    const description = await openModel(files);
+    const { config } = description;
+    const limit = options.contextLength ?? config.maxPositionEmbeddings;
+    if (!Number.isInteger(limit) || limit < 1 || limit > config.maxPositionEmbeddings) {
+      throw new RangeError(`contextLength: ${limit} found, 1 to ${config.maxPositionEmbeddings} wanted: the model's context`);
+    }
+    const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
+    const kernels = await chooseKernels(options.kernels ?? "auto", memory, platform);
+    const arena = new Arena(memory, kernels.heapBase());
+    // loading's scratch becomes the workspace afterwards
+    const scratch = arena.allocate(Math.max(stagingBytes(description, dtype), Workspace.size(kernels, config)));
+    const progress: LoadProgress = (loaded, total) => onProgress?.({ phase: "load", loaded, total });
+    const loader = new WeightLoader(kernels, arena, description, scratch, progress, signal);
+    const weights = await loader.load(description, dtype);
+    const workspace = new Workspace(kernels, config, scratch);
+    workspace.initialise();
+    const engine = new Engine(kernels, arena, workspace, weights, limit);
+    const model = new Model({
+      description, engine, platform, warnings: loader.warnings, loadMs: performance.now() - began, weightBytes: loader.bytes,
+    });
+    if (options.recipe !== undefined) await model.useRecipe(options.recipe, arena);
+    return model;
+  }
+
+  get config(): LlamaConfig {
+    return this.description.config;
+  }
+
+  /** The recipe in use, or null: dense. */
+  get recipe(): LoadedRecipe | null {
+    return this.#recipe;
+  }
+
+  /** SHA-256 of the weights' files, which recipes are bound to. Taken when first asked for. */
+  async hash(): Promise<string> {
+    return this.#hash ??= await this.platform.sha256(this.description.checkpoint.blobs);
+  }
+
+  /** Ids of a text; control tokens written in it are plain text. BOS is put first where the model wants one. */
+  tokenize(text: string, options: { special?: boolean } = {}): number[] {
+    return this.description.tokenizer.encode(text, { bos: true, ...options });
+  }
+
+  /** The text of ids, control tokens included. */
+  detokenize(ids: readonly number[]): string {
+    return this.description.tokenizer.decode(ids);
+  }
+
+  /** A new, empty sequence. */
+  session(): Session {
+    this.engine.checkOpen();
+    return new Session(this.engine);
+  }
+
+  /** Continues a text, or the tokens of one. Yields text as it comes; the last part has the `result`. */
+  generate(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<Part> {
+    return generateTokens(this, typeof prompt === "string" ? this.tokenize(prompt) : prompt, options);
+  }
+
+  /** Answers the last message of a chat, through the model's own template. Yields text as it comes; the last part has the `result`. */
+  chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): AsyncGenerator<Part> {
+    const { tokenizer, chatTemplate } = this.description;
+    return generateTokens(this, tokenizeChat(tokenizer, chatTemplate, messages, { addGenerationPrompt: true }), options);
+  }
+
+  /** What it runs on. */
+  get info(): EngineInfo {
+    const layouts: { [projection: string]: string } = {};
+    for (const p of Object.values(this.engine.weights.layers[0]!.projections)) {
+      layouts[p.name.replace(/Proj$/, "_proj")] = p.matrix.layout;
+    }
+    return {
+      runtime: this.platform.runtime,
+      kernels: this.engine.kernels.build,
+      threads: 1,
+      threadsReason: "this version computes on one thread",
+      layouts,
+    };
+  }
+
+  /** Bytes in use now. */
+  get memory(): MemoryInfo {
+    return {
+      wasmBytes: this.engine.memory.buffer.byteLength,
+      weightBytes: this.#weightBytes,
+      kvBytes: this.engine.kvBytes,
+      recipeBytes: this.#recipeBytes,
+      rssBytes: this.platform.rssBytes(),
+    };
+  }
+
+  /** Ends the model. What still runs fails at its next token. */
+  close(): Promise<void> {
+    this.engine.close();
+    return Promise.resolve();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** Refuses a prompt that leaves no room for `maxTokens` more. @throws {ContextError} */
+  checkContext(promptTokens: number, maxTokens: number): void {
+    const wanted = promptTokens + maxTokens, limit = this.engine.contextLength;
+    if (wanted > limit) throw new ContextError(wanted, limit, `a prompt of ${promptTokens} tokens and ${maxTokens} new ones`);
+  }
+
+  private async useRecipe(recipe: string | Blob | LoadedRecipe, arena: Arena): Promise<void> {
+    let loaded: LoadedRecipe;
+    if (typeof recipe === "string" || recipe instanceof Blob) {
+      const name = typeof recipe === "string" ? recipe : "recipe";
+      const blob = typeof recipe === "string" ? await openFile(recipe, this.platform) : recipe;
+      loaded = { ...await parseRecipe(blob, name), sha256: await this.platform.sha256([blob]) };
+    } else loaded = recipe;
+    checkRecipe(loaded, this.config, await this.hash());
+    this.#recipeBytes = applyRecipe(this.engine.weights, loaded, arena, this.engine.workspace.ones);
+    this.engine.keepDense = loaded.recipe.keepDense;
+    this.#recipe = loaded;
+  }
+}
+
+async function chooseKernels(choice: KernelChoice | "reference" | WebAssembly.Module, memory: WebAssembly.Memory, platform: Platform): Promise<Kernels> {
+  // JavaScriptCore, by its runtime's name: its atomic loads are slow
+  const touch = platform.runtime.startsWith("bun") ? "plain" : "atomic";
+  if (choice instanceof WebAssembly.Module) return await createWasmKernels(choice, memory, "baseline", { touch });
+  if (choice === "reference") return (await import("../kernels/reference_kernels.ts")).createReferenceKernels(memory);
+  const build = chooseBuild(choice);
+  return await createWasmKernels(await loadKernelModule(build), memory, build, { touch });
+}
+
+async function openFile(path: string, platform: Platform): Promise<Blob> {
+  const found = platform.hasFiles ? await platform.stat(path) : null;
+  if (found === null || found.kind !== "file") throw new FormatError(path, 0, "no such file: check the path");
+  return await platform.openBlob(path);
+}
+
+async function openSource(source: ModelSource, platform: Platform, options: LoadOptions): Promise<readonly { name: string; blob: Blob }[]> {
+  if (typeof source === "string" || source instanceof URL) {
+    const { locateModel } = await import("../hub/locate.ts");
+    const located = await locateModel(String(source), platform, {
+      signal: options.signal,
+      onProgress: (_file, loaded, total) => options.onProgress?.({ phase: "download", loaded, total }),
+    });
+    return located.files;
+  }
+  if (source instanceof Blob) return [{ name: source instanceof File ? source.name : "model", blob: source }];
+  if (source instanceof Uint8Array) return [{ name: "model", blob: new Blob([source as Uint8Array<ArrayBuffer>]) }];
+  if (source instanceof ReadableStream) return [{ name: "model", blob: await new Response(source as ReadableStream<Uint8Array<ArrayBuffer>>).blob() }];
+  return source;
+}

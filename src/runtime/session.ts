@@ -1,0 +1,155 @@
+/** One sequence: its tokens, its cache, and the low-level way to run a model. */
+import { ContextError } from "../errors.ts";
+import type { KvCache } from "./kv_cache.ts";
+import type { PassOptions, SparsityCount } from "./forward.ts";
+import type { Engine } from "./model.ts";
+import { MAX_TOKENS } from "./workspace.ts";
+
+/** Which positions of a prompt run dense: all, only the first `keepDense`, or the official first 90 % (`official`). */
+export type Prefill = "dense" | "sparse" | "official";
+
+/** Settings of a pass over several tokens. */
+export interface PrefillOptions {
+  /** Default `dense`. Without a recipe all are dense whatever this says. */
+  readonly prefill?: Prefill;
+  readonly observe?: PassOptions["observe"];
+  readonly forceMask?: PassOptions["forceMask"];
+  /** Called after each chunk of tokens, so that a caller can stop by throwing. */
+  readonly onChunk?: (done: number, total: number) => void;
+}
+
+/**
+ * One sequence of a model. Made by `model.session()`; `close()` gives its cache back.
+ *
+ * @example
+ * ```ts ignore
+ * const session = model.session();
+ * let logits = session.prefill(model.tokenize("The capital of France is"));
+ * logits = session.decode(model.sampler().sample(logits, []));
+ * ```
+ */
+export class Session {
+  readonly #engine: Engine;
+  readonly #cache: KvCache;
+  #tokens: number[] = [];
+  #closed = false;
+
+  /** Use `model.session()`. */
+  constructor(engine: Engine) {
+    this.#engine = engine;
+    this.#cache = engine.newCache();
+  }
+
+  /** Tokens run so far. */
+  get tokens(): readonly number[] {
+    return this.#tokens;
+  }
+
+  /** How many tokens were run. */
+  get length(): number {
+    return this.#tokens.length;
+  }
+
+  /** What was skipped since the session began. */
+  readonly count: SparsityCount = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };
+
+  /**
+   * Runs tokens and returns the logits f32[vocabSize] after the last, a copy.
+   *
+   * @throws {ContextError} If they do not fit; nothing has run then.
+   * @throws {RangeError} If there are none, or an id is not in the vocabulary.
+   */
+  prefill(ids: readonly number[], options: PrefillOptions = {}): Float32Array {
+    this.#run(ids, options);
+    return this.#copy(this.#engine.forward.logits((ids.length - 1) % MAX_TOKENS));
+  }
+
+  /** Runs tokens for what they leave in the cache, or for an observer: no logits. Errors as {@linkcode Session.prefill}. */
+  advance(ids: readonly number[], options: PrefillOptions = {}): void {
+    this.#run(ids, options);
+  }
+
+  /**
+   * Runs tokens and hands the logits after each to `each`; the array is only valid during the call.
+   * Errors as {@linkcode Session.prefill}.
+   */
+  prefillAll(ids: readonly number[], each: (index: number, logits: Float32Array) => void, options: PrefillOptions = {}): void {
+    const { forward, memory, config } = this.#engine, block = this.#engine.logitsBlock();
+    this.#run(ids, options, (first, count) => {
+      for (let t = 0; t < count; t += block.rows) {
+        const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(t, rows, block.at);
+        for (let i = 0; i < rows; i++) each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
+      }
+    });
+  }
+
+  /**
+   * Runs one token and returns the logits after it, a copy. With a recipe it runs sparse, but for the first `keepDense` positions.
+   *
+   * @throws {ContextError} If the context is full.
+   */
+  decode(id: number, options: Pick<PassOptions, "observe" | "forceMask"> & { readonly dense?: boolean } = {}): Float32Array {
+    this.#check([id]);
+    const { forward } = this.#engine;
+    this.#engine.reserve(this.#cache, this.length + 1);
+    forward.count = this.count;
+    forward.run([id], this.length, this.#cache, { ...options, sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense });
+    this.#tokens.push(id);
+    return this.#copy(forward.logits(0));
+  }
+
+  /** Forgets all tokens past the first n. */
+  truncate(n: number): void {
+    if (!Number.isInteger(n) || n < 0 || n > this.length) throw new RangeError(`truncate(${n}): the session has ${this.length} tokens`);
+    this.#tokens.length = n;
+    this.#cache.truncate(n);
+  }
+
+  /** Gives the cache back to the model. Twice is once. */
+  close(): void {
+    if (this.#closed) return;
+    this.truncate(0);
+    this.#closed = true;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #run(ids: readonly number[], options: PrefillOptions, each?: (first: number, count: number) => void): void {
+    if (ids.length === 0) throw new RangeError("no tokens to run: a prompt needs at least one");
+    this.#check(ids);
+    const engine = this.#engine, start = this.length, total = ids.length;
+    engine.reserve(this.#cache, start + total);
+    engine.forward.count = this.count;
+    const sparseFrom = sparseStart(options.prefill ?? "dense", start, total, engine.keepDense);
+    for (let first = 0; first < total; first += MAX_TOKENS) {
+      const chunk = ids.slice(first, first + MAX_TOKENS);
+      engine.forward.run(chunk, start + first, this.#cache, { observe: options.observe, forceMask: options.forceMask, sparseFrom });
+      this.#tokens.push(...chunk);
+      each?.(first, chunk.length);
+      options.onChunk?.(first + chunk.length, total);
+    }
+  }
+
+  #check(ids: readonly number[]): void {
+    if (this.#closed) throw new Error("the session is closed");
+    this.#engine.checkOpen();
+    const { vocabSize } = this.#engine.config, limit = this.#engine.contextLength;
+    for (const id of ids) {
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) throw new RangeError(`token ${id}: ids of this model are 0 to ${vocabSize - 1}`);
+    }
+    if (this.length + ids.length > limit) throw new ContextError(this.length + ids.length, limit, "these tokens");
+  }
+
+  #copy(at: number): Float32Array {
+    return new Float32Array(this.#engine.memory.buffer, at, this.#engine.config.vocabSize).slice();
+  }
+}
+
+/** The first sparse position of a prompt (rsparse.md section 6). */
+function sparseStart(prefill: Prefill, start: number, total: number, keepDense: number): number {
+  if (prefill === "dense") return Infinity;
+  if (prefill === "sparse") return keepDense;
+  return start + Math.trunc(total * (1 - 0.1));
+}

@@ -1,0 +1,184 @@
+/** Buffers of one forward pass, shared by all sessions of a model: a pass runs to its end before another begins. */
+import { GROUP, type Kernels, LIST_SPAN, padTo } from "../kernels/kernels.ts";
+import type { LlamaConfig } from "../model/config.ts";
+
+/** Tokens that prefill takes through the model together: large enough to pay for unpacking weights, small enough for L2. */
+export const MAX_TOKENS = 128;
+
+/** Sizes of the rows that activations are kept in, padded so that every layout may read zeros past the end. */
+export interface Strides {
+  readonly hidden: number;
+  readonly q: number;
+  readonly kv: number;
+  readonly mlp: number;
+}
+
+/** Byte offsets of every buffer. Shapes are given as [rows, columns] of f32 unless said otherwise. */
+export class Workspace {
+  /** f32 elements a row. */
+  readonly strides: Strides;
+  /** [MAX_TOKENS, strides.hidden]: the residual stream. */
+  readonly hidden: number;
+  /** [MAX_TOKENS, strides.hidden]: the residual stream, normalised. */
+  readonly normed: number;
+  /** [MAX_TOKENS, strides.q]. */
+  readonly q: number;
+  /** [MAX_TOKENS, strides.kv]. */
+  readonly k: number;
+  /** [MAX_TOKENS, strides.kv]. */
+  readonly v: number;
+  /** [MAX_TOKENS, strides.q]: what attention gives. */
+  readonly attended: number;
+  /** [MAX_TOKENS, strides.mlp]. */
+  readonly gate: number;
+  /** [MAX_TOKENS, strides.mlp]. */
+  readonly up: number;
+  /** [MAX_TOKENS, strides.hidden]: what o and down give, before it is added to the stream. */
+  readonly output: number;
+  /** [MAX_TOKENS, widest]: x with the channels that are not active set to 0. */
+  readonly active: number;
+  /** [MAX_TOKENS, widest]: x - active. */
+  readonly rest: number;
+  /** [MAX_TOKENS, nPairs, 2]: cos and sin of each position. */
+  readonly cosSin: number;
+  /** [vocabSize padded]. */
+  readonly logits: number;
+  /** [widest]: ones, the scale of plain |x|. */
+  readonly ones: number;
+  /** u32[widest], f32[widest]: active channels and their x; room for look-ahead. */
+  readonly index: number;
+  readonly value: number;
+  /** u32[widest]: 0, 1, 2 …: every channel. */
+  readonly iota: number;
+  /** [widest]: channel scales of the active channels. */
+  readonly gathered: number;
+  /** i16[widest]. */
+  readonly quantised: number;
+  /** i32[widest]: sums of int8 products. */
+  readonly accumulator: number;
+  /** Table, lists and sums of selectGroupI4. */
+  readonly table: number;
+  readonly list: number;
+  readonly groupSum: number;
+  readonly groupScratch: number;
+  /** [rank padded]: z = V^T x. */
+  readonly z: number;
+  /** u8[widest / 8]: a mask that a test gave. */
+  readonly mask: number;
+  /** Tokens packed for a product, and their scales and sums. */
+  readonly packed: number;
+  readonly tokenScale: number;
+  readonly tokenSum: number;
+  /** Unpacked weights: 64 outputs of i8, or 8 of f32; their scales and mins. */
+  readonly panels: number;
+  readonly panelScale: number;
+  readonly panelMin: number;
+  /** Bytes from the first buffer to the end of the last. */
+  readonly bytes: number;
+  readonly #kernels: Kernels;
+  readonly #widest: number;
+  #selected = { form: "list", x: 0, scale: 0, threshold: 0, n: 0, active: 0 };
+
+  /** @param start first byte of `Workspace.size(config)` free bytes, 64-byte aligned */
+  constructor(kernels: Kernels, config: LlamaConfig, start: number) {
+    const { numAttentionHeads, numKeyValueHeads, headDim } = config;
+    this.strides = {
+      hidden: padTo(config.hiddenSize, 64),
+      q: padTo(numAttentionHeads * headDim, 64),
+      kv: padTo(numKeyValueHeads * headDim, 64),
+      mlp: padTo(config.intermediateSize, 64),
+    };
+    const { hidden, q, kv, mlp } = this.strides;
+    const widest = Math.max(hidden, q, kv, mlp);
+    let at = start;
+    const take = (bytes: number): number => {
+      const here = at;
+      at += padTo(bytes, 64);
+      return here;
+    };
+    const rows = (stride: number): number => take(4 * MAX_TOKENS * stride);
+    this.hidden = rows(hidden);
+    this.normed = rows(hidden);
+    this.q = rows(q);
+    this.k = rows(kv);
+    this.v = rows(kv);
+    this.attended = rows(q);
+    this.gate = rows(mlp);
+    this.up = rows(mlp);
+    this.output = rows(hidden);
+    this.active = rows(widest);
+    this.rest = rows(widest);
+    this.cosSin = take(4 * MAX_TOKENS * config.ropeDim);
+    this.logits = take(4 * padTo(config.vocabSize, 64));
+    const vector = (): number => take(4 * (widest + 32));
+    this.ones = vector();
+    this.index = vector();
+    this.value = vector();
+    this.iota = vector();
+    this.gathered = vector();
+    this.quantised = vector();
+    this.accumulator = vector();
+    this.table = take((widest / GROUP) * 32);
+    this.list = take(2 * LIST_SPAN);
+    this.groupSum = vector();
+    this.groupScratch = take(Math.max(256, widest / GROUP * 2));
+    this.z = vector();
+    this.mask = take(widest / 8);
+    this.packed = rows(widest);
+    this.tokenScale = take(4 * MAX_TOKENS * (widest / GROUP));
+    this.tokenSum = take(4 * MAX_TOKENS * (widest / GROUP));
+    this.panels = take(64 * widest);
+    this.panelScale = take(8 * widest);
+    this.panelMin = take(8 * widest);
+    this.bytes = at - start;
+    this.#kernels = kernels;
+    this.#widest = widest;
+  }
+
+  /** Bytes a workspace takes for a model. */
+  static size(kernels: Kernels, config: LlamaConfig): number {
+    return new Workspace(kernels, config, 0).bytes;
+  }
+
+  /** Clears everything and writes the constants. To be called once nothing else uses the memory. */
+  initialise(): void {
+    const { buffer } = this.#kernels.memory;
+    new Uint8Array(buffer, this.hidden, this.bytes).fill(0);
+    new Float32Array(buffer, this.ones, this.#widest).fill(1);
+    const iota = new Uint32Array(buffer, this.iota, this.#widest);
+    for (let i = 0; i < iota.length; i++) iota[i] = i;
+  }
+
+  /** Forgets the last selection: to be called whenever a new x is at an old place. */
+  newInput(): void {
+    this.#selected.x = 0;
+  }
+
+  /**
+   * Selects active channels into index and value (`list`) or table and list (`group`), unless that was the last selection: projections with
+   * one input and one rule (q/k/v; gate/up) share it. Returns how many are active.
+   */
+  select(form: "list" | "group", x: number, scale: number, threshold: number, n: number): number {
+    const last = this.#selected;
+    if (last.x === x && last.form === form && last.scale === scale && last.threshold === threshold && last.n === n) return last.active;
+    const k = this.#kernels;
+    const active = form === "list"
+      ? k.selectChannelsF32(this.index, this.value, x, scale, threshold, n)
+      : k.selectGroupI4(this.table, this.list, this.groupSum, x, scale, threshold, n);
+    this.#selected = { form, x, scale, threshold, n, active };
+    return active;
+  }
+
+  /** gathered[a] = channelScale[index[a]]. */
+  gatherChannelScale(channelScale: number, nActive: number): void {
+    const { buffer } = this.#kernels.memory;
+    const index = new Uint32Array(buffer, this.index, nActive), out = new Float32Array(buffer, this.gathered, nActive);
+    const scales = new Float32Array(buffer, channelScale, this.#widest);
+    for (let a = 0; a < nActive; a++) out[a] = scales[index[a]!]!;
+  }
+
+  /** Names channel 0 from nActive to padded, where x is 0. */
+  padIndex(nActive: number, padded: number): void {
+    new Uint32Array(this.#kernels.memory.buffer, this.index, padded).fill(0, nActive);
+  }
+}
