@@ -224,9 +224,8 @@ export function tridiagonalise_f64(
       store<f64>(p + end, s + x * vj);
     }
 
-    if (hi == 0) {
-      memory.fill(p, 0, last);
-    } else {
+    // Without a reflector v is 0, and so is p.
+    if (hi != 0) {
       // q = p / h - (vᵀ p / 2h²) v
       const k = dot(v, p, i) / (hi + hi);
       for (let o: usize = 0; o < last; o += 8) {

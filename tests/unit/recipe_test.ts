@@ -297,6 +297,9 @@ test("checkRecipe: another model, a missing or unknown projection, sizes that do
   const v = new Float32Array(18), scale = new Float32Array(9);
   wide.tensors.set(k, { factors: { u: new Float32Array(8), v }, scale });
   assert.throws(() => check(wide), failsAt("bad_value", `${k}.v`));
+  const norms = make({}, { [Q0]: { score: "columnNorm" } });
+  norms.tensors.set(Q0, { factors: null, scale });
+  assert.throws(() => check(norms), failsAt("bad_value", `${Q0}.scale`));
   const high = make({}, { [k]: { rank: 5 } });
   high.tensors.set(k, {
     factors: { u: new Float32Array(25), v: new Float32Array(40) },

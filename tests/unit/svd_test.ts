@@ -84,6 +84,7 @@ function assertDecomposition(w: Float32Array, nOut: number, nIn: number, rank: n
   const found = svd.truncatedSvd(w, nOut, nIn, rank);
   const exact = jacobiSingularValues(w, nOut, nIn);
   const scale = exact[0]!;
+  assert.deepEqual(found.sigma, found.sigma.slice().sort().reverse(), `${what}: descending`);
   for (let k = 0; k < rank; k++) assertNear(found.sigma[k]!, exact[k]!, 1e-8 * scale, `${what}: sigma ${k}`);
   assertNear(distance(product(found, nOut, nIn), w), norm(exact.slice(rank)), 1e-6 * scale, `${what}: rest`);
   for (let k = 0; k < rank; k++) {
@@ -227,6 +228,17 @@ test("truncatedSvd: a smaller rank is the beginning of a larger one, and a call 
   assert.deepEqual(small.v, large.v.slice(0, 6 * 30));
 });
 
+test("truncatedSvd: the same bits in every runtime", () => {
+  const { sigma, u, v } = svd.truncatedSvd(randomMatrix(70, 90, 13), 70, 90, 25);
+  const hash = [sigma, u, v].map((values) => {
+    // FNV-1a; the numbers below are what Deno 2.9 on x64 gave.
+    let state = 0x811c9dc5;
+    for (const byte of new Uint8Array(values.buffer)) state = Math.imul(state ^ byte, 0x01000193);
+    return state >>> 0;
+  });
+  assert.deepEqual(hash, [1016830631, 993059117, 786583424]);
+});
+
 test("truncatedSvd: refuses wrong sizes and weights that are not finite", () => {
   const w = new Float32Array(12).fill(1);
   assert.throws(() => svd.truncatedSvd(w, 3, 5, 1), RangeError);
@@ -238,6 +250,12 @@ test("truncatedSvd: refuses wrong sizes and weights that are not finite", () => 
     broken[7] = bad;
     assert.throws(() => svd.truncatedSvd(broken, 3, 4, 1), /not finite/);
   }
+});
+
+test("truncatedSvd: a refused matrix leaves no NaN behind in the memory", () => {
+  const w = randomMatrix(7, 5, 14), before = svd.truncatedSvd(w, 7, 5, 3);
+  assert.throws(() => svd.truncatedSvd(new Float32Array(800).fill(NaN), 200, 4, 1), /not finite/);
+  assert.deepEqual(svd.truncatedSvd(w, 7, 5, 3), before);
 });
 
 test("largestEigenvalues, tridiagonalVector: the second difference has 2 - 2 cos(k pi / (n + 1))", () => {
@@ -254,6 +272,11 @@ test("largestEigenvalues, tridiagonalVector: the second difference has 2 - 2 cos
     const sign = x[0]! * wanted[0]! < 0 ? -1 : 1;
     assert.ok(distance(x, wanted.map((value) => value * sign)) < 1e-12, `vector ${k}`);
   });
+});
+
+test("largestEigenvalues: a value that bisection hits exactly, between rows that are not joined", () => {
+  const values = largestEigenvalues(Float64Array.of(0, -1, 1), new Float64Array(3), 3);
+  values.forEach((value, k) => assertNear(value, 1 - k, 1e-15, `value ${k}`));
 });
 
 interface GoldenLayer {

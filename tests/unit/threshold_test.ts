@@ -51,6 +51,7 @@ test("kthSmallest: past the limit within 1/4096 of the exact value, whenever the
   const values = heavyTailed(50000, 4), sorted = sortedScores(values);
   const late = new ThresholdObserver({ exactLimit: 20000 });
   const early = new ThresholdObserver({ exactLimit: 20000, expected: 50000 });
+  assert.equal(early.exact, false);
   for (let at = 0; at < values.length; at += 1000) {
     late.observe(values.subarray(at, at + 1000));
     early.observe(values.subarray(at, at + 1000));
