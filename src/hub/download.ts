@@ -308,6 +308,7 @@ function asDiskError(error: unknown, path: string): unknown {
     EPERM: "writing there is not allowed",
     EROFS: "the file system is read-only",
     ENOTDIR: "a part of the path is not a folder",
+    EEXIST: "a part of the path is not a folder",
   };
   const found = detail[error.code];
   if (found === undefined) return error;
