@@ -60,6 +60,7 @@ export interface SafetensorsInput {
 
 const METADATA = "__metadata__";
 const LENGTH_BYTES = 8;
+const MAX_RANK = 64;
 
 /**
  * Reads the tables of a model's safetensors files, of which it has one or several; never the tensors' bytes.
@@ -144,7 +145,11 @@ async function readPart(
     }
   }
   if (found !== pairs) {
-    throw new FormatError(file, LENGTH_BYTES, "a name that comes twice, or an object where the format has none");
+    throw new FormatError(
+      file,
+      LENGTH_BYTES,
+      "a name that comes twice, or an object where the format has none",
+    );
   }
 
   let end = dataOffset;
@@ -172,9 +177,15 @@ function checkEntry(
 ): { dtype: SafetensorsDtype; shape: number[]; begin: number; end: number } {
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== "string" || !isDtype(dtype)) {
-    return fail(`dtype ${String(dtype)} found, one of ${Object.keys(DTYPE_BYTES).join(" ")} wanted`);
+    return fail(
+      `dtype ${typeof dtype === "string" ? quote(dtype) : typeof dtype} found, one of ${
+        Object.keys(DTYPE_BYTES).join(" ")
+      } wanted`,
+    );
   }
-  if (!isCounts(shape)) return fail("a shape that is not a list of whole numbers from 0");
+  if (!isCounts(shape) || shape.length > MAX_RANK) {
+    return fail(`a shape that is not a list of at most ${MAX_RANK} whole numbers from 0`);
+  }
   if (!isCounts(offsets) || offsets.length !== 2) {
     return fail("data_offsets that are not two whole numbers from 0");
   }
