@@ -1,0 +1,55 @@
+/** Where the layouts of `kernels.ts` keep each weight. */
+import { GROUP, padTo } from "../kernels.ts";
+
+/** Bytes of one 64 outputs x 64 channels block of group i4: 256 of scales, 2,048 of nibbles. */
+export const GROUP_BLOCK = 2304;
+
+/** u16 index of weight (c, o) in channels bf16. */
+export function bf16Lane(c: number, o: number, nOut: number): number {
+  const within = o % 8;
+  return c * padTo(nOut, 8) + (o - within) + 2 * (within % 4) + (within >> 2);
+}
+
+/** What is added to a weight before its byte is stored: 128 for even outputs of channels i8, 0 for odd ones. */
+export function channelsI8Bias(o: number): number {
+  return o % 2 === 0 ? 128 : 0;
+}
+
+/** Byte offset of weight (o, c) in pairs i8, nIn the padded one. */
+export function pairsI8Offset(o: number, c: number, nIn: number): number {
+  const block = Math.floor(o / 16) * (nIn / 2) + (c >> 1);
+  const within = o % 8;
+  const unit = 2 * (within % 4) + (c % 2);
+  return block * 32 + ((o % 16) >> 3) * 16 + unit * 2 + (within >> 2);
+}
+
+/** What is added to a weight before its byte is stored: 128 in the low bytes of pairs i8, 0 in the high ones. */
+export function pairsI8Bias(o: number): number {
+  return o % 8 < 4 ? 128 : 0;
+}
+
+/** Byte offset of the block of group i4 that holds weight (o, c). */
+export function groupI4Block(o: number, c: number, nIn: number, chunk: number): number {
+  const pair = Math.floor(o / chunk) * (nIn / 64) + Math.floor(c / 64);
+  return (pair * (chunk / 64) + Math.floor((o % chunk) / 64)) * GROUP_BLOCK;
+}
+
+/** Byte offset of the i16 scale of output o, group g in group i4. */
+export function groupI4Scale(o: number, g: number, nIn: number, chunk: number): number {
+  return groupI4Block(o, g * GROUP, nIn, chunk) + (o % 64) * 4 + (g % 2) * 2;
+}
+
+/** Byte offset of the u16 with weight (o, c), baseline order; its nibble begins at bit `groupI4Shift(o)`. */
+export function groupI4Unit(o: number, c: number, nIn: number, chunk: number): number {
+  return groupI4Block(o, c, nIn, chunk) + 256 + (c % 64) * 32 + ((o % 64) >> 5) * 16 + (o % 8) * 2;
+}
+
+/** First bit of output o's nibble in its u16, baseline order. */
+export function groupI4Shift(o: number): number {
+  return 4 * ((o % 32) >> 3);
+}
+
+/** Byte offset of the i16 min of output o, group g in group mins. */
+export function groupMin(o: number, g: number, nIn: number): number {
+  return (Math.floor(o / 16) * (nIn / 64) + (g >> 1)) * 64 + (o % 16) * 4 + (g % 2) * 2;
+}

@@ -1,0 +1,404 @@
+import assert from "node:assert/strict";
+import { LIST_SPAN } from "../../src/kernels/kernels.ts";
+import { roundHalfEven } from "../../src/kernels/reference/memory.ts";
+import { type Blocks, constantBlocks, packBlocks, randomBlocks } from "../support/blocks.ts";
+import {
+  assertSameBits,
+  assertWithin,
+  type Bench,
+  type Buffer,
+  kernelTest,
+  openBench,
+  Random,
+  sumBound,
+} from "../support/kernels.ts";
+
+const HALF_ONE = { bits: 0x3c00, value: 1 };
+
+interface Activations {
+  table: Buffer<"u32">;
+  groupSum: Buffer<"f32">;
+  count: number;
+  /** x as the kernel quantised it, 0 where it is not active. */
+  xhat: Float64Array;
+}
+
+/** Selects and quantises, then reads the quantised x back through the kernel: 64 outputs that each see one channel of 64. */
+function quantise(bench: Bench, x: Float32Array, scale: Float32Array, threshold: number): Activations {
+  const { kernels } = bench;
+  const nIn = x.length;
+  const table = bench.buffer("u32", nIn / 4);
+  const list = bench.buffer("u8", 2 * LIST_SPAN);
+  const groupSum = bench.buffer("f32", nIn / 32);
+  const count = kernels.selectGroupI4(
+    table.at,
+    list.at,
+    groupSum.at,
+    bench.buffer("f32", x).at,
+    bench.buffer("f32", scale).at,
+    threshold,
+    nIn,
+  );
+  const one = constantBlocks(64, 2, 8, HALF_ONE);
+  for (let o = 0; o < 64; ++o) {
+    // q of 9 at output o, channel o: channel c is a low nibble where c % 32 < 16
+    one.bytes[(o * 2 + (o >> 5)) * 18 + 2 + o % 16]! ^= o % 32 < 16 ? 0x01 : 0x10;
+  }
+  const probe = packBlocks(bench, one);
+  const scratch = bench.buffer("u8", 256);
+  const y = bench.buffer("f32", 64);
+  const xhat = new Float64Array(nIn);
+  for (let pair = 0; pair < nIn; pair += 64) {
+    kernels.fillZeroF32(y.at, 64);
+    kernels.gemvGroupI4List(y.at, probe.w.at, table.at + pair, 64, 64, 64, scratch.at);
+    for (let c = 0; c < 64; ++c) xhat[pair + c] = y.values[c]! / 32767;
+  }
+  return { table, groupSum, count, xhat };
+}
+
+/** Sizes of the quantised steps, one for each 64 channels, by the definition. */
+function quantiseSteps(bench: Bench, x: Float32Array, isActive: (c: number) => boolean): number[] {
+  const steps: number[] = [];
+  for (let pair = 0; pair < x.length; pair += 64) {
+    const sizes = Array.from(x.subarray(pair, pair + 64), (v, i) => isActive(pair + i) ? Math.abs(v) : 0);
+    const l1 = (begin: number) => sizes.slice(begin, begin + 32).reduce((a, b) => a + b, 0);
+    steps.push(bench.kernels.build === "relaxed" ? Math.max(...sizes) / 127 : Math.max(l1(0), l1(32)) / 4079);
+  }
+  return steps;
+}
+
+/** Three quarters of a threshold's scores around it, one quarter exactly on it. */
+function makeScale(random: Random, x: Float32Array): Float32Array {
+  const scale = Float32Array.from({ length: x.length }, () => 0.5 + random.uniform());
+  for (let c = 0; c < x.length; c += 4) {
+    x[c] = c % 8 === 0 ? 1.5 : -1.5;
+    scale[c] = 0.5;
+  }
+  return scale;
+}
+
+kernelTest(
+  "selectGroupI4: takes what is strictly above, within half a step, and sums each group",
+  (bench) => {
+    const random = new Random(51);
+    for (const nIn of [64, 128, 576, 1536]) {
+      for (const threshold of [-1, 0, 0.75, 1.9, 1e9]) {
+        const what = `nIn ${nIn}, threshold ${threshold}`;
+        const x = random.activations(nIn);
+        const scale = makeScale(random, x);
+        const isActive = (c: number) => Math.fround(scale[c]! * Math.abs(x[c]!)) > Math.fround(threshold);
+        const { count, xhat, groupSum } = quantise(bench, x, scale, threshold);
+        assert.equal(count, x.filter((_, c) => isActive(c)).length, what);
+        const steps = quantiseSteps(bench, x, isActive);
+        assertWithin(
+          xhat,
+          x.map((v, c) => isActive(c) ? v : 0),
+          x.map((_, c) => isActive(c) ? 0.501 * steps[c >> 6]! : 0),
+          what,
+        );
+        const sums = Float64Array.from(
+          { length: nIn / 32 },
+          (_, g) => xhat.subarray(g * 32, g * 32 + 32).reduce((a, b) => a + b, 0),
+        );
+        const sizes = sums.map((_, g) =>
+          xhat.subarray(g * 32, g * 32 + 32).reduce((a, b) => a + Math.abs(b), 0)
+        );
+        assertWithin(groupSum.values, sums, sizes.map((v) => 3e-7 * v), `${what}: group sums`);
+        bench.reset(what);
+      }
+    }
+  },
+);
+
+kernelTest("selectGroupI4: vectors of zeros and of subnormals give nothing", (bench) => {
+  for (const [v, threshold] of [[0, -1], [0, 0], [1e-42, -1], [1e-42, 0]] as const) {
+    const x = new Float32Array(128).fill(v);
+    const { count, xhat } = quantise(bench, x, new Float32Array(128).fill(1), threshold);
+    assert.equal(count, v > threshold ? 128 : 0);
+    assertWithin(xhat, new Float64Array(128), 1e-34, `${v} above ${threshold}`);
+    bench.reset();
+  }
+});
+
+/** Adds one product to y and holds it against float64 sums over the kernel's own quantised x. */
+function runProduct(
+  bench: Bench,
+  blocks: Blocks,
+  x: Float32Array,
+  options: { share: number; chunk: number; random: Random },
+): void {
+  const { kernels } = bench;
+  const { share, chunk, random } = options;
+  const { nRows, rowBlocks, q, d } = blocks;
+  const what = `${rowBlocks * 32} -> ${nRows}, chunk ${chunk}, ${share} active`;
+  const { w, rowScale, nIn, nOut } = packBlocks(bench, blocks, chunk);
+  const padded = new Float32Array(nIn);
+  padded.set(x);
+  const scale = Float32Array.from(padded, () => random.uniform() < share ? 1 : 0);
+  const { table, xhat } = quantise(bench, padded, scale, share === 1 ? -1 : 0);
+  const before = random.weights(nOut);
+  const expected = Float64Array.from(before);
+  const bound = new Float64Array(nOut);
+  for (let o = 0; o < nOut; ++o) {
+    let magnitude = Math.abs(before[o]!);
+    for (let c = 0; o < nRows && c < rowBlocks * 32; ++c) {
+      const g = o * rowBlocks + (c >> 5);
+      const unit = roundHalfEven(Math.fround(d[g]! / rowScale.values[o]!));
+      const term = (q[g * 32 + c % 32]! - 8) * unit * xhat[c]!;
+      expected[o]! += term;
+      magnitude += Math.abs(term);
+    }
+    bound[o] = sumBound(nIn / 64 + 4, magnitude);
+  }
+  const scratch = bench.buffer("u8", 256);
+  for (
+    const kind of share === 1 ? ["gemvGroupI4", "gemvGroupI4List"] as const : ["gemvGroupI4List"] as const
+  ) {
+    const y = bench.buffer("f32", before);
+    kernels[kind](y.at, w.at, table.at, nIn, chunk, nOut, scratch.at);
+    assertWithin(y.values, expected, bound, `${kind}, ${what}`);
+  }
+  bench.reset(what);
+}
+
+kernelTest("gemvGroupI4, gemvGroupI4List: the product with the quantised x, dense and sparse", (bench) => {
+  const random = new Random(52);
+  for (
+    const [nRows, rowBlocks, chunk] of [[1, 1, 64], [64, 2, 64], [67, 3, 64], [160, 2, 192], [
+      192,
+      4,
+      64,
+    ]] as const
+  ) {
+    for (const share of [0, 0.05, 0.5, 0.95, 1]) {
+      for (const withMins of [false, true]) {
+        const x = random.activations(rowBlocks * 32);
+        runProduct(bench, randomBlocks(random, nRows, rowBlocks, withMins), x, { share, chunk, random });
+      }
+    }
+  }
+});
+
+kernelTest("gemvGroupI4, gemvGroupI4List: real shapes", (bench) => {
+  const random = new Random(53);
+  for (const [nIn, nOut, chunk] of [[576, 192, 192], [1536, 576, 192], [64, 160, 64]] as const) {
+    for (const share of [0.5, 1]) {
+      const blocks = randomBlocks(random, nOut, nIn / 32, true);
+      runProduct(bench, blocks, random.activations(nIn), { share, chunk, random });
+    }
+  }
+});
+
+kernelTest("gemvGroupI4: sums at the ends of the range do not wrap", (bench) => {
+  const random = new Random(54);
+  for (const q of [0, 8, 15]) {
+    for (const half of [HALF_ONE, { bits: 0xbc00, value: -1 }]) {
+      for (const v of [3, -3]) {
+        const spike = new Float32Array(128);
+        spike[17] = v;
+        spike[95] = -v;
+        // 32 equal values put the whole L1 norm on one side; a spike puts it on one channel
+        for (const x of [new Float32Array(128).fill(v), spike]) {
+          runProduct(bench, constantBlocks(64, 4, q, half), x, { share: 1, chunk: 64, random });
+        }
+      }
+    }
+  }
+});
+
+kernelTest("scaleRowsF32: multiplies each output by its row's scale", (bench) => {
+  const random = new Random(55);
+  for (const nOut of [0, 4, 16, 64, 192]) {
+    const before = random.weights(nOut);
+    const rowScale = bench.buffer("f32", random.weights(nOut));
+    const y = bench.buffer("f32", before);
+    bench.kernels.scaleRowsF32(y.at, rowScale.at, nOut);
+    assertSameBits(y.values, before.map((v, o) => v * rowScale.values[o]!), `nOut ${nOut}`);
+    bench.reset(`nOut ${nOut}`);
+  }
+});
+
+kernelTest("finishGroupMinsI4: scales rows and adds the mins, group sums rounded to 65536 steps", (bench) => {
+  const random = new Random(56);
+  for (const [nRows, rowBlocks] of [[16, 2], [64, 3], [160, 18], [192, 48]] as const) {
+    for (const size of [0, 1, 1e-3]) {
+      const what = `${rowBlocks} groups -> ${nRows}, sums of ${size}`;
+      const blocks = randomBlocks(random, nRows, rowBlocks, true);
+      const { rowScale, mins, minScale, nIn, nOut } = packBlocks(bench, blocks);
+      const nGroups = nIn / 32;
+      const sums = random.weights(nGroups, size);
+      const groupSum = bench.buffer("f32", sums);
+      const scratch = bench.buffer("i16", nGroups);
+      const before = random.weights(nOut);
+      const y = bench.buffer("f32", before);
+      bench.kernels.finishGroupMinsI4(
+        y.at,
+        rowScale.at,
+        mins.at,
+        minScale.at,
+        groupSum.at,
+        nIn,
+        nOut,
+        scratch.at,
+      );
+      const sizes = sums.map(Math.abs);
+      const step = Math.max(sizes.reduce((a, b) => a + b, 0) / 65000, Math.max(...sizes) / 32760);
+      const expected = new Float64Array(nOut);
+      const bound = new Float64Array(nOut);
+      for (let o = 0; o < nOut; ++o) {
+        expected[o] = rowScale.values[o]! * before[o]!;
+        let magnitude = Math.abs(expected[o]!);
+        let largest = 0;
+        for (let g = 0; o < nRows && g < rowBlocks; ++g) {
+          const min = blocks.min[o * rowBlocks + g]!;
+          expected[o]! += min * sums[g]!;
+          magnitude += Math.abs(min * sums[g]!);
+          largest = Math.max(largest, Math.abs(min));
+        }
+        // half a step a group, half an i16 step a min
+        bound[o] = rowBlocks * largest * step * 0.51 + magnitude * 2 ** -15 + sumBound(3, magnitude);
+      }
+      assertWithin(y.values, expected, bound, what);
+      bench.reset(what);
+    }
+  }
+});
+
+/** A whole int4 projection as a decoder runs it, against exact float64 products of the file's weights. */
+function runProjection(bench: Bench, blocks: Blocks, x: Float32Array, exactX: boolean) {
+  const { kernels } = bench;
+  const { nRows, rowBlocks, q, d, min } = blocks;
+  const { w, rowScale, mins, minScale, nIn, nOut, chunk } = packBlocks(bench, blocks, 192);
+  const { table, groupSum, xhat } = quantise(bench, x, new Float32Array(nIn).fill(1), -1);
+  const y = bench.buffer("f32", new Float32Array(nOut));
+  const scratch = bench.buffer("u8", 256);
+  const sums = bench.buffer("i16", nIn / 32);
+  kernels.gemvGroupI4(y.at, w.at, table.at, nIn, chunk, nOut, scratch.at);
+  if (blocks.withMins) {
+    kernels.finishGroupMinsI4(y.at, rowScale.at, mins.at, minScale.at, groupSum.at, nIn, nOut, sums.at);
+  } else {
+    kernels.scaleRowsF32(y.at, rowScale.at, nOut);
+  }
+  const expected = Float64Array.from({ length: nRows }, (_, o) => {
+    let sum = 0;
+    for (let c = 0; c < rowBlocks * 32; ++c) {
+      const g = o * rowBlocks + (c >> 5);
+      sum += ((q[g * 32 + c % 32]! - 8) * d[g]! + min[g]!) * (exactX ? x[c]! : xhat[c]!);
+    }
+    return sum;
+  });
+  const actual = y.values.slice(0, nRows);
+  bench.reset();
+  return { actual, expected };
+}
+
+kernelTest("gemvGroupI4, finishGroupMinsI4: within 5e-4 of the largest y, for the quantised x", (bench) => {
+  const random = new Random(57);
+  for (const [nIn, nOut] of [[576, 192], [1536, 576]] as const) {
+    for (const withMins of [false, true]) {
+      const blocks = randomBlocks(random, nOut, nIn / 32, withMins);
+      const { actual, expected } = runProjection(bench, blocks, random.activations(nIn), false);
+      const largest = expected.reduce((a, v) => Math.max(a, Math.abs(v)), 0);
+      assertWithin(actual, expected, 5e-4 * largest, `${nIn} -> ${nOut}, mins ${withMins}`);
+    }
+  }
+});
+
+kernelTest("selectGroupI4: quantising x costs 0.25 % of y's rms, 2.5 % with 8 bits (relaxed)", (bench) => {
+  const random = new Random(58);
+  const blocks = randomBlocks(random, 576, 18, true);
+  const { actual, expected } = runProjection(bench, blocks, random.activations(576), true);
+  const error = Math.sqrt(expected.reduce((a, v, o) => a + (actual[o]! - v) ** 2, 0));
+  const size = Math.sqrt(expected.reduce((a, v) => a + v ** 2, 0));
+  const limit = bench.kernels.build === "relaxed" ? 2.5e-2 : 2.5e-3;
+  assert.ok(error / size <= limit, `error ${error / size}`);
+});
+
+kernelTest("packGroupI4: bytes of a block, by hand", (bench) => {
+  // row 0 is 1 * (q - 8), row 9 is -0.5 * (q - 8); channel 3 of row 0 is 5, channel 20 of row 9 is 12, all else 8
+  const blocks = constantBlocks(64, 2, 8, { bits: 0, value: 0 });
+  const view = new DataView(blocks.bytes.buffer);
+  view.setUint16(0, 0x3c00, true);
+  view.setUint16(9 * 36, 0xb800, true);
+  view.setUint16(9 * 36 + 18, 0x3400, true);
+  blocks.bytes[2 + 3] = 0x85;
+  blocks.bytes[9 * 36 + 2 + 4] = 0xc8;
+  const { w, rowScale } = packBlocks(bench, blocks);
+  const scales = new Int16Array(128);
+  scales.set([32767, 0]);
+  scales.set([-32767, 16384], 18);
+  assertSameBits(w.values.slice(0, 256), scales, "scales");
+  assert.equal(rowScale.values[0], Math.fround(1 / 32767));
+  assert.equal(rowScale.values[9], Math.fround(0.5 / 32767));
+  assert.equal(rowScale.values[1], 1, "a row of zeros");
+  // output 9 is nibble 1 of unit 1 in the baseline order, and the high nibble of byte 1 in the relaxed one
+  const channels = new Uint8Array(2048).fill(0x88);
+  channels[3 * 32] = 0x85;
+  channels[20 * 32 + (bench.kernels.build === "relaxed" ? 1 : 2)] = 0xc8;
+  assertSameBits(w.values.slice(256), channels, "nibbles");
+});
+
+kernelTest("packGroupI4: tells the first block whose scale or min is not finite", (bench) => {
+  const random = new Random(59);
+  for (const withMins of [false, true]) {
+    const blockBytes = withMins ? 20 : 18;
+    for (const [bits, at] of [[0x7c00, 0], [0xfc00, 0], [0x7e00, 0], [0x7c00, 2], [0xffff, 2]] as const) {
+      if (at === 2 && !withMins) continue;
+      for (const [row, block] of [[0, 0], [2, 1], [36, 2]] as const) {
+        const { bytes } = randomBlocks(random, 37, 3, withMins);
+        const view = new DataView(bytes.buffer);
+        view.setUint16((row * 3 + block) * blockBytes + at, bits, true);
+        view.setUint16((36 * 3 + 2) * blockBytes, 0x7c00, true);
+        const found = bench.kernels.packGroupI4(
+          bench.buffer("u8", 2 * 2304).at,
+          bench.buffer("f32", 64).at,
+          bench.buffer("u8", 64 * 128 / 16).at,
+          bench.buffer("f32", 64).at,
+          bench.buffer("u8", bytes).at,
+          withMins ? 1 : 0,
+          0,
+          37,
+          3,
+          128,
+          64,
+        );
+        assert.equal(found, row * 3 + block, `bits ${bits} at ${at}, mins ${withMins}`);
+        bench.reset();
+      }
+    }
+  }
+});
+
+kernelTest(
+  "packGroupI4: the reference's bits",
+  async (bench) => {
+    const random = new Random(60);
+    const twin = await openBench("reference");
+    for (
+      const [nRows, rowBlocks, chunk] of [[1, 1, 64], [37, 3, 64], [64, 2, 64], [160, 18, 192], [
+        130,
+        5,
+        64,
+      ]] as const
+    ) {
+      for (const withMins of [false, true]) {
+        const blocks = randomBlocks(random, nRows, rowBlocks, withMins);
+        const run = (b: Bench) => {
+          const { w, rowScale, mins, minScale } = packBlocks(b, blocks, chunk);
+          const results = [w, rowScale, mins, minScale].map(({ values }) => values.slice());
+          b.reset();
+          return results;
+        };
+        const expected = run(twin);
+        run(bench).forEach((values, i) => {
+          assertSameBits(
+            values,
+            expected[i]!,
+            `${nRows} rows of ${rowBlocks}: ${["w", "rows", "mins", "min scales"][i]}`,
+          );
+        });
+      }
+    }
+  },
+  ["baseline", "debug"],
+);
