@@ -7,6 +7,7 @@ import { readTensor } from "../../src/format/checkpoint.ts";
 import { openSafetensors } from "../../src/format/safetensors.ts";
 import { dequantizeReference } from "../../src/kernels/reference/dequantize.ts";
 import { type NamedBlob, openModel } from "../../src/model/open.ts";
+import { Random } from "../support/kernels.ts";
 import { requireShared, sharedPath, skipWithout } from "../support/shared.ts";
 
 interface Case {
@@ -95,36 +96,25 @@ test("hostile files: st-proto: __proto__ and constructor are ordinary tensors", 
   assert.equal(({} as { shape?: unknown }).shape, undefined);
 });
 
-/** Small, seeded, and the same everywhere (mulberry32). */
-function random(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = state + 0x6d2b79f5 | 0;
-    let t = Math.imul(state ^ state >>> 15, 1 | state);
-    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-    return Math.floor(((t ^ t >>> 14) >>> 0) / 2 ** 32 * below);
-  };
-}
-
 /** The bytes with one to three of them changed within the first `span`, or 8 set to one value, or cut, or grown. */
-function mutate(bytes: Uint8Array, span: number, next: (below: number) => number): Uint8Array<ArrayBuffer> {
+function mutate(bytes: Uint8Array, span: number, random: Random): Uint8Array<ArrayBuffer> {
   const copy = new Uint8Array(bytes);
-  switch (next(8)) {
+  switch (random.below(8)) {
     case 0:
-      return copy.slice(0, next(copy.length));
+      return copy.slice(0, random.below(copy.length));
     case 1: {
-      const longer = new Uint8Array(copy.length + 1 + next(64));
+      const longer = new Uint8Array(copy.length + 1 + random.below(64));
       longer.set(copy);
       return longer;
     }
     case 2: {
-      const at = next(span);
-      return copy.fill([0, 255, 127, 128][next(4)]!, at, at + 8);
+      const at = random.below(span);
+      return copy.fill([0, 255, 127, 128][random.below(4)]!, at, at + 8);
     }
     default:
-      for (let i = next(3); i >= 0; --i) {
-        const at = next(span);
-        copy[at] = next(2) === 0 ? copy[at]! ^ 1 << next(8) : next(256);
+      for (let i = random.below(3); i >= 0; --i) {
+        const at = random.below(span);
+        copy[at] = random.below(2) === 0 ? copy[at]! ^ 1 << random.below(8) : random.below(256);
       }
       return copy;
   }
@@ -144,10 +134,10 @@ for (const { path, span, kind } of FUZZED) {
     const folder = kind === "folder"
       ? await filesOf({ name: path, path: "hf-valid", kind, expect: "ok", stage: "none" })
       : [{ name: path, blob: new Blob([bytes]) }];
-    const next = random(7);
+    const random = new Random(7);
     let refused = 0;
     for (let i = 0; i < 400; ++i) {
-      const blob = new Blob([mutate(bytes, Math.min(span, bytes.length), next)]);
+      const blob = new Blob([mutate(bytes, Math.min(span, bytes.length), random)]);
       const files = folder.map((file) => file.name.endsWith(path) ? { name: file.name, blob } : file);
       const hostile: Case = { name: path, path, kind, expect: "ok-or-format-error", stage: "none" };
       if (await refusal(open(hostile, files), files) !== null) ++refused;
