@@ -1,0 +1,219 @@
+/** From a model and a text to a recipe: thresholds from what the model sees, scales and factors from its weights. */
+import { createSvd, type Svd } from "./svd.ts";
+import { ColumnNorms } from "./column_norms.ts";
+import { TensorReader } from "./tensor_reader.ts";
+import { ThresholdObserver } from "./threshold.ts";
+import { loadKernelModule } from "../kernels/probe.ts";
+import { type ProjectionName, PROJECTIONS, projectionPath, projectionShape } from "../model/config.ts";
+import { planBudget } from "../recipe/budget.ts";
+import { parseThresholds } from "../recipe/import.ts";
+import {
+  type Factors,
+  joinRecipe,
+  type LoadedRecipe,
+  modeOf,
+  type ProjectionRecipe,
+  type ProjectionTensors,
+  type Recipe,
+  RECIPE_VERSION,
+} from "../recipe/recipe.ts";
+import { SITES } from "../runtime/forward.ts";
+import type { Model } from "../runtime/model.ts";
+
+/** Settings of {@linkcode calibrateModel}. */
+export interface CalibrateOptions {
+  /** The text to read. */
+  readonly text: string;
+  /** What to call it in the recipe. */
+  readonly source: string;
+  /** Tokens to read from its beginning, in pieces of 512; default 8,192 (official: 512), or all if the text has fewer. */
+  readonly tokens?: number;
+  /** Share of the multiply-adds to skip, [0, 1). */
+  readonly sparsity: number;
+  /** Share of the kept compute that goes to channels, [0, 1]; the rest buys rank. */
+  readonly rho: number;
+  /** `official`: one piece of 512 tokens, every position sparse. `corrected` (default): more text, position 0 dense. */
+  readonly compat?: "official" | "corrected";
+  /** Recorded; nothing here is random. */
+  readonly seed?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: { readonly phase: "factors" | "thresholds"; readonly done: number; readonly total: number }) => void;
+}
+
+/** Tokens a piece: each begins a new sequence. */
+const PIECE = 512;
+const DEFAULT_PIECES = 16;
+/** Tokens between two looks at the signal. */
+const STEP = 128;
+
+/**
+ * Calibrates R-Sparse (rsparse.md sections 3 to 5): the model runs dense over the text; per projection, the threshold is the k-th smallest
+ * score of all tokens and channels, k = trunc(count * targetSparsity), targetSparsity = 1 - (1 - sparsity) * rho.
+ *
+ * @param model any dtype: its recipe, if it has one, is not used
+ * @throws {RangeError} If a share is out of range or the text is too short.
+ */
+export async function calibrateModel(model: Model, options: CalibrateOptions): Promise<LoadedRecipe> {
+  const { sparsity, rho, signal, onProgress } = options, compat = options.compat ?? "corrected";
+  planBudget({ nIn: 1, nOut: 1 }, sparsity, rho);
+  const wanted = options.tokens ?? (compat === "official" ? PIECE : PIECE * DEFAULT_PIECES);
+  if (!Number.isInteger(wanted) || wanted < 2) throw new RangeError(`tokens: ${wanted} found, at least 2 wanted`);
+  const ids = model.description.tokenizer.encode(options.text).slice(0, wanted);
+  if (ids.length < 2) throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
+  const tensors = await weightTensors(model, (layer, name) => {
+    const shape = projectionShape(model.config, name);
+    return { scaled: rho > 0 && rho < 1, rank: rho === 1 ? 0 : planBudget(shape, sparsity, rho).rank, path: projectionPath(layer, name) };
+  }, options);
+  const observers = rho === 0 ? new Map<string, ThresholdObserver>() : makeObservers(model, tensors, ids.length);
+  if (rho > 0) await observe(model, ids, observers, signal, (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }));
+  const target = 1 - (1 - sparsity) * rho;
+  const projections: ProjectionRecipe[] = eachProjection(model).map(([layer, name]) => {
+    const path = projectionPath(layer, name), budget = planBudget(projectionShape(model.config, name), sparsity, rho);
+    return {
+      path,
+      score: rho > 0 && rho < 1 ? "columnNorm" : "abs",
+      threshold: rho === 0 ? -1 : observers.get(path)!.quantile(target),
+      rho,
+      sparsity,
+      channels: budget.activeChannels,
+      rank: rho === 1 ? 0 : budget.rank,
+      mode: rho > 0 && rho < 1 && budget.rank === 0 ? "r_sparse" : modeOf(rho),
+    };
+  });
+  return joinRecipe(
+    await describe(model, options, { sparsity, rho, compat, projections, tokens: ids.length, keepDense: compat === "official" ? 0 : 1 }),
+    tensors,
+  );
+}
+
+/**
+ * A recipe from thresholds that someone gives (`calibrate --thresholds`): factors and scales come from the weights, nothing is observed.
+ * Every position runs sparse, as in the runs such files come from.
+ *
+ * @param json `{sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}`
+ * @throws {RecipeError} If it does not fit the model.
+ */
+export async function recipeFromThresholds(
+  model: Model,
+  json: unknown,
+  options: Pick<CalibrateOptions, "source" | "signal" | "onProgress" | "seed" | "compat">,
+): Promise<LoadedRecipe> {
+  const { sparsity, rho, projections: given } = parseThresholds(json, model.config);
+  const byPath = new Map(given.map((p) => [p.path, p]));
+  const tensors = await weightTensors(model, (layer, name) => {
+    const path = projectionPath(layer, name);
+    return { scaled: rho > 0 && rho < 1, rank: rho === 1 ? 0 : byPath.get(path)!.rank, path };
+  }, options);
+  const projections: ProjectionRecipe[] = given.map((p) => ({
+    path: p.path,
+    score: rho > 0 && rho < 1 ? "columnNorm" : "abs",
+    threshold: p.threshold,
+    rho,
+    sparsity,
+    channels: p.activeChannels,
+    rank: rho === 1 ? 0 : p.rank,
+    mode: modeOf(rho),
+  }));
+  return joinRecipe(
+    await describe(model, { ...options, text: "" }, { sparsity, rho, compat: options.compat ?? "corrected", projections, tokens: 0, keepDense: 0 }),
+    tensors,
+  );
+}
+
+async function describe(
+  model: Model,
+  options: { readonly text: string; readonly source: string; readonly seed?: number },
+  made: Pick<Recipe, "sparsity" | "rho" | "compat" | "projections" | "keepDense"> & { readonly tokens: number },
+): Promise<Recipe> {
+  const { tokens, ...rest } = made;
+  return {
+    version: RECIPE_VERSION,
+    method: "r-sparse",
+    modelHash: await model.hash(),
+    model: model.description.name,
+    seed: options.seed ?? 0,
+    calibration: { source: options.source, tokens, sha256: options.text === "" ? "" : await model.platform.sha256([new Blob([options.text])]) },
+    ...rest,
+  };
+}
+
+function eachProjection(model: Model): [number, ProjectionName][] {
+  return Array.from({ length: model.config.numHiddenLayers }, (_, layer) => PROJECTIONS.map((name): [number, ProjectionName] => [layer, name])).flat();
+}
+
+/** Column norms and factors of every projection that needs them. */
+async function weightTensors(
+  model: Model,
+  plan: (layer: number, name: ProjectionName) => { readonly scaled: boolean; readonly rank: number; readonly path: string },
+  options: Pick<CalibrateOptions, "signal" | "onProgress">,
+): Promise<Map<string, ProjectionTensors>> {
+  const out = new Map<string, ProjectionTensors>(), all = eachProjection(model);
+  let svd: Svd | null = null, reader: TensorReader | null = null;
+  for (const [done, [layer, name]] of all.entries()) {
+    options.signal?.throwIfAborted();
+    const { scaled, rank, path } = plan(layer, name);
+    if (!scaled && rank === 0) continue;
+    const module = await loadKernelModule("baseline");
+    svd ??= await createSvd(module);
+    reader ??= await TensorReader.create(module);
+    const { nIn, nOut } = projectionShape(model.config, name);
+    const w = await reader.read(model.description.layers[layer]!.projections[name]);
+    let scale: Float32Array | null = null;
+    if (scaled) {
+      const norms = new ColumnNorms(nIn);
+      norms.add(w);
+      scale = norms.finish();
+    }
+    const factors: Factors | null = rank === 0 ? null : svd.truncatedSvd(w, nOut, nIn, rank);
+    out.set(path, { scale, factors: factors === null ? null : { u: factors.u, v: factors.v } });
+    options.onProgress?.({ phase: "factors", done: done + 1, total: all.length });
+  }
+  return out;
+}
+
+/** One observer a projection; those of a site that score by |x| share theirs. */
+function makeObservers(model: Model, tensors: ReadonlyMap<string, ProjectionTensors>, nTokens: number): Map<string, ThresholdObserver> {
+  const observers = new Map<string, ThresholdObserver>();
+  for (let layer = 0; layer < model.config.numHiddenLayers; layer++) {
+    for (const site of SITES) {
+      let shared: ThresholdObserver | null = null;
+      for (const name of site) {
+        const path = projectionPath(layer, name), scale = tensors.get(path)?.scale ?? null;
+        const expected = nTokens * projectionShape(model.config, name).nIn;
+        if (scale !== null) observers.set(path, new ThresholdObserver({ scale, expected }));
+        else observers.set(path, shared ??= new ThresholdObserver({ expected }));
+      }
+    }
+  }
+  return observers;
+}
+
+async function observe(
+  model: Model,
+  ids: readonly number[],
+  observers: ReadonlyMap<string, ThresholdObserver>,
+  signal: AbortSignal | undefined,
+  onTokens: (done: number) => void,
+): Promise<void> {
+  const { memory } = model.engine, piece = Math.min(PIECE, model.engine.contextLength);
+  const watch = (layer: number, site: readonly ProjectionName[], x: number, stride: number, nTokens: number): void => {
+    const { nIn } = projectionShape(model.config, site[0]!), seen = new Set<ThresholdObserver>();
+    const values = new Float32Array(nTokens * nIn), all = new Float32Array(memory.buffer, x, nTokens * stride);
+    for (let t = 0; t < nTokens; t++) values.set(all.subarray(t * stride, t * stride + nIn), t * nIn);
+    for (const name of site) seen.add(observers.get(projectionPath(layer, name))!);
+    for (const observer of seen) observer.observe(values);
+  };
+  using session = model.session();
+  for (let first = 0; first < ids.length; first += piece) {
+    session.truncate(0);
+    const last = Math.min(ids.length, first + piece);
+    for (let at = first; at < last; at += STEP) {
+      const end = Math.min(last, at + STEP);
+      session.advance(ids.slice(at, end), { observe: watch });
+      onTokens(end);
+      // a turn of the event loop, so that a signal can come
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      signal?.throwIfAborted();
+    }
+  }
+}
