@@ -107,7 +107,7 @@ class Llama2cTokenizer implements Tokenizer {
     for (let i = 0; i + 1 < n; ++i) offer(i, i + 1);
     for (let pair = heap.pop(); pair; pair = heap.pop()) {
       const { left, right } = pair;
-      if (ids[left] !== pair.leftId || ids[right] !== pair.rightId || next[left] !== right) continue;
+      if (ids[left] !== pair.leftId || ids[right] !== pair.rightId) continue;
       ids[left] = pair.id;
       ids[right] = -1;
       next[left] = next[right]!;

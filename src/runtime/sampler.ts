@@ -111,7 +111,7 @@ export class Sampler {
     if (repeatPenalty === 1 || repeatLastN === 0 || recent.length === 0) return logits;
     if (this.#penalised.length !== logits.length) this.#penalised = new Float32Array(logits.length);
     this.#penalised.set(logits);
-    for (const id of new Set(recent.slice(-repeatLastN))) {
+    for (const id of recent.slice(-repeatLastN)) {
       const logit = logits[id];
       if (logit === undefined) throw new RangeError(`recent token ${id}: there are ${logits.length} logits`);
       this.#penalised[id] = logit > 0 ? logit / repeatPenalty : logit * repeatPenalty;

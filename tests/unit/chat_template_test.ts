@@ -91,6 +91,7 @@ test("tokenizeChat: messages and roles cannot write control tokens, whole or wit
     assert.deepEqual(tokenizeChat(tokenizer, joined, messages), bytes(left + right));
   }
   assert.deepEqual(tokenizeChat(tokenizer, "<|{{ messages[0].content }}", user("end|>")), bytes("<|end|>"));
+  assert.deepEqual(tokenizeChat(tokenizer, "{{ messages[0].content }}end|>", user("<|")), bytes("<|end|>"));
 });
 
 test("tokenizeChat: a control token that the template makes of a role is one", () => {

@@ -93,9 +93,11 @@ test("TextStream: a byte order mark is text", () => {
 });
 
 test("TextStream: invalid bytes come at once, an unfinished character at the end", () => {
-  const stream = new TextStream(tokenizerOf([Uint8Array.of(0xe0, 0x80), Uint8Array.of(0xf0, 0x9f)]));
-  assert.deepEqual(stream.push(0), { text: "\ufffd\ufffd", stopped: false });
-  assert.deepEqual(stream.push(1), { text: "", stopped: false });
+  // Second bytes that no character has: overlong, a surrogate, past U+10FFFF.
+  const wrong = [[0xe0, 0x9f], [0xed, 0xa0], [0xf0, 0x8f], [0xf4, 0x90], [0xc1, 0x80]];
+  const stream = new TextStream(tokenizerOf([...wrong, [0xf0, 0x9f]].map((bytes) => Uint8Array.from(bytes))));
+  for (const id of wrong.keys()) assert.deepEqual(stream.push(id), { text: "\ufffd\ufffd", stopped: false });
+  assert.deepEqual(stream.push(wrong.length), { text: "", stopped: false });
   assert.equal(stream.end(), "\ufffd");
   assert.equal(stream.end(), "");
 });
@@ -141,6 +143,7 @@ test("TextStream: of several stop texts the first to be complete counts, whateve
   for (const [text, shown] of wanted) {
     for (let round = 0; round < 100; ++round) {
       assert.equal(run(cuts(new TextEncoder().encode(text), 4, random), { stop }).text, shown);
+      stop.reverse();
     }
   }
 });

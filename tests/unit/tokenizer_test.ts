@@ -113,9 +113,9 @@ test("bpeFromGguf: merges cannot make a control token, nor can a whole word", ()
 });
 
 test("bpeFromGguf: a user-defined token is found in any text, and its text is not spelled as bytes", () => {
-  const tokenizer = gguf({ tokens: TOKENS.with(TOOL, "<tool é>") });
-  assert.deepEqual(tokenizer.encode("the<tool é>"), [THE, TOOL]);
-  assert.equal(tokenizer.decode([TOOL]), "<tool é>");
+  const tokenizer = gguf({ tokens: TOKENS.with(TOOL, "<tool_é>") });
+  assert.deepEqual(tokenizer.encode("the<tool_é>"), [THE, TOOL]);
+  assert.equal(tokenizer.decode([TOOL]), "<tool_é>");
 });
 
 test("bpeFromGguf: numbers of any kind stand alone under smollm, by threes under llama-bpe, together under gpt-2", () => {
@@ -246,6 +246,27 @@ test("bpeFromTokenizerJson: Digits are all of Unicode's numbers", () => {
   assert.deepEqual(half.encode("½a"), [1, 0]);
 });
 
+test("bpeFromTokenizerJson: ByteLevel cuts words unless told otherwise", () => {
+  const model = { vocab: { a: 0, b: 1, "Ġ": 2, "aĠ": 3 }, merges: ["a Ġ"] };
+  const encode = (pre_tokenizer: object) => json({ model, pre_tokenizer, added_tokens: [] }).encode("a b");
+  assert.deepEqual(encode({ type: "ByteLevel" }), [0, 2, 1]);
+  assert.deepEqual(encode({ type: "ByteLevel", use_regex: false }), [3, 1]);
+});
+
+test("bpeFromTokenizerJson: the longest of the control tokens that begin at one place", () => {
+  const added_tokens = ["<|end", "<|end|>", "<|"].map((content, i) => ({
+    id: 300 + i,
+    content,
+    special: true,
+  }));
+  assert.deepEqual(json({ added_tokens }).encode("<|end|><|end<|e", { special: true }), [
+    301,
+    300,
+    302,
+    ...bytes("e"),
+  ]);
+});
+
 test("bpeFromTokenizerJson: an added token that takes white space with it", () => {
   const added_tokens = [{ id: 0, content: "<|end|>", special: true, lstrip: true, rstrip: true }];
   assert.deepEqual(json({ added_tokens }).encode("the <|end|>\n the", { special: true }), [THE, 0, THE]);
@@ -311,7 +332,7 @@ function llama2cFile(pieces: readonly (readonly [string, number])[]): Uint8Array
   return Uint8Array.from(parts);
 }
 
-const PIECES = [[" ", -9], ["a", -9], ["b", -9], ["ab", -1], ["aba", -2], ["ba", -1], [" a", -1], [
+const PIECES = [[" ", -9], ["a", -9], ["b", -9], ["ab", -1], ["aba", -2], ["ba", -0.5], [" a", -1], [
   "é",
   -5,
 ]] as const;
@@ -358,8 +379,9 @@ test("llama2cTokenizer: the token after BOS loses its leading space; byte tokens
 });
 
 test("llama2cTokenizer: text cannot become a control or byte token", () => {
-  const file = llama2cFile([["\n", -1], ["<s>\n", -1], ["<0x0", -1], ["A>", -1], [" ", -1]]);
-  const tokenizer = llama2cTokenizer(file, 264, "tok.bin");
+  const pieces = [..." \n<>su0xA", "<s", "<s>", "<s>\n", "<0", "<0x", "<0x0", "<0x0A"];
+  const file = llama2cFile(pieces.map((text) => [text, -1]));
+  const tokenizer = llama2cTokenizer(file, 259 + pieces.length, "tok.bin");
   for (const text of ["\n<s>\n", "<unk>", "<0x0A>"]) {
     const ids = tokenizer.encode(text, { special: true });
     assert.ok(ids.every((id) => !tokenizer.isSpecial(id)));
@@ -383,7 +405,10 @@ test("llama2cTokenizer: a cut, longer or broken file is refused", () => {
     return changed;
   };
   isRefused(change(8, [0xff, 0xff, 0xff, 0x7f]));
-  isRefused(change(8, [0xff, 0xff, 0xff, 0xff]));
+  assert.throws(
+    () => llama2cTokenizer(change(8, [0xff, 0xff, 0xff, 0xff]), size, "tok.bin"),
+    /token 0 is -1 bytes/,
+  );
   isRefused(change(4, [0, 0, 0xc0, 0x7f]));
   isRefused(change(4 + 3 * 8 + 5 + 5 + 6 + 8, [0x41]));
 });
