@@ -3,7 +3,7 @@ import { FormatError } from "../errors.ts";
 import { decodeUtf8 } from "./json.ts";
 import {
   MAX_ARRAY_DEPTH,
-  MAX_ARRAY_LENGTH,
+  MAX_ARRAY_ELEMENTS,
   MAX_GGUF_HEADER_BYTES,
   MAX_NAME_BYTES,
   MAX_STRING_BYTES,
@@ -31,6 +31,8 @@ export class GgufHeader {
   #start = 0;
   #at = 0;
   #wanted = FIRST_WINDOW;
+  /** Elements of all arrays so far. */
+  #elements = 0;
   /** Characters of the string being read; one array for all of them. */
   readonly #codes: number[] = [];
 
@@ -61,7 +63,7 @@ export class GgufHeader {
    * @param likely Bytes that the item has at least, as a hint.
    */
   async read<T>(likely: number, item: (header: GgufHeader) => T): Promise<T> {
-    const from = this.offset;
+    const from = this.offset, elements = this.#elements;
     if (this.#window.length - this.#at < likely) await this.#load(from);
     for (;;) {
       try {
@@ -70,6 +72,7 @@ export class GgufHeader {
         if (error !== NEEDS_MORE) throw error;
         this.#wanted = this.#window.length < FIRST_WINDOW ? FIRST_WINDOW : this.#window.length * 2;
         await this.#load(from);
+        this.#elements = elements;
       }
     }
   }
@@ -170,10 +173,11 @@ export class GgufHeader {
     if (bytes === undefined) {
       this.fail(offset, `array of value type ${type} found, 0 to ${VALUE_BYTES.length - 1} wanted`);
     }
-    if (length * bytes > this.remaining || length > MAX_ARRAY_LENGTH) {
+    this.#elements += length;
+    if (length * bytes > this.remaining || this.#elements > MAX_ARRAY_ELEMENTS) {
       this.fail(
         offset + 4,
-        `an array of ${length} values: ${this.remaining} bytes are left, and at most ${MAX_ARRAY_LENGTH} values wanted`,
+        `an array of ${length} values: ${this.remaining} bytes are left, and at most ${MAX_ARRAY_ELEMENTS} values in all arrays wanted`,
       );
     }
     const values: GgufValue[] = [];

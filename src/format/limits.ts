@@ -4,19 +4,19 @@
  */
 
 /** Bytes of a GGUF header: Llama 3's, with 128,256 tokens and 280,147 merges, takes 7.8 MB. */
-export const MAX_GGUF_HEADER_BYTES: number = 1 << 27;
+export const MAX_GGUF_HEADER_BYTES: number = 1 << 26;
 /** Bytes of one GGUF string; chat templates reach 20 kB. */
 export const MAX_STRING_BYTES: number = 1 << 24;
 /** Bytes of a GGUF key or tensor name: the format's own limit for keys. */
 export const MAX_NAME_BYTES = 65535;
-/** Elements of a GGUF array. */
-export const MAX_ARRAY_LENGTH: number = 1 << 22;
+/** Elements of all arrays of a GGUF header together: in JavaScript a byte of an array takes eight. Gemma's has 1.3 million. */
+export const MAX_ARRAY_ELEMENTS: number = 1 << 22;
 /** Arrays in arrays in GGUF metadata. */
 export const MAX_ARRAY_DEPTH = 4;
 /** Bytes of a safetensors header, as in the reference reader. */
 export const MAX_SAFETENSORS_HEADER_BYTES = 100_000_000;
 /** Bytes of `config.json`, `tokenizer.json` and their like; Gemma's tokenizer takes 33 MB. */
-export const MAX_JSON_BYTES: number = 1 << 27;
+export const MAX_JSON_BYTES: number = 1 << 26;
 /** Objects and arrays inside each other in JSON: engines' own parsers may overflow their stack on 20,000. */
 export const MAX_JSON_DEPTH = 64;
 /** Layers of a model. */

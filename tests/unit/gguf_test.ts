@@ -187,6 +187,44 @@ test("openGguf: refuses tensors that overlap, also by one alignment, at the late
   await assertRefused(bytes, FIRST + 36 + 25, /"b": begins at byte 96, inside "norm"/);
 });
 
+test("openGguf: refuses an offset between two multiples of the alignment", async () => {
+  const bytes = writeGguf([], [{ ...norm, offset: 16 }, {
+    ...norm,
+    name: "b",
+    offset: 256,
+    data: new Uint8Array(512),
+  }]);
+  const longer = new Uint8Array(bytes.length + 512);
+  longer.set(bytes);
+  await assertRefused(longer, FIRST + 8 + 4 + 4 + 8 + 4, /"norm": offset 16 found, a multiple of 32 wanted/);
+});
+
+test("openGguf: refuses arrays at their length, alone and together, before reading them", async () => {
+  const bytes = (length: number | bigint, n: number): WrittenKey => [
+    `k${length}`,
+    9,
+    (out) => out.u32(0).u64(length).push(new Uint8Array(n)),
+  ];
+  await assertRefused(
+    writeGguf([bytes(200, 100)], []),
+    FIRST + 8 + 4 + 4 + 4,
+    /array of 200 values: 108 bytes/,
+  );
+  await assertRefused(
+    writeGguf([bytes(2n ** 61n, 0)], []),
+    FIRST + 8 + 20 + 4 + 4,
+    /array of 2305843009213694000/,
+  );
+  const most = 1 << 22;
+  const { metadata } = await open(writeGguf([bytes(3, 3), bytes(most - 3, most - 3)], []));
+  assert.equal((metadata.get(`k${most - 3}`) as number[]).length, most - 3);
+  await assertRefused(
+    writeGguf([bytes(3, 3), bytes(most - 2, most - 2)], []),
+    FIRST + (8 + 2 + 4 + 12 + 3) + 8 + 8 + 4 + 4,
+    /in all arrays/,
+  );
+});
+
 test("openGguf: refuses counts that the file cannot hold before it reads on", async () => {
   const start = (tensors: bigint, keys: bigint): Uint8Array<ArrayBuffer> =>
     new Bytes().u32(0x46554747).u32(3).u64(tensors).u64(keys).push(new Uint8Array(100)).join();

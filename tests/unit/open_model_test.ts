@@ -255,6 +255,7 @@ test("openModel: refuses impossible numbers at their place in config.json", asyn
     ["hidden_size", null],
     ["hidden_size", 2 ** 40],
     ["intermediate_size", -1],
+    ["intermediate_size", 12.5],
     ["num_hidden_layers", 0],
     ["num_hidden_layers", 2 ** 31],
     ["num_attention_heads", 0],
