@@ -189,6 +189,31 @@ kernelTest("gemvGroupI4, gemvGroupI4List: real shapes", (bench) => {
   }
 });
 
+kernelTest(
+  "gemvGroupI4List: both touches read at most 4,096 bytes past the weights",
+  async (_bench, build) => {
+    const run = async (touch: "atomic" | "plain") => {
+      const bench = await openBench(build, { touch });
+      const { kernels } = bench;
+      const random = new Random(53);
+      const { w, nIn, nOut, chunk } = packBlocks(bench, randomBlocks(random, 192, 6, false), 64);
+      const { table } = quantise(bench, random.activations(nIn), new Float32Array(nIn).fill(1), -1);
+      const scratch = bench.buffer("u8", 256);
+      const y = bench.buffer("f32", new Float32Array(nOut));
+      // what Arena keeps free behind its last range
+      const end = kernels.memory.buffer.byteLength - 4096;
+      const last = end - w.values.length;
+      assert.ok(last > y.at + 4 * nOut);
+      new Uint8Array(kernels.memory.buffer).copyWithin(last, w.at, w.at + w.values.length);
+      kernels.gemvGroupI4List(y.at, last, table.at, nIn, chunk, nOut, scratch.at);
+      const result = y.values.slice();
+      bench.reset();
+      return result;
+    };
+    assertSameBits(await run("plain"), await run("atomic"), "plain against atomic");
+  },
+);
+
 kernelTest("gemvGroupI4: sums at the ends of the range do not wrap", (bench) => {
   const random = new Random(54);
   for (const q of [0, 8, 15]) {
@@ -260,6 +285,39 @@ kernelTest("finishGroupMinsI4: scales rows and adds the mins, group sums rounded
       }
       assertWithin(y.values, expected, bound, what);
       bench.reset(what);
+    }
+  }
+});
+
+kernelTest("finishGroupMinsI4: sums at the ends of the range do not wrap", (bench) => {
+  for (const nGroups of [2, 4, 48, 352]) {
+    for (const min of [32767, -32767]) {
+      // equal sums share the 65,536 steps; a single one takes all of 16 bits
+      for (
+        const sums of [new Float32Array(nGroups).fill(2), new Float32Array(nGroups).fill(0, 1).fill(2, 0, 1)]
+      ) {
+        const ones = bench.buffer("f32", new Float32Array(16).fill(1));
+        const y = bench.buffer("f32", new Float32Array(16));
+        bench.kernels.finishGroupMinsI4(
+          y.at,
+          ones.at,
+          bench.buffer("i16", new Int16Array(nGroups * 16).fill(min)).at,
+          ones.at,
+          bench.buffer("f32", sums).at,
+          nGroups * 32,
+          16,
+          bench.buffer("i16", nGroups).at,
+        );
+        const expected = min * sums.reduce((a, b) => a + b, 0);
+        const step = Math.max(Math.abs(expected) / 32767 / 65000, 2 / 32760);
+        assertWithin(
+          y.values,
+          new Float64Array(16).fill(expected),
+          nGroups * 32767 * step * 0.51,
+          `${nGroups} groups of ${min}`,
+        );
+        bench.reset();
+      }
     }
   }
 });

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import type { Kernels } from "../../src/kernels/kernels.ts";
 import { hasRelaxedSimd, loadKernelModule } from "../../src/kernels/probe.ts";
 import { createReferenceKernels } from "../../src/kernels/reference_kernels.ts";
-import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
+import { createWasmKernels, type WasmKernelOptions } from "../../src/kernels/wasm_kernels.ts";
 import { rootPath } from "./shared.ts";
 
 /** What can be tested; `debug` is the baseline source without optimisation and with assertions. */
@@ -15,35 +15,35 @@ export type BuildName = "reference" | "baseline" | "relaxed" | "debug";
 export const SIZES: readonly number[] = [0, 1, 3, 4, 5, 15, 16, 17, 63, 64, 67];
 
 /** A build on a fresh memory; null if it needs relaxed SIMD and this runtime has none. */
-export async function loadBuild(build: BuildName): Promise<Kernels | null> {
+export async function loadBuild(build: BuildName, options?: WasmKernelOptions): Promise<Kernels | null> {
   const memory = new WebAssembly.Memory({ initial: 1 });
   if (build === "reference") return createReferenceKernels(memory);
   if (build === "relaxed" && !hasRelaxedSimd()) return null;
   const module = build === "debug"
     ? await WebAssembly.compile(readFileSync(rootPath("build/kernels.debug.wasm")))
     : await loadKernelModule(build);
-  return createWasmKernels(module, memory, build === "relaxed" ? "relaxed" : "baseline");
+  return createWasmKernels(module, memory, build === "relaxed" ? "relaxed" : "baseline", options);
 }
 
 /** One test a build of `builds`: its name in brackets. Guards are looked at when the body ends. */
 export function kernelTest(
   name: string,
-  body: (bench: Bench) => void | Promise<void>,
+  body: (bench: Bench, build: BuildName) => void | Promise<void>,
   builds: readonly BuildName[] = ["reference", "baseline", "relaxed", "debug"],
 ): void {
   for (const build of builds) {
     const skip = build === "relaxed" && !hasRelaxedSimd() ? "this runtime has no relaxed SIMD" : false;
     test(`${name} (${build})`, { skip }, async () => {
       const bench = await openBench(build);
-      await body(bench);
+      await body(bench, build);
       bench.reset();
     });
   }
 }
 
 /** A bench of one build. */
-export async function openBench(build: BuildName): Promise<Bench> {
-  const kernels = await loadBuild(build);
+export async function openBench(build: BuildName, options?: WasmKernelOptions): Promise<Bench> {
+  const kernels = await loadBuild(build, options);
   assert.ok(kernels, `${build}: not in this runtime`);
   return new Bench(kernels);
 }
