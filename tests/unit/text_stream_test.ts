@@ -97,6 +97,9 @@ test("TextStream: invalid bytes come at once, an unfinished character at the end
   const wrong = [[0xe0, 0x9f], [0xed, 0xa0], [0xf0, 0x8f], [0xf4, 0x90], [0xc1, 0x80]];
   const stream = new TextStream(tokenizerOf([...wrong, [0xf0, 0x9f]].map((bytes) => Uint8Array.from(bytes))));
   for (const id of wrong.keys()) assert.deepEqual(stream.push(id), { text: "\ufffd\ufffd", stopped: false });
+  for (const lead of [0x80, 0xc1, 0xf5]) {
+    assert.equal(new TextStream(tokenizerOf([Uint8Array.of(lead)])).push(0).text, "\ufffd");
+  }
   assert.deepEqual(stream.push(wrong.length), { text: "", stopped: false });
   assert.equal(stream.end(), "\ufffd");
   assert.equal(stream.end(), "");

@@ -332,10 +332,9 @@ function llama2cFile(pieces: readonly (readonly [string, number])[]): Uint8Array
   return Uint8Array.from(parts);
 }
 
-const PIECES = [[" ", -9], ["a", -9], ["b", -9], ["ab", -1], ["aba", -2], ["ba", -0.5], [" a", -1], [
-  "é",
-  -5,
-]] as const;
+const LETTERS = [[" ", -9], ["a", -9], ["b", -9], ["é", -9]] as const;
+const WORDS = [["ab", -1], ["aba", -2], ["ba", -0.5], [" a", -1], ["abb", -3]] as const;
+const PIECES = [...LETTERS, ...WORDS];
 const STORY = () => llama2cTokenizer(llama2cFile(PIECES), 259 + PIECES.length, "tok.bin");
 
 test("llama2cTokenizer: a space in front, the best-scored merge, the leftmost among equals", () => {
@@ -375,7 +374,7 @@ test("llama2cTokenizer: the token after BOS loses its leading space; byte tokens
   assert.equal(tokenizer.decode(ids, { skipSpecial: true }), "a\nü");
   assert.equal(tokenizer.decode(ids.slice(1)), " a\nü");
   assert.equal(tokenizer.decode(ids.slice(1), { previous: 1 }), "a\nü");
-  assert.throws(() => tokenizer.bytesOf(267), RangeError);
+  assert.throws(() => tokenizer.bytesOf(259 + PIECES.length), RangeError);
 });
 
 test("llama2cTokenizer: text cannot become a control or byte token", () => {
