@@ -118,9 +118,11 @@ const GGUF_KIND: readonly (Kind | undefined)[] = [
  * @param json The parsed `tokenizer.json`: a BPE model over bytes; its post-processor says whether BOS is added.
  * @param config The parsed `tokenizer_config.json`, or null: `bos_token`, `eos_token`, `add_bos_token`. `eos_token_id`, of a
  * `config.json` or `generation_config.json`, counts as well where the caller has put it in: a number or a list.
+ * @param rows The embedding's rows: ids from the vocabulary's end up to there are padding (Qwen2 has 271), which a model can still
+ * draw; they stand for no bytes.
  * @throws {FormatError} If something is missing, contradicts itself, or is a kind that byte-level BPE has no use for.
  */
-export function bpeFromTokenizerJson(json: unknown, config: unknown, file: string): Tokenizer {
+export function bpeFromTokenizerJson(json: unknown, config: unknown, file: string, rows = 0): Tokenizer {
   const fail = (path: string, detail: string) => new FormatError(file, 0, `${path}: ${detail}`);
   const root = record(json), model = record(root?.["model"]), vocab = record(model?.["vocab"]);
   if (!root || !model || !vocab) throw fail("model.vocab", "an object of tokens and ids is wanted");
@@ -157,6 +159,7 @@ export function bpeFromTokenizerJson(json: unknown, config: unknown, file: strin
     if (token["lstrip"] === true) strip.left.add(id);
     if (token["rstrip"] === true) strip.right.add(id);
   }
+  tokens.length = Math.max(tokens.length, rows);
 
   const settings = record(config) ?? {};
   const idOf = (name: unknown) => {

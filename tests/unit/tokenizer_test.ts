@@ -246,6 +246,20 @@ test("bpeFromTokenizerJson: Digits are all of Unicode's numbers", () => {
   assert.deepEqual(half.encode("½a"), [1, 0]);
 });
 
+test("bpeFromTokenizerJson: padding rows of the embedding are tokens without bytes", () => {
+  const root = {
+    added_tokens: [],
+    pre_tokenizer: { type: "ByteLevel" },
+    model: { vocab: { a: 0, b: 2 }, merges: [] },
+  };
+  const tokenizer = bpeFromTokenizerJson(root, null, "tokenizer.json", 5);
+  assert.equal(tokenizer.vocabSize, 5);
+  assert.equal(tokenizer.decode([0, 1, 2, 3, 4]), "ab");
+  assert.equal(tokenizer.isSpecial(4), false);
+  assert.throws(() => tokenizer.decode([5]), RangeError);
+  assert.equal(bpeFromTokenizerJson(root, null, "tokenizer.json", 1).vocabSize, 3);
+});
+
 test("bpeFromTokenizerJson: ByteLevel cuts words unless told otherwise", () => {
   const model = { vocab: { a: 0, b: 1, "Ġ": 2, "aĠ": 3 }, merges: ["a Ġ"] };
   const encode = (pre_tokenizer: object) => json({ model, pre_tokenizer, added_tokens: [] }).encode("a b");
