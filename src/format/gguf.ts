@@ -4,7 +4,7 @@
  *
  * The reader is our own. `@huggingface/gguf` 0.4.6 accepts 26 of the 48 broken files of the hostile set: it reads zeros past the
  * end of a cut file, and checks neither offsets, alignment, overlap, duplicates, types nor block counts. It also takes 190 ms for
- * SmolLM2's header (49,152 tokens, 48,900 merges), of which this reader makes 20.
+ * SmolLM2's header (49,152 tokens, 48,900 merges), this one 25 (Deno 2.9.6, first call).
  */
 import { FormatError } from "../errors.ts";
 import { BLOCK, type Checkpoint, type StorageType, type Tensor } from "./checkpoint.ts";

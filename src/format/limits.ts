@@ -1,5 +1,5 @@
 /**
- * What a model file may claim at most, and numbers read from bytes that may be hostile. Each limit is several times
+ * What a model file may claim at most, and numbers read from bytes that may be hostile. Each limit is at least twice
  * what the largest published Llama, Mistral or Qwen2 file needs, and small enough that a claim costs nothing to refuse.
  */
 
