@@ -118,7 +118,7 @@ const GGUF_KIND: readonly (Kind | undefined)[] = [
  * @param json The parsed `tokenizer.json`: a BPE model over bytes; its post-processor says whether BOS is added.
  * @param config The parsed `tokenizer_config.json`, or null: `bos_token`, `eos_token`, `add_bos_token`. `eos_token_id`, of a
  * `config.json` or `generation_config.json`, counts as well where the caller has put it in: a number or a list.
- * @param rows The embedding's rows: ids from the vocabulary's end up to there are padding (Qwen2 has 271), which a model can still
+ * @param rows The embedding's rows: ids from the vocabulary's end up to there are padding (Qwen2.5 has 271), which a model can still
  * draw; they stand for no bytes.
  * @throws {FormatError} If something is missing, contradicts itself, or is a kind that byte-level BPE has no use for.
  */
