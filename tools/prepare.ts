@@ -1,8 +1,6 @@
-/** Installs packages and builds the kernels when their sources changed; `deno task rsparse`, `build`, `check` and `test` call it first. */
-import { spawnSync } from "node:child_process";
+/** Builds the kernels when their sources changed; `deno task rsparse`, `build`, `check` and `test` call it first. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 /** The checkout. */
@@ -30,24 +28,11 @@ function sourceState(): string {
   return lines.join("\n");
 }
 
-/** Deno installs by itself what a run imports, but not more: offline, the first use of another package would fail later. */
-function installPackages(): void {
-  console.error("installing packages …");
-  const { status } = spawnSync(process.execPath, ["install", "--frozen", "--quiet"], {
-    cwd: ROOT,
-    stdio: ["ignore", 2, 2],
-  });
-  if (status !== 0) {
-    throw new Error("Cannot install the packages of deno.lock: what deno install says is above");
-  }
-}
-
 /** Builds the kernels unless those in `build/` were made from the sources as they are. */
 export async function prepare(): Promise<void> {
   const state = sourceState();
   const built = PRODUCTS.every((name) => existsSync(join(ROOT, "build", name)));
   if (built && existsSync(STAMP) && readFileSync(STAMP, "utf8") === state) return;
-  installPackages();
   console.error("building kernels …");
   // Not a literal: the compiler and its libraries would be read at every start otherwise.
   const tool = new URL("./build_kernels.ts", import.meta.url).href;
