@@ -92,6 +92,16 @@ export function balance_scales_i8(rowScale: usize, channelScale: usize, src: usi
   }
 }
 
+/** src[r, c] /= factor[c], f32[nRows, nIn]. */
+export function divide_columns_f32(src: usize, factor: usize, nRows: u32, nIn: u32): void {
+  const bytes = <usize>nIn << 2, whole = bytes & ~15;
+  for (let r: u32 = 0; r < nRows; ++r, src += bytes) {
+    let i: usize = 0;
+    for (; i < whole; i += 16) v128.store(src + i, f32x4.div(v128.load(src + i), v128.load(factor + i)));
+    for (; i < bytes; i += 4) store<f32>(src + i, load<f32>(src + i) / load<f32>(factor + i));
+  }
+}
+
 // @ts-ignore: decorator
 @inline
 function quantise(v: f32, s: f32): i32 { return <i32>max<f32>(-127, min<f32>(127, nearest<f32>(v / s))); }

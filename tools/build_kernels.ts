@@ -48,7 +48,9 @@ export async function buildKernels(): Promise<void> {
       },
       listFiles: () => null,
     });
-    if (error || bytes === undefined) throw new Error(`kernels (${name}) do not compile:\n${messages}`, { cause: error });
+    if (error || bytes === undefined) {
+      throw new Error(`kernels (${name}) do not compile:\n${messages}`, { cause: error });
+    }
     await writeFile(new URL(`kernels.${name}.wasm`, out), bytes);
     if (name !== "debug") {
       const base64 = Buffer.from(bytes).toString("base64");
@@ -56,7 +58,10 @@ export async function buildKernels(): Promise<void> {
         new URL(`kernels_${name}.js`, out),
         `// made by tools/build_kernels.ts\nexport default ${JSON.stringify(base64)};\n`,
       );
-      await writeFile(new URL(`kernels_${name}.d.ts`, out), "declare const base64: string;\nexport default base64;\n");
+      await writeFile(
+        new URL(`kernels_${name}.d.ts`, out),
+        "declare const base64: string;\nexport default base64;\n",
+      );
     }
   }
 }

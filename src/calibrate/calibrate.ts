@@ -4,7 +4,7 @@ import { ColumnNorms } from "./column_norms.ts";
 import { TensorReader } from "./tensor_reader.ts";
 import { ThresholdObserver } from "./threshold.ts";
 import { loadKernelModule } from "../kernels/probe.ts";
-import { type ProjectionName, PROJECTIONS, projectionPath, projectionShape } from "../model/config.ts";
+import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { planBudget } from "../recipe/budget.ts";
 import { parseThresholds } from "../recipe/import.ts";
 import {
@@ -37,7 +37,9 @@ export interface CalibrateOptions {
   /** Recorded; nothing here is random. */
   readonly seed?: number;
   readonly signal?: AbortSignal;
-  readonly onProgress?: (progress: { readonly phase: "factors" | "thresholds"; readonly done: number; readonly total: number }) => void;
+  readonly onProgress?: (
+    progress: { readonly phase: "factors" | "thresholds"; readonly done: number; readonly total: number },
+  ) => void;
 }
 
 /** Tokens a piece: each begins a new sequence. */
@@ -57,18 +59,37 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   const { sparsity, rho, signal, onProgress } = options, compat = options.compat ?? "corrected";
   planBudget({ nIn: 1, nOut: 1 }, sparsity, rho);
   const wanted = options.tokens ?? (compat === "official" ? PIECE : PIECE * DEFAULT_PIECES);
-  if (!Number.isInteger(wanted) || wanted < 2) throw new RangeError(`tokens: ${wanted} found, at least 2 wanted`);
+  if (!Number.isInteger(wanted) || wanted < 2) {
+    throw new RangeError(`tokens: ${wanted} found, at least 2 wanted`);
+  }
   const ids = model.description.tokenizer.encode(options.text).slice(0, wanted);
-  if (ids.length < 2) throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
+  if (ids.length < 2) {
+    throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
+  }
   const tensors = await weightTensors(model, (layer, name) => {
     const shape = projectionShape(model.config, name);
-    return { scaled: rho > 0 && rho < 1, rank: rho === 1 ? 0 : planBudget(shape, sparsity, rho).rank, path: projectionPath(layer, name) };
+    return {
+      scaled: rho > 0 && rho < 1,
+      rank: rho === 1 ? 0 : planBudget(shape, sparsity, rho).rank,
+      path: projectionPath(layer, name),
+    };
   }, options);
-  const observers = rho === 0 ? new Map<string, ThresholdObserver>() : makeObservers(model, tensors, ids.length);
-  if (rho > 0) await observe(model, ids, observers, signal, (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }));
+  const observers = rho === 0
+    ? new Map<string, ThresholdObserver>()
+    : makeObservers(model, tensors, ids.length);
+  if (rho > 0) {
+    await observe(
+      model,
+      ids,
+      observers,
+      signal,
+      (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }),
+    );
+  }
   const target = 1 - (1 - sparsity) * rho;
   const projections: ProjectionRecipe[] = eachProjection(model).map(([layer, name]) => {
-    const path = projectionPath(layer, name), budget = planBudget(projectionShape(model.config, name), sparsity, rho);
+    const path = projectionPath(layer, name),
+      budget = planBudget(projectionShape(model.config, name), sparsity, rho);
     return {
       path,
       score: rho > 0 && rho < 1 ? "columnNorm" : "abs",
@@ -81,7 +102,14 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
     };
   });
   return joinRecipe(
-    await describe(model, options, { sparsity, rho, compat, projections, tokens: ids.length, keepDense: compat === "official" ? 0 : 1 }),
+    await describe(model, options, {
+      sparsity,
+      rho,
+      compat,
+      projections,
+      tokens: ids.length,
+      keepDense: compat === "official" ? 0 : 1,
+    }),
     tensors,
   );
 }
@@ -115,7 +143,14 @@ export async function recipeFromThresholds(
     mode: modeOf(rho),
   }));
   return joinRecipe(
-    await describe(model, { ...options, text: "" }, { sparsity, rho, compat: options.compat ?? "corrected", projections, tokens: 0, keepDense: 0 }),
+    await describe(model, { ...options, text: "" }, {
+      sparsity,
+      rho,
+      compat: options.compat ?? "corrected",
+      projections,
+      tokens: 0,
+      keepDense: 0,
+    }),
     tensors,
   );
 }
@@ -123,7 +158,9 @@ export async function recipeFromThresholds(
 async function describe(
   model: Model,
   options: { readonly text: string; readonly source: string; readonly seed?: number },
-  made: Pick<Recipe, "sparsity" | "rho" | "compat" | "projections" | "keepDense"> & { readonly tokens: number },
+  made: Pick<Recipe, "sparsity" | "rho" | "compat" | "projections" | "keepDense"> & {
+    readonly tokens: number;
+  },
 ): Promise<Recipe> {
   const { tokens, ...rest } = made;
   return {
@@ -132,19 +169,29 @@ async function describe(
     modelHash: await model.hash(),
     model: model.description.name,
     seed: options.seed ?? 0,
-    calibration: { source: options.source, tokens, sha256: options.text === "" ? "" : await model.platform.sha256([new Blob([options.text])]) },
+    calibration: {
+      source: options.source,
+      tokens,
+      sha256: options.text === "" ? "" : await model.platform.sha256([new Blob([options.text])]),
+    },
     ...rest,
   };
 }
 
 function eachProjection(model: Model): [number, ProjectionName][] {
-  return Array.from({ length: model.config.numHiddenLayers }, (_, layer) => PROJECTIONS.map((name): [number, ProjectionName] => [layer, name])).flat();
+  return Array.from(
+    { length: model.config.numHiddenLayers },
+    (_, layer) => PROJECTIONS.map((name): [number, ProjectionName] => [layer, name]),
+  ).flat();
 }
 
 /** Column norms and factors of every projection that needs them. */
 async function weightTensors(
   model: Model,
-  plan: (layer: number, name: ProjectionName) => { readonly scaled: boolean; readonly rank: number; readonly path: string },
+  plan: (
+    layer: number,
+    name: ProjectionName,
+  ) => { readonly scaled: boolean; readonly rank: number; readonly path: string },
   options: Pick<CalibrateOptions, "signal" | "onProgress">,
 ): Promise<Map<string, ProjectionTensors>> {
   const out = new Map<string, ProjectionTensors>(), all = eachProjection(model);
@@ -172,7 +219,11 @@ async function weightTensors(
 }
 
 /** One observer a projection; those of a site that score by |x| share theirs. */
-function makeObservers(model: Model, tensors: ReadonlyMap<string, ProjectionTensors>, nTokens: number): Map<string, ThresholdObserver> {
+function makeObservers(
+  model: Model,
+  tensors: ReadonlyMap<string, ProjectionTensors>,
+  nTokens: number,
+): Map<string, ThresholdObserver> {
   const observers = new Map<string, ThresholdObserver>();
   for (let layer = 0; layer < model.config.numHiddenLayers; layer++) {
     for (const site of SITES) {
@@ -196,9 +247,16 @@ async function observe(
   onTokens: (done: number) => void,
 ): Promise<void> {
   const { memory } = model.engine, piece = Math.min(PIECE, model.engine.contextLength);
-  const watch = (layer: number, site: readonly ProjectionName[], x: number, stride: number, nTokens: number): void => {
+  const watch = (
+    layer: number,
+    site: readonly ProjectionName[],
+    x: number,
+    stride: number,
+    nTokens: number,
+  ): void => {
     const { nIn } = projectionShape(model.config, site[0]!), seen = new Set<ThresholdObserver>();
-    const values = new Float32Array(nTokens * nIn), all = new Float32Array(memory.buffer, x, nTokens * stride);
+    const values = new Float32Array(nTokens * nIn),
+      all = new Float32Array(memory.buffer, x, nTokens * stride);
     for (let t = 0; t < nTokens; t++) values.set(all.subarray(t * stride, t * stride + nIn), t * nIn);
     for (const name of site) seen.add(observers.get(projectionPath(layer, name))!);
     for (const observer of seen) observer.observe(values);

@@ -19,7 +19,9 @@ export class TensorReader {
 
   /** @param module a build of the kernels */
   static async create(module: WebAssembly.Module): Promise<TensorReader> {
-    return new TensorReader(await createWasmKernels(module, new WebAssembly.Memory({ initial: 1 }), "baseline"));
+    return new TensorReader(
+      await createWasmKernels(module, new WebAssembly.Memory({ initial: 1 }), "baseline"),
+    );
   }
 
   /**
@@ -28,7 +30,9 @@ export class TensorReader {
    * @throws {FormatError} If one is not finite.
    */
   async read(tensor: Tensor): Promise<Float32Array> {
-    const count = tensor.shape.reduce((a, b) => a * b, 1), { values, bytes } = BLOCK[tensor.type], data = await readTensor(tensor);
+    const count = tensor.shape.reduce((a, b) => a * b, 1),
+      { values, bytes } = BLOCK[tensor.type],
+      data = await readTensor(tensor);
     if (tensor.type === "F32") return new Float32Array(data.buffer, 0, count);
     const rawBytes = Math.ceil(data.length / 64) * 64, wanted = rawBytes + 4 * count;
     if (wanted > this.#room) {
@@ -38,7 +42,13 @@ export class TensorReader {
     }
     new Uint8Array(this.#k.memory.buffer, this.#at, data.length).set(data);
     const out = this.#at + rawBytes, bad = this.#k.dequantize(tensor.type, out, this.#at, count / values);
-    if (bad >= 0) throw new FormatError(tensor.file, tensor.offset + bad * bytes, `block ${bad} of ${tensor.name} holds a value that is not finite`);
+    if (bad >= 0) {
+      throw new FormatError(
+        tensor.file,
+        tensor.offset + bad * bytes,
+        `block ${bad} of ${tensor.name} holds a value that is not finite`,
+      );
+    }
     return new Float32Array(this.#k.memory.buffer, out, count).slice();
   }
 }

@@ -37,7 +37,9 @@ export class Arena {
         this.memory.grow(pages);
       } catch (cause) {
         throw new RangeError(
-          `Cannot allocate ${mib(bytes)} MiB: ${mib(at)} MiB are in use and the runtime gives no more of WebAssembly's 4096 MiB: ` +
+          `Cannot allocate ${mib(bytes)} MiB: ${
+            mib(at)
+          } MiB are in use and the runtime gives no more of WebAssembly's 4096 MiB: ` +
             `use a smaller model, a smaller dtype or a shorter context`,
           { cause },
         );

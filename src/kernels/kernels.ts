@@ -291,6 +291,8 @@ export interface Kernels {
   packBf16(w: number, src: number, n: number): void;
   /** rowScale f32[nRows] and channelScale f32[nIn] such that |src| <= 127 * rowScale * channelScale: 4 alternating passes of maxima. */
   balanceScalesI8(rowScale: number, channelScale: number, src: number, nRows: number, nIn: number): void;
+  /** src[r, c] /= factor[c], f32[nRows, nIn]: before packPairsI8, whose only scale is the row's. */
+  divideColumnsF32(src: number, factor: number, nRows: number, nIn: number): void;
   /** Channels i8: round(src / (rowScale[row] * channelScale[c])); rows past nRows up to nOut (padded to 32) are 0. All rows at once. */
   packChannelsI8(
     w: number,

@@ -21,7 +21,9 @@ export function chooseBuild(choice: KernelChoice): "baseline" | "relaxed" {
   if (choice === "baseline") return choice;
   const relaxed = hasRelaxedSimd();
   if (choice === "relaxed" && !relaxed) {
-    throw new RangeError("kernels: relaxed asked for, but this runtime has no relaxed SIMD: use baseline or auto");
+    throw new RangeError(
+      "kernels: relaxed asked for, but this runtime has no relaxed SIMD: use baseline or auto",
+    );
   }
   return relaxed ? "relaxed" : "baseline";
 }

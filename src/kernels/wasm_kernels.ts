@@ -34,7 +34,11 @@ export async function createWasmKernels(
   }
   if (options.touch === "plain") functions.gemvGroupI4List = functions.gemvGroupI4ListPlain;
   const dequantize = (type: StorageType, y: number, blocks: number, n: number): number =>
-    (functions[camelCase(`dequantize_${type.toLowerCase()}`)] as (y: number, blocks: number, n: number) => number)(y, blocks, n);
+    (functions[camelCase(`dequantize_${type.toLowerCase()}`)] as (
+      y: number,
+      blocks: number,
+      n: number,
+    ) => number)(y, blocks, n);
   // every export is the interface's method of that name with the same arguments; tests/kernels calls each of them
   return { ...functions, build, memory, dequantize } as unknown as Kernels;
 }

@@ -1,5 +1,5 @@
 /** The forward pass of a Llama: tokens in, logits out; dense or sparse, one token or many. */
-import { PAGE_POSITIONS, type Kernels, padTo } from "../kernels/kernels.ts";
+import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
 import type { LlamaConfig, ProjectionName } from "../model/config.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { type Matrix, multiplyTokens, multiplyVector, readRow } from "./matrix.ts";
@@ -64,7 +64,13 @@ export interface PassOptions {
   /** Tokens at this position and later run by their projections' rules; those before it dense. Infinity: all dense. */
   readonly sparseFrom: number;
   /** Sees the input of each site, f32[nTokens, stride], before its projections run. */
-  readonly observe?: (layer: number, site: readonly ProjectionName[], x: number, stride: number, nTokens: number) => void;
+  readonly observe?: (
+    layer: number,
+    site: readonly ProjectionName[],
+    x: number,
+    stride: number,
+    nTokens: number,
+  ) => void;
   /** Gives the mask of a projection and position instead of its rule's test, for replays; null keeps the test. */
   readonly forceMask?: (layer: number, name: ProjectionName, position: number) => Uint8Array | null;
 }
@@ -103,45 +109,113 @@ export class Forward {
     for (let l = 0; l < w.layers.length; l++) {
       const layer = w.layers[l]!, parts = cache.parts(l);
       this.#normalise(layer.attentionNorm, n);
-      this.#site(layer, SITES[0], [s.q, s.k, s.v], [strides.q, strides.kv, strides.kv], s.normed, strides.hidden, position, n, options);
+      this.#site(
+        layer,
+        SITES[0],
+        [s.q, s.k, s.v],
+        [strides.q, strides.kv, strides.kv],
+        s.normed,
+        strides.hidden,
+        position,
+        n,
+        options,
+      );
       for (let t = 0; t < n; t++) {
-        const q = s.q + 4 * strides.q * t, key = s.k + 4 * strides.kv * t, at = position + t, page = cache.page(at);
+        const q = s.q + 4 * strides.q * t,
+          key = s.k + 4 * strides.kv * t,
+          at = position + t,
+          page = cache.page(at);
         const angles = s.cosSin + 8 * nPairs * t, interleaved = config.ropeInterleaved ? 1 : 0;
         k.ropeF32(q, angles, numAttentionHeads, headDim, nPairs, interleaved);
         k.ropeF32(key, angles, numKeyValueHeads, headDim, nPairs, interleaved);
-        k.storeKvF32(page + parts.k, page + parts.v, key, s.v + 4 * strides.kv * t, numKeyValueHeads, headDim, at % PAGE_POSITIONS);
+        k.storeKvF32(
+          page + parts.k,
+          page + parts.v,
+          key,
+          s.v + 4 * strides.kv * t,
+          numKeyValueHeads,
+          headDim,
+          at % PAGE_POSITIONS,
+        );
         k.attentionPagedF32(
-          s.attended + 4 * strides.q * t, q, cache.table, parts.k, parts.v, this.scores, at + 1, numAttentionHeads, numKeyValueHeads, headDim,
+          s.attended + 4 * strides.q * t,
+          q,
+          cache.table,
+          parts.k,
+          parts.v,
+          this.scores,
+          at + 1,
+          numAttentionHeads,
+          numKeyValueHeads,
+          headDim,
         );
       }
       this.#site(layer, SITES[1], [s.output], [strides.hidden], s.attended, strides.q, position, n, options);
       k.addF32(s.hidden, s.output, n * strides.hidden);
       this.#normalise(layer.mlpNorm, n);
-      this.#site(layer, SITES[2], [s.gate, s.up], [strides.mlp, strides.mlp], s.normed, strides.hidden, position, n, options);
+      this.#site(
+        layer,
+        SITES[2],
+        [s.gate, s.up],
+        [strides.mlp, strides.mlp],
+        s.normed,
+        strides.hidden,
+        position,
+        n,
+        options,
+      );
       k.siluMulF32(s.gate, s.gate, s.up, n * strides.mlp);
       this.#site(layer, SITES[3], [s.output], [strides.hidden], s.gate, strides.mlp, position, n, options);
       k.addF32(s.hidden, s.output, n * strides.hidden);
     }
     this.count.tokens += n;
-    if (w.layers[0]!.projections.qProj.rule !== null) this.count.sparseTokens += Math.max(0, Math.min(n, position + n - options.sparseFrom));
+    if (w.layers[0]!.projections.qProj.rule !== null) {
+      this.count.sparseTokens += Math.max(0, Math.min(n, position + n - options.sparseFrom));
+    }
   }
 
   /** Logits f32[vocabSize] after token t of the last run, in the workspace. */
   logits(t: number): number {
     const s = this.#s, w = this.#w;
-    this.#k.rmsNormF32(s.normed, s.hidden + 4 * s.strides.hidden * t, w.finalNorm, w.config.hiddenSize, w.config.rmsNormEps);
+    this.#k.rmsNormF32(
+      s.normed,
+      s.hidden + 4 * s.strides.hidden * t,
+      w.finalNorm,
+      w.config.hiddenSize,
+      w.config.rmsNormEps,
+    );
+    this.#checkFinite(s.normed);
     multiplyVector(this.#k, s, w.lmHead, s.logits, s.normed, s.ones, -1);
     return s.logits;
   }
 
   /** Logits f32[count, stride] after tokens t … t + count - 1 of the last run, into `out`, which has room for count rounded up to 4. */
   logitsOfMany(t: number, count: number, out: number): number {
-    const s = this.#s, w = this.#w, { config } = w, row = 4 * s.strides.hidden, stride = padTo(config.vocabSize, 64);
+    const s = this.#s,
+      w = this.#w,
+      { config } = w,
+      row = 4 * s.strides.hidden,
+      stride = padTo(config.vocabSize, 64);
     for (let i = 0; i < count; i++) {
-      this.#k.rmsNormF32(s.normed + row * i, s.hidden + row * (t + i), w.finalNorm, config.hiddenSize, config.rmsNormEps);
+      this.#k.rmsNormF32(
+        s.normed + row * i,
+        s.hidden + row * (t + i),
+        w.finalNorm,
+        config.hiddenSize,
+        config.rmsNormEps,
+      );
+      this.#checkFinite(s.normed + row * i);
     }
     multiplyTokens(this.#k, s, w.lmHead, out, stride, s.normed, s.strides.hidden, count);
     return stride;
+  }
+
+  /** Integer kernels round NaN to numbers, so a broken pass is caught here and not in its logits. */
+  #checkFinite(x: number): void {
+    if (this.#k.findNonFiniteF32(x, this.#w.config.hiddenSize) < 0) return;
+    throw new Error(
+      "the model's activations are no longer finite: its weights, or the recipe's factors, overflow on these tokens",
+    );
   }
 
   /**
@@ -190,23 +264,40 @@ export class Forward {
   /** normed = rms norm of the stream. */
   #normalise(weight: number, n: number): void {
     const s = this.#s, { hiddenSize, rmsNormEps } = this.#w.config, row = 4 * s.strides.hidden;
-    for (let t = 0; t < n; t++) this.#k.rmsNormF32(s.normed + row * t, s.hidden + row * t, weight, hiddenSize, rmsNormEps);
+    for (let t = 0; t < n; t++) {
+      this.#k.rmsNormF32(s.normed + row * t, s.hidden + row * t, weight, hiddenSize, rmsNormEps);
+    }
   }
 
   /** All projections of a site for all tokens. */
   #site(
-    layer: Layer, names: readonly ProjectionName[], ys: readonly number[], yStrides: readonly number[],
-    x: number, xStride: number, position: number, n: number, options: PassOptions,
+    layer: Layer,
+    names: readonly ProjectionName[],
+    ys: readonly number[],
+    yStrides: readonly number[],
+    x: number,
+    xStride: number,
+    position: number,
+    n: number,
+    options: PassOptions,
   ): void {
     options.observe?.(layer.projections[names[0]!].layer, names, x, xStride, n);
     this.#s.newInput();
     for (let i = 0; i < names.length; i++) {
       const p = layer.projections[names[i]!], y = ys[i]!, yStride = yStrides[i]!;
       if (n === 1) {
-        this.project(p, y, x, position >= options.sparseFrom, options.forceMask?.(p.layer, p.name, position) ?? null);
+        this.project(
+          p,
+          y,
+          x,
+          position >= options.sparseFrom,
+          options.forceMask?.(p.layer, p.name, position) ?? null,
+        );
       } else if (p.rule === null || p.rule.mode === "dense" || options.sparseFrom >= position + n) {
         multiplyTokens(this.#k, this.#s, p.matrix, y, yStride, x, xStride, n);
-        if (p.bias !== 0) for (let t = 0; t < n; t++) this.#k.addF32(y + 4 * yStride * t, p.bias, p.matrix.nOut);
+        if (p.bias !== 0) {
+          for (let t = 0; t < n; t++) this.#k.addF32(y + 4 * yStride * t, p.bias, p.matrix.nOut);
+        }
       } else {
         this.#projectTokens(p, p.rule, y, yStride, x, xStride, position, n, options);
       }
@@ -215,12 +306,21 @@ export class Forward {
 
   /** Sparse rule over many tokens: x masked, then the ordinary product; the low-rank part token by token. */
   #projectTokens(
-    p: Projection, rule: SparseRule, y: number, yStride: number, x: number, xStride: number, position: number, n: number, options: PassOptions,
+    p: Projection,
+    rule: SparseRule,
+    y: number,
+    yStride: number,
+    x: number,
+    xStride: number,
+    position: number,
+    n: number,
+    options: PassOptions,
   ): void {
     const k = this.#k, s = this.#s, m = p.matrix;
     for (let t = 0; t < n; t++) {
       const row = 4 * xStride * t, active = s.active + row, rest = s.rest + row;
-      const sparse = position + t >= options.sparseFrom, forced = sparse ? options.forceMask?.(p.layer, p.name, position + t) ?? null : null;
+      const sparse = position + t >= options.sparseFrom,
+        forced = sparse ? options.forceMask?.(p.layer, p.name, position + t) ?? null : null;
       let count: number;
       if (forced !== null && rule.mode !== "low_rank") {
         new Uint8Array(k.memory.buffer, s.mask, forced.length).set(forced);

@@ -57,11 +57,17 @@ export interface Part {
 const TURN_MS = 8;
 
 /** Behind `model.generate` and `model.chat`. @throws {ContextError} Before anything runs, if it does not fit. */
-export async function* generateTokens(model: Model, prompt: readonly number[], options: GenerateOptions): AsyncGenerator<Part> {
+export async function* generateTokens(
+  model: Model,
+  prompt: readonly number[],
+  options: GenerateOptions,
+): AsyncGenerator<Part> {
   validateSampling(options);
   const room = model.engine.contextLength - prompt.length;
   const maxTokens = options.maxTokens ?? Math.max(1, Math.min(128, room));
-  if (!Number.isInteger(maxTokens) || maxTokens < 0) throw new RangeError(`maxTokens: ${maxTokens} found, a whole number of at least 0 wanted`);
+  if (!Number.isInteger(maxTokens) || maxTokens < 0) {
+    throw new RangeError(`maxTokens: ${maxTokens} found, a whole number of at least 0 wanted`);
+  }
   if (prompt.length === 0) throw new RangeError("the prompt is empty: give at least one token");
   model.checkContext(prompt.length, maxTokens);
   const dense = checkSparsity(model, options.sparsity);
@@ -132,14 +138,20 @@ export async function* generateTokens(model: Model, prompt: readonly number[], o
 /** Whether to run dense. @throws {RangeError} If the sparsity asked for is not one that the model can do. */
 function checkSparsity(model: Model, sparsity: number | undefined): boolean {
   if (sparsity === undefined) return model.recipe === null;
-  if (!(sparsity >= 0 && sparsity < 1)) throw new RangeError(`sparsity: ${sparsity} found, at least 0 and below 1 wanted`);
+  if (!(sparsity >= 0 && sparsity < 1)) {
+    throw new RangeError(`sparsity: ${sparsity} found, at least 0 and below 1 wanted`);
+  }
   if (sparsity === 0) return true;
   if (model.recipe === null) {
-    throw new RangeError(`sparsity ${sparsity} needs a recipe: make one with \`rsparse calibrate --sparsity ${sparsity} -o FILE\` and give it as recipe`);
+    throw new RangeError(
+      `sparsity ${sparsity} needs a recipe: make one with \`rsparse calibrate --sparsity ${sparsity} -o FILE\` and give it as recipe`,
+    );
   }
   const own = model.recipe.recipe.sparsity;
   if (Math.abs(own - sparsity) > 1e-9) {
-    throw new RangeError(`sparsity ${sparsity}: the recipe in use was made for ${own}: calibrate another, or ask for 0 or ${own}`);
+    throw new RangeError(
+      `sparsity ${sparsity}: the recipe in use was made for ${own}: calibrate another, or ask for 0 or ${own}`,
+    );
   }
   return false;
 }

@@ -5,8 +5,15 @@ import type { Workspace } from "./workspace.ts";
 /** How the projections are kept in memory; int4 is the file's own 4-bit groups, never a second rounding. */
 export type Dtype = "f32" | "bf16" | "int8" | "int4";
 
-/** Layouts of `kernels.ts`. `rows` and `pairs` serve the embedding and the head, the others projections. */
-export type Layout = "channels-f32" | "channels-bf16" | "channels-i8" | "group-i4" | "rows-f32" | "rows-bf16" | "pairs-i8";
+/** Layouts of `kernels.ts`. `rows` serve the embedding and the head; `pairs` those too, and int8 projections of a model without a recipe. */
+export type Layout =
+  | "channels-f32"
+  | "channels-bf16"
+  | "channels-i8"
+  | "group-i4"
+  | "rows-f32"
+  | "rows-bf16"
+  | "pairs-i8";
 
 /** A packed matrix; pointers are byte offsets into the model's memory, 0 where the layout has no such part. */
 export interface Matrix {
@@ -18,7 +25,7 @@ export interface Matrix {
   readonly nOutPadded: number;
   readonly w: number;
   readonly rowScale: number;
-  /** f32[nInPadded], int8 projections only. */
+  /** f32[nInPadded], int8 projections only; 0: every channel's is 1. */
   readonly channelScale: number;
   readonly mins: number;
   readonly minScale: number;
@@ -29,7 +36,12 @@ export interface Matrix {
 }
 
 /** Sizes of a matrix in a layout, before it has a place. */
-export function planMatrix(layout: Layout, nIn: number, nOut: number, withMins: boolean): Omit<Matrix, "w" | "rowScale" | "channelScale" | "mins" | "minScale"> {
+export function planMatrix(
+  layout: Layout,
+  nIn: number,
+  nOut: number,
+  extra: { readonly mins?: boolean; readonly channelScale?: boolean },
+): Omit<Matrix, "w" | "rowScale" | "channelScale" | "mins" | "minScale"> {
   const base = { layout, nIn, nOut, nInPadded: nIn, nOutPadded: nOut, chunk: 0 };
   switch (layout) {
     case "channels-f32":
@@ -45,13 +57,18 @@ export function planMatrix(layout: Layout, nIn: number, nOut: number, withMins: 
     }
     case "pairs-i8": {
       const nInPadded = padTo(nIn, GROUP), nOutPadded = padTo(nOut, 16);
-      return { ...base, nInPadded, nOutPadded, bytes: nInPadded * nOutPadded + 4 * nOutPadded };
+      return {
+        ...base,
+        nInPadded,
+        nOutPadded,
+        bytes: nInPadded * nOutPadded + 4 * (nOutPadded + (extra.channelScale ? nInPadded : 0)),
+      };
     }
     case "group-i4": {
       const nInPadded = padTo(nIn, 64), nOutPadded = padTo(nOut, 64);
       // 2304 bytes a block of 64 x 64, 4 bytes of mins a pair of groups and output
       const bytes = (nInPadded / 64) * (nOutPadded / 64) * 2304 + 4 * nOutPadded +
-        (withMins ? (nInPadded / 64) * nOutPadded * 4 + 4 * nOutPadded : 0);
+        (extra.mins ? (nInPadded / 64) * nOutPadded * 4 + 4 * nOutPadded : 0);
       return { ...base, nInPadded, nOutPadded, chunk: chunkSize(nOutPadded), bytes };
     }
   }
@@ -59,7 +76,7 @@ export function planMatrix(layout: Layout, nIn: number, nOut: number, withMins: 
 
 /** The largest multiple of 64 up to 1,024 that divides nOut: a chunk's outputs (4 KB) stay in L1 while its groups pass. */
 function chunkSize(nOutPadded: number): number {
-  for (let chunk = Math.min(1024, nOutPadded); ; chunk -= 64) if (nOutPadded % chunk === 0) return chunk;
+  for (let chunk = Math.min(1024, nOutPadded);; chunk -= 64) if (nOutPadded % chunk === 0) return chunk;
 }
 
 /**
@@ -70,7 +87,15 @@ function chunkSize(nOutPadded: number): number {
  * @param scale f32[nInPadded], the channel's weight in the test
  * @returns how many channels passed
  */
-export function multiplyVector(k: Kernels, s: Workspace, m: Matrix, y: number, x: number, scale: number, threshold: number): number {
+export function multiplyVector(
+  k: Kernels,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  x: number,
+  scale: number,
+  threshold: number,
+): number {
   switch (m.layout) {
     case "channels-f32":
     case "channels-bf16": {
@@ -96,7 +121,16 @@ export function multiplyVector(k: Kernels, s: Workspace, m: Matrix, y: number, x
       const product = threshold < 0 ? k.gemvGroupI4 : k.gemvGroupI4List;
       product(y, m.w, s.table, m.nInPadded, m.chunk, m.nOutPadded, s.groupScratch);
       if (m.mins === 0) k.scaleRowsF32(y, m.rowScale, m.nOutPadded);
-      else k.finishGroupMinsI4(y, m.rowScale, m.mins, m.minScale, s.groupSum, m.nInPadded, m.nOutPadded, s.groupScratch);
+      else {k.finishGroupMinsI4(
+          y,
+          m.rowScale,
+          m.mins,
+          m.minScale,
+          s.groupSum,
+          m.nInPadded,
+          m.nOutPadded,
+          s.groupScratch,
+        );}
       return active - (threshold < 0 ? m.nInPadded - m.nIn : 0);
     }
     case "rows-f32":
@@ -106,8 +140,23 @@ export function multiplyVector(k: Kernels, s: Workspace, m: Matrix, y: number, x
       k.gemvRowsBf16(y, m.w, x, m.nIn, m.nOut);
       return m.nIn;
     case "pairs-i8": {
-      const unit = k.quantizeI16(s.quantised, x, s.ones, m.nIn, m.nInPadded);
-      k.gemvPairsI8(y, m.w, s.quantised, m.rowScale, unit, k.sumI16(s.quantised, m.nInPadded), m.nInPadded, m.nOutPadded);
+      const unit = k.quantizeI16(
+        s.quantised,
+        x,
+        m.channelScale === 0 ? s.ones : m.channelScale,
+        m.nIn,
+        m.nInPadded,
+      );
+      k.gemvPairsI8(
+        y,
+        m.w,
+        s.quantised,
+        m.rowScale,
+        unit,
+        k.sumI16(s.quantised, m.nInPadded),
+        m.nInPadded,
+        m.nOutPadded,
+      );
       return m.nIn;
     }
   }
@@ -119,9 +168,21 @@ export function multiplyVector(k: Kernels, s: Workspace, m: Matrix, y: number, x
  * @param y f32[nTokens rounded up to 4, yStride], overwritten; yStride at least nOut rounded up to 8
  * @param x f32[nTokens, xStride], zero from nIn to nInPadded
  */
-export function multiplyTokens(k: Kernels, s: Workspace, m: Matrix, y: number, yStride: number, x: number, xStride: number, nTokens: number): void {
+export function multiplyTokens(
+  k: Kernels,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  yStride: number,
+  x: number,
+  xStride: number,
+  nTokens: number,
+): void {
   k.fillZeroF32(y, padTo(nTokens, 4) * yStride);
-  if (m.layout === "channels-f32" || m.layout === "channels-bf16" || m.layout === "rows-f32" || m.layout === "rows-bf16") {
+  if (
+    m.layout === "channels-f32" || m.layout === "channels-bf16" || m.layout === "rows-f32" ||
+    m.layout === "rows-bf16"
+  ) {
     k.packTokensF32(s.packed, x, nTokens, xStride, m.nIn);
     const unpack = {
       "channels-f32": k.unpackChannelsF32,
@@ -136,21 +197,55 @@ export function multiplyTokens(k: Kernels, s: Workspace, m: Matrix, y: number, y
     return;
   }
   const nIn = m.nInPadded;
-  k.packTokensI16(s.packed, s.tokenScale, s.tokenSum, x, m.channelScale === 0 ? s.ones : m.channelScale, nTokens, xStride, nIn);
+  k.packTokensI16(
+    s.packed,
+    s.tokenScale,
+    s.tokenSum,
+    x,
+    m.channelScale === 0 ? s.ones : m.channelScale,
+    nTokens,
+    xStride,
+    nIn,
+  );
   const width = m.layout === "group-i4" ? 64 : m.layout === "channels-i8" ? 32 : 16;
   for (let o = 0; o < m.nOutPadded; o += width) {
-    if (m.layout === "group-i4") k.unpackGroupI4(s.panels, s.panelScale, s.panelMin, m.w, m.mins, m.rowScale, m.minScale, o, nIn, m.chunk);
-    else if (m.layout === "channels-i8") k.unpackChannelsI8(s.panels, s.panelScale, s.panelMin, m.w, m.rowScale, o, nIn, m.nOutPadded);
-    else k.unpackPairsI8(s.panels, s.panelScale, s.panelMin, m.w, m.rowScale, o, nIn);
+    if (m.layout === "group-i4") {
+      k.unpackGroupI4(
+        s.panels,
+        s.panelScale,
+        s.panelMin,
+        m.w,
+        m.mins,
+        m.rowScale,
+        m.minScale,
+        o,
+        nIn,
+        m.chunk,
+      );
+    } else if (m.layout === "channels-i8") {
+      k.unpackChannelsI8(s.panels, s.panelScale, s.panelMin, m.w, m.rowScale, o, nIn, m.nOutPadded);
+    } else k.unpackPairsI8(s.panels, s.panelScale, s.panelMin, m.w, m.rowScale, o, nIn);
     for (let j = 0; j < width && o + j < m.nOut; j += 8) {
-      k.gemmI16(y + 4 * (o + j), s.packed, s.tokenScale, s.tokenSum, s.panels + j * nIn, s.panelScale + (j / 8) * nIn, s.panelMin + (j / 8) * nIn, nTokens, yStride, nIn);
+      k.gemmI16(
+        y + 4 * (o + j),
+        s.packed,
+        s.tokenScale,
+        s.tokenSum,
+        s.panels + j * nIn,
+        s.panelScale + (j / 8) * nIn,
+        s.panelMin + (j / 8) * nIn,
+        nTokens,
+        yStride,
+        nIn,
+      );
     }
   }
 }
 
 /** y f32[nIn] = row o of the embedding. */
 export function readRow(k: Kernels, m: Matrix, y: number, o: number): void {
-  if (m.layout === "rows-f32") new Uint8Array(k.memory.buffer).copyWithin(y, m.w + 4 * o * m.nIn, m.w + 4 * (o + 1) * m.nIn);
-  else if (m.layout === "rows-bf16") k.readRowBf16(y, m.w + 2 * o * m.nIn, m.nIn);
+  if (m.layout === "rows-f32") {
+    new Uint8Array(k.memory.buffer).copyWithin(y, m.w + 4 * o * m.nIn, m.w + 4 * (o + 1) * m.nIn);
+  } else if (m.layout === "rows-bf16") k.readRowBf16(y, m.w + 2 * o * m.nIn, m.nIn);
   else k.readRowPairsI8(y, m.w, m.rowScale, o, m.nIn, m.nInPadded);
 }

@@ -42,7 +42,9 @@ export interface LoadOptions {
   /** Most positions of a session; default and limit: the model's own context. */
   readonly contextLength?: number;
   /** Called as bytes come: from the network or from the file. */
-  readonly onProgress?: (progress: { readonly phase: "download" | "load"; readonly loaded: number; readonly total: number | null }) => void;
+  readonly onProgress?: (
+    progress: { readonly phase: "download" | "load"; readonly loaded: number; readonly total: number | null },
+  ) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -116,7 +118,10 @@ export class Engine {
   /** Room for the logits of several tokens: made when first asked for. */
   logitsBlock(): { at: number; rows: number } {
     const rows = 16;
-    return this.#logitsBlock ??= { at: this.#arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)), rows };
+    return this.#logitsBlock ??= {
+      at: this.#arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)),
+      rows,
+    };
   }
 
   checkOpen(): void {
@@ -153,7 +158,12 @@ export class Model {
   #hash: string | null = null;
 
   private constructor(parts: {
-    description: LlamaDescription; engine: Engine; platform: Platform; warnings: readonly string[]; loadMs: number; weightBytes: number;
+    description: LlamaDescription;
+    engine: Engine;
+    platform: Platform;
+    warnings: readonly string[];
+    loadMs: number;
+    weightBytes: number;
   }) {
     this.description = parts.description;
     this.engine = parts.engine;
@@ -172,28 +182,39 @@ export class Model {
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
     const began = performance.now();
     const { threads = 1, dtype = "auto", signal, onProgress } = options;
-    if (!Number.isInteger(threads) || threads < 1) throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
+    if (!Number.isInteger(threads) || threads < 1) {
+      throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
+    }
     const platform = await detectPlatform();
     const files = await openSource(source, platform, options);
     const description = await openModel(files);
     const { config } = description;
     const limit = options.contextLength ?? config.maxPositionEmbeddings;
     if (!Number.isInteger(limit) || limit < 1 || limit > config.maxPositionEmbeddings) {
-      throw new RangeError(`contextLength: ${limit} found, 1 to ${config.maxPositionEmbeddings} wanted: the model's context`);
+      throw new RangeError(
+        `contextLength: ${limit} found, 1 to ${config.maxPositionEmbeddings} wanted: the model's context`,
+      );
     }
     const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
     const kernels = await chooseKernels(options.kernels ?? "auto", memory, platform);
     const arena = new Arena(memory, kernels.heapBase());
     // loading's scratch becomes the workspace afterwards
-    const scratch = arena.allocate(Math.max(stagingBytes(description, dtype), Workspace.size(kernels, config)));
+    const scratch = arena.allocate(
+      Math.max(stagingBytes(description, dtype), Workspace.size(kernels, config)),
+    );
     const progress: LoadProgress = (loaded, total) => onProgress?.({ phase: "load", loaded, total });
     const loader = new WeightLoader(kernels, arena, description, scratch, progress, signal);
-    const weights = await loader.load(description, dtype);
+    const weights = await loader.load(description, dtype, options.recipe !== undefined);
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
     const engine = new Engine(kernels, arena, workspace, weights, limit);
     const model = new Model({
-      description, engine, platform, warnings: loader.warnings, loadMs: performance.now() - began, weightBytes: loader.bytes,
+      description,
+      engine,
+      platform,
+      warnings: loader.warnings,
+      loadMs: performance.now() - began,
+      weightBytes: loader.bytes,
     });
     if (options.recipe !== undefined) await model.useRecipe(options.recipe, arena);
     return model;
@@ -237,7 +258,11 @@ export class Model {
   /** Answers the last message of a chat, through the model's own template. Yields text as it comes; the last part has the `result`. */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): AsyncGenerator<Part> {
     const { tokenizer, chatTemplate } = this.description;
-    return generateTokens(this, tokenizeChat(tokenizer, chatTemplate, messages, { addGenerationPrompt: true }), options);
+    return generateTokens(
+      this,
+      tokenizeChat(tokenizer, chatTemplate, messages, { addGenerationPrompt: true }),
+      options,
+    );
   }
 
   /** What it runs on. */
@@ -279,7 +304,9 @@ export class Model {
   /** Refuses a prompt that leaves no room for `maxTokens` more. @throws {ContextError} */
   checkContext(promptTokens: number, maxTokens: number): void {
     const wanted = promptTokens + maxTokens, limit = this.engine.contextLength;
-    if (wanted > limit) throw new ContextError(wanted, limit, `a prompt of ${promptTokens} tokens and ${maxTokens} new ones`);
+    if (wanted > limit) {
+      throw new ContextError(wanted, limit, `a prompt of ${promptTokens} tokens and ${maxTokens} new ones`);
+    }
   }
 
   private async useRecipe(recipe: string | Blob | LoadedRecipe, arena: Arena): Promise<void> {
@@ -296,11 +323,19 @@ export class Model {
   }
 }
 
-async function chooseKernels(choice: KernelChoice | "reference" | WebAssembly.Module, memory: WebAssembly.Memory, platform: Platform): Promise<Kernels> {
+async function chooseKernels(
+  choice: KernelChoice | "reference" | WebAssembly.Module,
+  memory: WebAssembly.Memory,
+  platform: Platform,
+): Promise<Kernels> {
   // JavaScriptCore, by its runtime's name: its atomic loads are slow
   const touch = platform.runtime.startsWith("bun") ? "plain" : "atomic";
-  if (choice instanceof WebAssembly.Module) return await createWasmKernels(choice, memory, "baseline", { touch });
-  if (choice === "reference") return (await import("../kernels/reference_kernels.ts")).createReferenceKernels(memory);
+  if (choice instanceof WebAssembly.Module) {
+    return await createWasmKernels(choice, memory, "baseline", { touch });
+  }
+  if (choice === "reference") {
+    return (await import("../kernels/reference_kernels.ts")).createReferenceKernels(memory);
+  }
   const build = chooseBuild(choice);
   return await createWasmKernels(await loadKernelModule(build), memory, build, { touch });
 }
@@ -311,7 +346,11 @@ async function openFile(path: string, platform: Platform): Promise<Blob> {
   return await platform.openBlob(path);
 }
 
-async function openSource(source: ModelSource, platform: Platform, options: LoadOptions): Promise<readonly { name: string; blob: Blob }[]> {
+async function openSource(
+  source: ModelSource,
+  platform: Platform,
+  options: LoadOptions,
+): Promise<readonly { name: string; blob: Blob }[]> {
   if (typeof source === "string" || source instanceof URL) {
     const { locateModel } = await import("../hub/locate.ts");
     const located = await locateModel(String(source), platform, {
@@ -321,7 +360,14 @@ async function openSource(source: ModelSource, platform: Platform, options: Load
     return located.files;
   }
   if (source instanceof Blob) return [{ name: source instanceof File ? source.name : "model", blob: source }];
-  if (source instanceof Uint8Array) return [{ name: "model", blob: new Blob([source as Uint8Array<ArrayBuffer>]) }];
-  if (source instanceof ReadableStream) return [{ name: "model", blob: await new Response(source as ReadableStream<Uint8Array<ArrayBuffer>>).blob() }];
+  if (source instanceof Uint8Array) {
+    return [{ name: "model", blob: new Blob([source as Uint8Array<ArrayBuffer>]) }];
+  }
+  if (source instanceof ReadableStream) {
+    return [{
+      name: "model",
+      blob: await new Response(source as ReadableStream<Uint8Array<ArrayBuffer>>).blob(),
+    }];
+  }
   return source;
 }

@@ -73,12 +73,18 @@ export class Session {
    * Runs tokens and hands the logits after each to `each`; the array is only valid during the call.
    * Errors as {@linkcode Session.prefill}.
    */
-  prefillAll(ids: readonly number[], each: (index: number, logits: Float32Array) => void, options: PrefillOptions = {}): void {
+  prefillAll(
+    ids: readonly number[],
+    each: (index: number, logits: Float32Array) => void,
+    options: PrefillOptions = {},
+  ): void {
     const { forward, memory, config } = this.#engine, block = this.#engine.logitsBlock();
     this.#run(ids, options, (first, count) => {
       for (let t = 0; t < count; t += block.rows) {
         const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(t, rows, block.at);
-        for (let i = 0; i < rows; i++) each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
+        for (let i = 0; i < rows; i++) {
+          each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
+        }
       }
     });
   }
@@ -88,19 +94,27 @@ export class Session {
    *
    * @throws {ContextError} If the context is full.
    */
-  decode(id: number, options: Pick<PassOptions, "observe" | "forceMask"> & { readonly dense?: boolean } = {}): Float32Array {
+  decode(
+    id: number,
+    options: Pick<PassOptions, "observe" | "forceMask"> & { readonly dense?: boolean } = {},
+  ): Float32Array {
     this.#check([id]);
     const { forward } = this.#engine;
     this.#engine.reserve(this.#cache, this.length + 1);
     forward.count = this.count;
-    forward.run([id], this.length, this.#cache, { ...options, sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense });
+    forward.run([id], this.length, this.#cache, {
+      ...options,
+      sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense,
+    });
     this.#tokens.push(id);
     return this.#copy(forward.logits(0));
   }
 
   /** Forgets all tokens past the first n. */
   truncate(n: number): void {
-    if (!Number.isInteger(n) || n < 0 || n > this.length) throw new RangeError(`truncate(${n}): the session has ${this.length} tokens`);
+    if (!Number.isInteger(n) || n < 0 || n > this.length) {
+      throw new RangeError(`truncate(${n}): the session has ${this.length} tokens`);
+    }
     this.#tokens.length = n;
     this.#cache.truncate(n);
   }
@@ -125,7 +139,11 @@ export class Session {
     const sparseFrom = sparseStart(options.prefill ?? "dense", start, total, engine.keepDense);
     for (let first = 0; first < total; first += MAX_TOKENS) {
       const chunk = ids.slice(first, first + MAX_TOKENS);
-      engine.forward.run(chunk, start + first, this.#cache, { observe: options.observe, forceMask: options.forceMask, sparseFrom });
+      engine.forward.run(chunk, start + first, this.#cache, {
+        observe: options.observe,
+        forceMask: options.forceMask,
+        sparseFrom,
+      });
       this.#tokens.push(...chunk);
       each?.(first, chunk.length);
       options.onChunk?.(first + chunk.length, total);
@@ -137,9 +155,13 @@ export class Session {
     this.#engine.checkOpen();
     const { vocabSize } = this.#engine.config, limit = this.#engine.contextLength;
     for (const id of ids) {
-      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) throw new RangeError(`token ${id}: ids of this model are 0 to ${vocabSize - 1}`);
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
+        throw new RangeError(`token ${id}: ids of this model are 0 to ${vocabSize - 1}`);
+      }
     }
-    if (this.length + ids.length > limit) throw new ContextError(this.length + ids.length, limit, "these tokens");
+    if (this.length + ids.length > limit) {
+      throw new ContextError(this.length + ids.length, limit, "these tokens");
+    }
   }
 
   #copy(at: number): Float32Array {

@@ -160,7 +160,10 @@ export class Workspace {
    */
   select(form: "list" | "group", x: number, scale: number, threshold: number, n: number): number {
     const last = this.#selected;
-    if (last.x === x && last.form === form && last.scale === scale && last.threshold === threshold && last.n === n) return last.active;
+    if (
+      last.x === x && last.form === form && last.scale === scale && last.threshold === threshold &&
+      last.n === n
+    ) return last.active;
     const k = this.#kernels;
     const active = form === "list"
       ? k.selectChannelsF32(this.index, this.value, x, scale, threshold, n)
@@ -172,7 +175,8 @@ export class Workspace {
   /** gathered[a] = channelScale[index[a]]. */
   gatherChannelScale(channelScale: number, nActive: number): void {
     const { buffer } = this.#kernels.memory;
-    const index = new Uint32Array(buffer, this.index, nActive), out = new Float32Array(buffer, this.gathered, nActive);
+    const index = new Uint32Array(buffer, this.index, nActive),
+      out = new Float32Array(buffer, this.gathered, nActive);
     const scales = new Float32Array(buffer, channelScale, this.#widest);
     for (let a = 0; a < nActive; a++) out[a] = scales[index[a]!]!;
   }

@@ -92,7 +92,7 @@ test("layers: thresholds, masks and outputs of three layers under six recipes", 
     const workspace = new Workspace(kernels, config, arena.allocate(Workspace.size(kernels, config)));
     workspace.initialise();
     const forward = new Forward(kernels, workspace, { config } as never);
-    const plan = planMatrix("channels-f32", nIn, nOut, false), packed = arena.allocate(plan.bytes);
+    const plan = planMatrix("channels-f32", nIn, nOut, {}), packed = arena.allocate(plan.bytes);
     kernels.packChannelsF32(packed, place(w), 0, nOut, nIn, nOut);
     const matrix = { ...plan, w: packed, rowScale: 0, channelScale: 0, mins: 0, minScale: 0 };
     const norms = new ColumnNorms(nIn);

@@ -339,7 +339,7 @@ kernelTest("balanceScalesI8: nothing is clipped, and outlier channels cost other
 });
 
 kernelTest(
-  "balanceScalesI8, packChannelsI8, packPairsI8: the reference's bits",
+  "balanceScalesI8, packChannelsI8, packPairsI8, divideColumnsF32: the reference's bits",
   async (bench) => {
     const random = new Random(48);
     const twin = await openBench("reference");
@@ -355,7 +355,8 @@ kernelTest(
         b.kernels.balanceScalesI8(rowScale.at, channelScale.at, src.at, nRows, nIn);
         b.kernels.packChannelsI8(w.at, src.at, rowScale.at, channelScale.at, nRows, nIn, nOut);
         const pairs = packPairs(b, source, nIn, nRows);
-        const results = [rowScale, channelScale, w, pairs.w, pairs.rowScale].map(({ values }) =>
+        b.kernels.divideColumnsF32(src.at, channelScale.at, nRows, nIn);
+        const results = [rowScale, channelScale, w, pairs.w, pairs.rowScale, src].map(({ values }) =>
           values.slice()
         );
         b.reset();
@@ -366,7 +367,7 @@ kernelTest(
         assertSameBits(
           values,
           expected[i]!,
-          `${nRows} x ${nIn}: ${["row", "channel", "w", "pairs", "pair rows"][i]}`,
+          `${nRows} x ${nIn}: ${["row", "channel", "w", "pairs", "pair rows", "divided"][i]}`,
         );
       });
     }

@@ -21,6 +21,7 @@ type Pack = Pick<
   | "packChannelsBf16"
   | "packBf16"
   | "balanceScalesI8"
+  | "divideColumnsF32"
   | "packChannelsI8"
   | "packPairsI8"
   | "readRowPairsI8"
@@ -90,6 +91,16 @@ export function packKernels(memory: WebAssembly.Memory): Pack {
     packBf16(w, src, n) {
       const { f32, u16 } = views();
       for (let i = 0; i < n; ++i) u16[(w >>> 1) + i] = f32ToBf16(f32[(src >>> 2) + i]!);
+    },
+
+    divideColumnsF32(src, factor, nRows, nIn) {
+      const { f32 } = views();
+      for (let row = 0; row < nRows; ++row) {
+        for (let c = 0; c < nIn; ++c) {
+          const at = (src >>> 2) + row * nIn + c;
+          f32[at] = f32[at]! / f32[(factor >>> 2) + c]!;
+        }
+      }
     },
 
     balanceScalesI8(rowScale, channelScale, src, nRows, nIn) {
