@@ -4,10 +4,38 @@
  * @module
  */
 export { ContextError, FormatError, HubError, RecipeError } from "./errors.ts";
-export { type EngineInfo, type LoadOptions, type MemoryInfo, Model, type ModelSource } from "./runtime/model.ts";
-export { type FinishReason, type GenerateOptions, type GenerateResult, type Part } from "./runtime/generate.ts";
+export {
+  type EngineInfo,
+  type LoadOptions,
+  type MemoryInfo,
+  Model,
+  type ModelSource,
+} from "./runtime/model.ts";
+export {
+  type FinishReason,
+  type GenerateOptions,
+  type GenerateResult,
+  type Part,
+} from "./runtime/generate.ts";
 export { type Prefill, type PrefillOptions, type Session } from "./runtime/session.ts";
+export { type PassOptions, type SparsityCount } from "./runtime/forward.ts";
+export { type Dtype } from "./runtime/matrix.ts";
 export { Sampler, type SamplingOptions } from "./runtime/sampler.ts";
+export { type KernelChoice } from "./kernels/probe.ts";
 export { type ChatMessage } from "./model/chat_template.ts";
-export { type LlamaConfig } from "./model/config.ts";
-export { type LoadedRecipe, type Recipe } from "./recipe/recipe.ts";
+export { type LlamaConfig, type ProjectionName, PROJECTIONS, type RopeScaling } from "./model/config.ts";
+export {
+  type CalibrationSource,
+  type Compat,
+  COMPATS,
+  type Factors,
+  type LoadedRecipe,
+  type Method,
+  METHODS,
+  type Mode,
+  MODES,
+  type ProjectionRecipe,
+  type Recipe,
+  type Score,
+  SCORES,
+} from "./recipe/recipe.ts";

@@ -7,6 +7,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 export interface ChatMessage {
   /** `system`, `user`, `assistant` or what else the template knows. */
   readonly role: string;
+  /** Its text. */
   readonly content: string;
 }
 

@@ -24,15 +24,23 @@ export function projectionPath(layer: number, name: ProjectionName): string {
 export interface LlamaConfig {
   /** `llama`, `qwen2` or `mistral`; all run through one forward pass. */
   readonly architecture: string;
+  /** Width of the residual stream. */
   readonly hiddenSize: number;
+  /** Width of the MLP. */
   readonly intermediateSize: number;
+  /** Blocks. */
   readonly numHiddenLayers: number;
+  /** Query heads. */
   readonly numAttentionHeads: number;
+  /** Key and value heads; a divisor of the query heads. */
   readonly numKeyValueHeads: number;
+  /** Width of a head. */
   readonly headDim: number;
+  /** Rows of the embedding. */
   readonly vocabSize: number;
   /** Positions the model was trained for; a limit, not an allocation. */
   readonly maxPositionEmbeddings: number;
+  /** Added to the mean square in every norm. */
   readonly rmsNormEps: number;
   /** Base of the rotary angles. */
   readonly ropeTheta: number;

@@ -68,6 +68,7 @@ export type Compat = (typeof COMPATS)[number];
 export interface ProjectionRecipe {
   /** The checkpoint's own path, such as `model.layers.3.mlp.down_proj`. */
   readonly path: string;
+  /** What a channel's |x| is weighed by in the test. */
   readonly score: Score;
   /** A channel is active when its score is above; -1 leaves every channel active. */
   readonly threshold: number;
@@ -79,6 +80,7 @@ export interface ProjectionRecipe {
   readonly channels: number;
   /** Rows of the factors; 0 in modes `sparse` and `dense`. */
   readonly rank: number;
+  /** Which half of the rule runs. */
   readonly mode: Mode;
 }
 
@@ -94,19 +96,27 @@ export interface CalibrationSource {
 
 /** A recipe without its tensors. */
 export interface Recipe {
-  readonly version: typeof RECIPE_VERSION;
+  /** Format of the file. */
+  readonly version: 1;
+  /** How its numbers were found. */
   readonly method: Method;
+  /** Whose arithmetic it follows. */
   readonly compat: Compat;
   /** SHA-256 of the weights' files that it was made for. */
   readonly modelHash: string;
   /** That model's name, for people. */
   readonly model: string;
+  /** Share of the multiply-adds to skip that was asked for, [0, 1). */
   readonly sparsity: number;
+  /** Share of the kept compute for channels that was asked for, [0, 1]. */
   readonly rho: number;
+  /** Seed of what was random, 0 where nothing was. */
   readonly seed: number;
+  /** What calibration read. */
   readonly calibration: CalibrationSource;
   /** The first so many positions of a sequence are always dense. */
   readonly keepDense: number;
+  /** What each projection does; those left out stay dense. */
   readonly projections: readonly ProjectionRecipe[];
 }
 
@@ -126,6 +136,7 @@ export interface ProjectionTensors {
 
 /** A recipe and its tensors, checked against each other. */
 export interface LoadedRecipe {
+  /** Its numbers. */
   readonly recipe: Recipe;
   /** SHA-256 of its file, where it came from one and someone took it. */
   readonly sha256?: string;

@@ -54,8 +54,9 @@ export interface SparsityCount {
   kept: number;
   /** Those that dense would have taken. */
   dense: number;
-  /** Tokens that ran sparse, and all tokens. */
+  /** Tokens that ran sparse. */
   sparseTokens: number;
+  /** All tokens. */
   tokens: number;
 }
 

@@ -25,15 +25,19 @@ export type FinishReason = "stop" | "length" | "cancelled";
 
 /** What a generation was. */
 export interface GenerateResult {
+  /** The output, stop texts and control tokens left out. */
   readonly text: string;
   /** Prompt tokens. */
   readonly promptTokens: readonly number[];
   /** New tokens, without the end-of-text token that stopped it. */
   readonly tokens: readonly number[];
+  /** Why it ended. */
   readonly finishReason: FinishReason;
-  /** Milliseconds of the prompt, and of the tokens after the first. */
+  /** Milliseconds that the prompt took. */
   readonly prefillMs: number;
+  /** Milliseconds of the tokens after the first. */
   readonly decodeMs: number;
+  /** Prompt tokens a second. */
   readonly prefillTokensPerSecond: number;
   /** Of the tokens after the first; null if there was none. */
   readonly decodeTokensPerSecond: number | null;

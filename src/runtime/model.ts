@@ -45,14 +45,19 @@ export interface LoadOptions {
   readonly onProgress?: (
     progress: { readonly phase: "download" | "load"; readonly loaded: number; readonly total: number | null },
   ) => void;
+  /** Ends loading with the signal's reason. */
   readonly signal?: AbortSignal;
 }
 
 /** What a model runs on. */
 export interface EngineInfo {
+  /** Name and version, such as `deno 2.9.6`. */
   readonly runtime: string;
+  /** The kernel build in use. */
   readonly kernels: "baseline" | "relaxed" | "reference";
+  /** Threads in use. */
   readonly threads: number;
+  /** Why there are not more, or null. */
   readonly threadsReason: string | null;
   /** Layout of each projection, by its name in the checkpoint. */
   readonly layouts: { readonly [projection: string]: string };
@@ -60,10 +65,15 @@ export interface EngineInfo {
 
 /** Bytes in use. */
 export interface MemoryInfo {
+  /** The model's WebAssembly memory, everything below included. */
   readonly wasmBytes: number;
+  /** Weights and their scales. */
   readonly weightBytes: number;
+  /** Pages of key-value caches, in use or waiting for the next session. */
   readonly kvBytes: number;
+  /** Scales and factors of the recipe. */
   readonly recipeBytes: number;
+  /** Resident memory of the process; null where it can't be known. */
   readonly rssBytes: number | null;
 }
 
@@ -143,10 +153,23 @@ export class Engine {
  * ```
  */
 export class Model {
-  /** Shape, tokenizer and template, as the file has them. */
+  /**
+   * Shape, tokenizer and template, as the file has them.
+   *
+   * @internal
+   */
   readonly description: LlamaDescription;
-  /** The low level: kernels, memory, weights. */
+  /**
+   * Kernels, memory, weights.
+   *
+   * @internal
+   */
   readonly engine: Engine;
+  /**
+   * The runtime's files and environment.
+   *
+   * @internal
+   */
   readonly platform: Platform;
   /** What a user should know about how it was loaded. */
   readonly warnings: readonly string[];
@@ -216,10 +239,16 @@ export class Model {
       loadMs: performance.now() - began,
       weightBytes: loader.bytes,
     });
-    if (options.recipe !== undefined) await model.useRecipe(options.recipe, arena);
+    if (options.recipe !== undefined) await model.#useRecipe(options.recipe, arena);
     return model;
   }
 
+  /** Its name, as the file has it. */
+  get name(): string {
+    return this.description.name;
+  }
+
+  /** Its shape. */
   get config(): LlamaConfig {
     return this.description.config;
   }
@@ -297,6 +326,7 @@ export class Model {
     return Promise.resolve();
   }
 
+  /** `await using model = await Model.load(…)` closes it. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -309,7 +339,7 @@ export class Model {
     }
   }
 
-  private async useRecipe(recipe: string | Blob | LoadedRecipe, arena: Arena): Promise<void> {
+  async #useRecipe(recipe: string | Blob | LoadedRecipe, arena: Arena): Promise<void> {
     let loaded: LoadedRecipe;
     if (typeof recipe === "string" || recipe instanceof Blob) {
       const name = typeof recipe === "string" ? recipe : "recipe";

@@ -67,7 +67,11 @@ export class Sampler {
   readonly #random: Random;
   #penalised: Float32Array = new Float32Array(0);
 
-  /** @throws {RangeError} As {@linkcode validateSampling}. */
+  /**
+   * A sampler with its own random numbers.
+   *
+   * @throws {RangeError} As {@linkcode validateSampling}.
+   */
   constructor(options: SamplingOptions = {}) {
     validateSampling(options);
     this.seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;

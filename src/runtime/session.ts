@@ -12,7 +12,9 @@ export type Prefill = "dense" | "sparse" | "official";
 export interface PrefillOptions {
   /** Default `dense`. Without a recipe all are dense whatever this says. */
   readonly prefill?: Prefill;
+  /** Sees the input of every projection, as calibration does. */
   readonly observe?: PassOptions["observe"];
+  /** Gives masks instead of the recipe's test, for replays. */
   readonly forceMask?: PassOptions["forceMask"];
   /** Called after each chunk of tokens, so that a caller can stop by throwing. */
   readonly onChunk?: (done: number, total: number) => void;
@@ -126,6 +128,7 @@ export class Session {
     this.#closed = true;
   }
 
+  /** `using session = model.session()` closes it. */
   [Symbol.dispose](): void {
     this.close();
   }
