@@ -1,6 +1,9 @@
 // Element-wise kernels and norms.
 import { exp_f32x4, madd, sum_f32 } from "./lanes";
 
+/** 1 in the relaxed build: what a compiled module is can be asked of it. */
+export const IS_RELAXED: i32 = ASC_FEATURE_RELAXED_SIMD ? 1 : 0;
+
 /** First byte above the module's static data. */
 export function heap_base(): usize {
   return (__heap_base + 63) & ~63;

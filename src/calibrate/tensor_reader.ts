@@ -20,7 +20,7 @@ export class TensorReader {
   /** @param module a build of the kernels */
   static async create(module: WebAssembly.Module): Promise<TensorReader> {
     return new TensorReader(
-      await createWasmKernels(module, new WebAssembly.Memory({ initial: 1 }), "baseline"),
+      await createWasmKernels(module, new WebAssembly.Memory({ initial: 1 })),
     );
   }
 

@@ -17,17 +17,18 @@ export interface WasmKernelOptions {
 export async function createWasmKernels(
   module: WebAssembly.Module,
   memory: WebAssembly.Memory,
-  build: "baseline" | "relaxed",
   options: WasmKernelOptions = {},
 ): Promise<Kernels> {
-  const { exports } = await WebAssembly.instantiate(module, {
-    env: {
-      memory,
-      abort: (_message: number, _file: number, line: number, column: number) => {
-        throw new Error(`kernel assertion failed at ${line}:${column}`);
-      },
-    },
-  });
+  const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
+  return kernelsOf(exports, memory, options);
+}
+
+/** The same of a module that someone else has instantiated on this memory. */
+export function kernelsOf(
+  exports: WebAssembly.Exports,
+  memory: WebAssembly.Memory,
+  options: WasmKernelOptions = {},
+): Kernels {
   const functions: { [name: string]: unknown } = {};
   for (const [name, value] of Object.entries(exports)) {
     if (typeof value === "function") functions[camelCase(name)] = value;
@@ -39,6 +40,7 @@ export async function createWasmKernels(
       blocks: number,
       n: number,
     ) => number)(y, blocks, n);
+  const build = (exports["IS_RELAXED"] as WebAssembly.Global).value === 1 ? "relaxed" : "baseline";
   // every export is the interface's method of that name with the same arguments; tests/kernels calls each of them
   return { ...functions, build, memory, dequantize } as unknown as Kernels;
 }

@@ -361,13 +361,13 @@ async function chooseKernels(
   // JavaScriptCore, by its runtime's name: its atomic loads are slow
   const touch = platform.runtime.startsWith("bun") ? "plain" : "atomic";
   if (choice instanceof WebAssembly.Module) {
-    return await createWasmKernels(choice, memory, "baseline", { touch });
+    return await createWasmKernels(choice, memory, { touch });
   }
   if (choice === "reference") {
     return (await import("../kernels/reference_kernels.ts")).createReferenceKernels(memory);
   }
   const build = chooseBuild(choice);
-  return await createWasmKernels(await loadKernelModule(build), memory, build, { touch });
+  return await createWasmKernels(await loadKernelModule(build), memory, { touch });
 }
 
 async function openFile(path: string, platform: Platform): Promise<Blob> {

@@ -73,7 +73,7 @@ test("layers: thresholds, masks and outputs of three layers under six recipes", 
       xs = floats(layer.x),
       calibration = floats(layer.calibration);
     const memory = new WebAssembly.Memory({ initial: 1 }),
-      kernels = await createWasmKernels(module, memory, "baseline");
+      kernels = await createWasmKernels(module, memory);
     const arena = new Arena(memory, kernels.heapBase());
     const place = (values: Float32Array): number => {
       const at = arena.allocate(values.byteLength + 256);

@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { instantiate } from "@assemblyscript/loader";
 import type { Kernels } from "../../src/kernels/kernels.ts";
 import { hasRelaxedSimd, loadKernelModule } from "../../src/kernels/probe.ts";
 import { createReferenceKernels } from "../../src/kernels/reference_kernels.ts";
-import { createWasmKernels, type WasmKernelOptions } from "../../src/kernels/wasm_kernels.ts";
+import { createWasmKernels, kernelsOf, type WasmKernelOptions } from "../../src/kernels/wasm_kernels.ts";
 import { rootPath } from "./shared.ts";
 
 /** What can be tested; `debug` is the baseline source without optimisation and with assertions. */
@@ -19,10 +20,13 @@ export async function loadBuild(build: BuildName, options?: WasmKernelOptions): 
   const memory = new WebAssembly.Memory({ initial: 1 });
   if (build === "reference") return createReferenceKernels(memory);
   if (build === "relaxed" && !hasRelaxedSimd()) return null;
-  const module = build === "debug"
-    ? await WebAssembly.compile(readFileSync(rootPath("build/kernels.debug.wasm")))
-    : await loadKernelModule(build);
-  return createWasmKernels(module, memory, build === "relaxed" ? "relaxed" : "baseline", options);
+  if (build === "debug") {
+    // the loader turns a failed assertion into an error with the kernel's file and line
+    const bytes = readFileSync(rootPath("build/kernels.debug.wasm"));
+    const { instance } = await instantiate(bytes, { env: { memory } });
+    return kernelsOf(instance.exports, memory, options);
+  }
+  return await createWasmKernels(await loadKernelModule(build), memory, options);
 }
 
 /** One test a build of `builds`: its name in brackets. Guards are looked at when the body ends. */
