@@ -14,6 +14,8 @@ export class PagePool {
   readonly partBytes: number;
   readonly #arena: Arena;
   readonly #free: number[] = [];
+  /** Page tables of closed sessions, by capacity: a server that opens a session a request would fill the memory with them. */
+  readonly #freeTables: Map<number, number[]> = new Map();
   #made = 0;
 
   constructor(arena: Arena, config: LlamaConfig) {
@@ -37,6 +39,17 @@ export class PagePool {
 
   give(page: number): void {
     this.#free.push(page);
+  }
+
+  /** A table of `capacity` entries, u32[capacity], of whatever content. */
+  takeTable(capacity: number): number {
+    return this.#freeTables.get(capacity)?.pop() ?? this.#arena.allocate(4 * capacity);
+  }
+
+  giveTable(table: number, capacity: number): void {
+    const free = this.#freeTables.get(capacity);
+    if (free === undefined) this.#freeTables.set(capacity, [table]);
+    else free.push(table);
   }
 }
 
@@ -63,9 +76,12 @@ export class KvCache {
   reserve(n: number): void {
     const wanted = Math.ceil(n / PAGE_POSITIONS);
     if (wanted > this.#capacity) {
-      this.#capacity = Math.max(16, 2 ** Math.ceil(Math.log2(wanted)));
-      this.#table = this.#arena.allocate(4 * this.#capacity);
-      new Uint32Array(this.#arena.memory.buffer, this.#table, this.#pages.length).set(this.#pages);
+      const capacity = Math.max(16, 2 ** Math.ceil(Math.log2(wanted))),
+        table = this.#pool.takeTable(capacity);
+      new Uint32Array(this.#arena.memory.buffer, table, this.#pages.length).set(this.#pages);
+      this.#giveTable();
+      this.#table = table;
+      this.#capacity = capacity;
     }
     while (this.#pages.length < wanted) {
       const page = this.#pool.take();
@@ -89,5 +105,16 @@ export class KvCache {
   truncate(n: number): void {
     const kept = Math.ceil(n / PAGE_POSITIONS);
     while (this.#pages.length > kept) this.#pool.give(this.#pages.pop()!);
+  }
+
+  /** Gives everything back. */
+  close(): void {
+    this.truncate(0);
+    this.#giveTable();
+    this.#capacity = 0;
+  }
+
+  #giveTable(): void {
+    if (this.#capacity > 0) this.#pool.giveTable(this.#table, this.#capacity);
   }
 }

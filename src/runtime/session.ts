@@ -124,7 +124,8 @@ export class Session {
   /** Gives the cache back to the model. Twice is once. */
   close(): void {
     if (this.#closed) return;
-    this.truncate(0);
+    this.#tokens.length = 0;
+    this.#cache.close();
     this.#closed = true;
   }
 
