@@ -1,0 +1,243 @@
+/** One sequence and several of a tiny model: positions, pages and errors. What its logits should be, tests/golden says. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { ContextError, Model, type Session } from "../../src/mod.ts";
+import { largestError, recipeKeepingAll } from "../support/golden.ts";
+import { assertSameBits } from "../support/kernels.ts";
+import { requireShared, skipWithout } from "../support/shared.ts";
+
+const FILE = "golden/tiny/llama-f32.gguf";
+const skip = skipWithout(FILE);
+const VOCAB = 320;
+const CONTEXT = 512;
+const PAGE = 64;
+
+/** f32 sums in another order; logits are about +-10. */
+const REORDERED = 1e-4;
+
+function open(file: string = FILE, options: Parameters<typeof Model.load>[1] = {}): Promise<Model> {
+  return Model.load(requireShared(file), { kernels: "baseline", ...options });
+}
+
+/** `n` ids that depend on the position and on `seed`. */
+function someIds(n: number, seed: number = 1): number[] {
+  return Array.from({ length: n }, (_, i) => (i * i * 7 + i * 31 * seed + seed) % VOCAB);
+}
+
+/** The logits after `ids`, in a session of their own. */
+function fresh(model: Model, ids: readonly number[]): Float32Array {
+  using session = model.session();
+  return session.prefill(ids);
+}
+
+function assertNear(actual: Float32Array, expected: Float32Array, what: string): void {
+  const error = largestError(actual, expected);
+  assert.ok(error <= REORDERED, `${what}: a logit is off by ${error}, more than ${REORDERED}`);
+}
+
+function decodeAll(session: Session, ids: readonly number[]): Float32Array {
+  let logits: Float32Array = new Float32Array(0);
+  for (const id of ids) logits = session.decode(id);
+  return logits;
+}
+
+// A page is 64 positions, a pass takes 128 tokens.
+for (const n of [1, 2, 63, 64, 65, 127, 128, 129, 200, 257, 512]) {
+  test(`Session: ${n} tokens give the same logits however they are cut`, { skip }, async () => {
+    const model = await open(), ids = someIds(n);
+    using byOne = model.session();
+    const expected = decodeAll(byOne, ids);
+    assertNear(fresh(model, ids), expected, "prefill");
+    let last: Float32Array = new Float32Array(0), rows = 0;
+    using all = model.session();
+    all.prefillAll(ids, (index, logits) => {
+      assert.equal(index, rows++);
+      last = logits.slice();
+    });
+    assert.equal(rows, n);
+    assertNear(last, expected, "prefillAll");
+    for (const cut of new Set([1, 63, 64, 65, 128, n - 1].filter((at) => at > 0 && at < n))) {
+      using session = model.session();
+      session.advance(ids.slice(0, cut));
+      assert.equal(session.length, cut);
+      assertNear(session.prefill(ids.slice(cut)), expected, `advance ${cut}, prefill the rest`);
+      assert.deepEqual(session.tokens, ids);
+    }
+  });
+}
+
+test("Session.truncate: what follows is as if the rest had never been", { skip }, async () => {
+  const model = await open(), ids = someIds(150), rest = someIds(20, 3);
+  for (const kept of [0, 1, 63, 64, 65, 128, 149, 150]) {
+    using plain = model.session();
+    if (kept > 0) plain.advance(ids.slice(0, kept));
+    const expected = plain.prefill(rest);
+
+    using session = model.session();
+    if (kept > 0) session.advance(ids.slice(0, kept));
+    session.advance(someIds(150, 5));
+    session.truncate(kept);
+    assert.equal(session.length, kept);
+    assertSameBits(session.prefill(rest), expected, `${kept} kept`);
+    assert.deepEqual(session.tokens, [...ids.slice(0, kept), ...rest]);
+  }
+});
+
+test("Session.truncate: refuses what the session has not got", { skip }, async () => {
+  const model = await open();
+  using session = model.session();
+  session.advance(someIds(5));
+  for (const n of [-1, 6, 1.5, NaN]) assert.throws(() => session.truncate(n), RangeError, String(n));
+  assert.equal(session.length, 5);
+});
+
+for (const sparse of [false, true]) {
+  const what = sparse ? "sparse, in int8 and int4" : "in f32";
+  test(`Session: three that take turns do not disturb each other, ${what}`, { skip }, async () => {
+    const file = sparse ? "golden/tiny/llama-mixed.gguf" : FILE;
+    const recipe = sparse ? await recipeKeepingAll(await open(file)) : undefined;
+    const model = await open(file, { recipe });
+    const prompts = [someIds(3, 2), someIds(130, 3), someIds(64, 4)];
+    const alone = prompts.map((prompt, i) => {
+      using session = model.session();
+      const logits = [session.prefill(prompt, { prefill: "sparse" })];
+      for (const id of someIds(70, 10 + i)) logits.push(session.decode(id));
+      return logits;
+    });
+    const sessions = prompts.map(() => model.session());
+    const check = (i: number, step: number, logits: Float32Array): void =>
+      assertSameBits(logits, alone[i]![step]!, `session ${i}, step ${step}`);
+    sessions.forEach((session, i) => check(i, 0, session.prefill(prompts[i]!, { prefill: "sparse" })));
+    for (let step = 1; step <= 70; ++step) {
+      sessions.forEach((session, i) => check(i, step, session.decode(someIds(70, 10 + i)[step - 1]!)));
+    }
+    for (const session of sessions) session.close();
+  });
+}
+
+test("Session: logits that were handed out stay as they are", { skip }, async () => {
+  const model = await open();
+  using session = model.session();
+  const first = session.prefill(someIds(9)), copy = first.slice();
+  const second = session.decode(7), secondCopy = second.slice();
+  session.advance(someIds(300, 2));
+  assertSameBits(first, copy, "of prefill");
+  assertSameBits(second, secondCopy, "of decode");
+});
+
+test("Session: more tokens than the context holds are refused before anything runs", { skip }, async () => {
+  const model = await open();
+  using session = model.session();
+  assert.throws(() => session.prefill(someIds(CONTEXT + 1)), (error) => {
+    assert.ok(error instanceof ContextError);
+    assert.equal(error.excess, 1);
+    assert.match(error.message, /513 tokens, 1 more than the context of 512/);
+    return true;
+  });
+  assert.equal(session.length, 0);
+  assert.equal(model.memory.kvBytes, 0);
+  session.advance(someIds(CONTEXT - 2));
+  const kv = model.memory.kvBytes;
+  assert.throws(() => session.advance([1, 2, 3]), ContextError);
+  assert.throws(() => session.prefillAll([1, 2, 3], () => assert.fail("it ran")), ContextError);
+  assert.equal(session.length, CONTEXT - 2);
+  const full = session.prefill([1, 2]);
+  assert.throws(() => session.decode(1), ContextError);
+  assert.equal(session.length, CONTEXT);
+  assert.equal(model.memory.kvBytes, kv);
+  assertNear(full, fresh(model, [...someIds(CONTEXT - 2), 1, 2]), "after the refusals");
+});
+
+test("Model.load: contextLength is a limit, from 1 to the model's own", { skip }, async () => {
+  const model = await open(FILE, { contextLength: 10 });
+  using session = model.session();
+  session.advance(someIds(10));
+  assert.throws(() => session.decode(1), ContextError);
+  for (const contextLength of [0, -1, 1.5, NaN, CONTEXT + 1]) {
+    await assert.rejects(open(FILE, { contextLength }), RangeError, String(contextLength));
+  }
+});
+
+test("Session: ids that the model has not got are refused before anything runs", { skip }, async () => {
+  const model = await open();
+  using session = model.session();
+  session.advance(someIds(4));
+  for (const id of [-1, VOCAB, 1.5, NaN, Infinity, 2 ** 32]) {
+    assert.throws(() => session.prefill([...someIds(150), id]), RangeError, String(id));
+    assert.throws(() => session.decode(id), RangeError, String(id));
+  }
+  assert.throws(() => session.prefill([]), RangeError);
+  assert.equal(session.length, 4);
+  assert.equal(session.count.tokens, 4);
+});
+
+test("Session: a caller that stops a prompt half way may go on from there", { skip }, async () => {
+  const model = await open(), ids = someIds(300);
+  using session = model.session();
+  const seen: [number, number][] = [];
+  assert.throws(() =>
+    session.advance(ids, {
+      onChunk: (done, total) => {
+        seen.push([done, total]);
+        if (done === 256) throw new Error("enough");
+      },
+    }), /enough/);
+  assert.deepEqual(seen, [[128, 300], [256, 300]]);
+  assert.equal(session.length, 256);
+  assertSameBits(session.prefill(ids.slice(256)), fresh(model, ids), "the rest");
+});
+
+test("Session.close: twice is once, and nothing runs after it", { skip }, async () => {
+  const model = await open();
+  const closed = model.session();
+  closed.advance(someIds(3));
+  closed.close();
+  closed.close();
+  assert.throws(() => closed.decode(1), /the session is closed/);
+  assert.throws(() => closed.prefill([1]), /the session is closed/);
+  // a page given back twice would be in both
+  using a = model.session();
+  using b = model.session();
+  a.advance(someIds(5));
+  b.advance(someIds(5, 2));
+  assertSameBits(a.prefill(someIds(3)), fresh(model, [...someIds(5), ...someIds(3)]), "a");
+});
+
+test("Session.close: pages serve the next session, and memory does not grow", { skip }, async () => {
+  const model = await open();
+  let first = 0;
+  for (let i = 0; i < 2000; ++i) {
+    using session = model.session();
+    session.decode(i % VOCAB);
+    if (i % 500 === 0) session.advance(someIds(4 * PAGE - 1));
+    if (i === 0) first = model.memory.wasmBytes;
+  }
+  assert.equal(model.memory.wasmBytes, first);
+  // 2 layers, keys and values, 2 heads of 16 floats
+  assert.equal(model.memory.kvBytes, 4 * PAGE * (2 * 2 * 2 * 16 * 4));
+});
+
+test("Model.close: nothing runs after it", { skip }, async () => {
+  const model = await open();
+  using session = model.session();
+  session.advance([1]);
+  await model.close();
+  await model.close();
+  assert.throws(() => session.decode(1), /the model is closed/);
+  assert.throws(() => model.session(), /the model is closed/);
+});
+
+test("Model.load: an aborted signal ends it", { skip }, async () => {
+  await assert.rejects(open(FILE, { signal: AbortSignal.abort() }), { name: "AbortError" });
+  const abort = new AbortController();
+  let calls = 0;
+  const loading = open(FILE, {
+    signal: abort.signal,
+    onProgress: () => {
+      ++calls;
+      abort.abort();
+    },
+  });
+  await assert.rejects(loading, { name: "AbortError" });
+  assert.equal(calls, 1);
+});
