@@ -12,8 +12,13 @@ import process from "node:process";
 import { Command, CommanderError } from "commander";
 import { detectPlatform } from "../platform/detect.ts";
 import { VERSION } from "../version.ts";
+import * as bench from "./commands/bench.ts";
+import * as calibrate from "./commands/calibrate.ts";
+import * as chat from "./commands/chat.ts";
 import * as detokenize from "./commands/detokenize.ts";
+import * as generate from "./commands/generate.ts";
 import * as inspect from "./commands/inspect.ts";
+import * as logits from "./commands/logits.ts";
 import * as models from "./commands/models.ts";
 import * as pull from "./commands/pull.ts";
 import * as template from "./commands/template.ts";
@@ -28,6 +33,11 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   tokenize,
   detokenize,
   template,
+  generate,
+  chat,
+  logits,
+  calibrate,
+  bench,
 ];
 
 /** Runs the program with these arguments; resolves to the exit status. */

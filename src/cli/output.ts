@@ -15,8 +15,8 @@ export interface GlobalOptions {
 
 /** A line on stderr that is written over and over; nothing where stderr is no terminal. */
 export interface Progress {
-  /** `total` is null where it isn't known. */
-  update(label: string, done: number, total: number | null): void;
+  /** `total` is null where it isn't known. Both are bytes, or counts of `unit`. */
+  update(label: string, done: number, total: number | null, unit?: string): void;
   /** Takes the line away. */
   end(): void;
 }
@@ -110,14 +110,16 @@ function concat(chunks: readonly Uint8Array[]): Uint8Array {
 function createProgress(shown: () => boolean, write: (text: string) => void): Progress {
   let drawn = false, last = -Infinity;
   return {
-    update(label, done, total) {
+    update(label, done, total, unit) {
       const now = performance.now();
       if (!shown() || (now - last < PROGRESS_MS && done !== total)) return;
       last = now;
       drawn = true;
       const width = 24, filled = total ? Math.round(width * Math.min(1, done / total)) : 0;
       const bar = total ? ` [${"#".repeat(filled)}${".".repeat(width - filled)}]` : "";
-      write(`\r\x1b[K${label}${bar} ${formatBytes(done)}${total ? ` of ${formatBytes(total)}` : ""}`);
+      const show = (n: number): string => unit === undefined ? formatBytes(n) : String(n);
+      const end = unit === undefined ? "" : ` ${unit}`;
+      write(`\r\x1b[K${label}${bar} ${show(done)}${total ? ` of ${show(total)}` : ""}${end}`);
     },
     end() {
       if (drawn) write("\r\x1b[K");

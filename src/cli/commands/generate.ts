@@ -1,0 +1,27 @@
+/** `rsparse generate`: continues a text. */
+import type { Command } from "commander";
+import {
+  addGenerationOptions,
+  checkDial,
+  generateOptions,
+  type GenerationOptions,
+  printRun,
+  readPrompt,
+  withModel,
+} from "../generation.ts";
+import type { CliContext } from "../output.ts";
+
+/** Adds the command. */
+export function register(program: Command, context: CliContext): void {
+  const command = program.command("generate")
+    .description("continue a text; it streams to stdout, the speed goes to stderr");
+  addGenerationOptions(command).action(async (options: GenerationOptions) => {
+    const generation = await generateOptions(options);
+    const prompt = await readPrompt(context, options.prompt);
+    const settings = { ...generation, maxTokens: options.maxTokens, signal: context.signal };
+    await withModel(context, options, async (model) => {
+      checkDial(options.recipe, options.sparsity, model);
+      await printRun(context, model, model.generate(prompt, settings), settings);
+    });
+  });
+}

@@ -1,0 +1,328 @@
+/** What `generate`, `chat` and `demo` share: options, loading, streaming, the JSON document, the timing line. */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { LoadedRecipe } from "../recipe/recipe.ts";
+import type { GenerateOptions, GenerateResult, Part } from "../runtime/generate.ts";
+import type { EngineInfo, MemoryInfo, Model } from "../runtime/model.ts";
+import type { Prefill } from "../runtime/session.ts";
+import { UsageError } from "./errors.ts";
+import { addRunOptions, decimal, integer, locate, type RunOptions } from "./model_option.ts";
+import type { CliContext } from "./output.ts";
+
+/** Options of a command that generates text. */
+export interface GenerationOptions extends RunOptions {
+  readonly prompt?: string;
+  readonly maxTokens?: number;
+  readonly temperature: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repeatPenalty?: number;
+  readonly stop?: readonly string[];
+  readonly sparsity?: number;
+  readonly prefill?: Prefill;
+  readonly ignoreEos?: boolean;
+}
+
+/** `--prefill`, which `logits` has too. */
+export function prefillOption(): Option {
+  return new Option("--prefill <how>", "which prompt tokens run sparse: none, all, or the last tenth")
+    .choices(["dense", "sparse", "official"]).default("dense");
+}
+
+/** Adds the options of {@linkcode GenerationOptions}. */
+export function addGenerationOptions(command: Command): Command {
+  return addRunOptions(command)
+    .option("-p, --prompt <text>", "the prompt; without it, stdin up to its last line break")
+    .option("-n, --max-tokens <n>", "most new tokens", integer(0))
+    .option("--temperature <t>", "0 takes the best token each time", number, 0)
+    .option("--top-k <k>", "draws from the k best tokens", integer(0))
+    .option("--top-p <p>", "draws from the fewest best tokens whose probabilities reach p", number)
+    .option("--min-p <p>", "draws from tokens at least p times as probable as the best", number)
+    .option("--repeat-penalty <x>", "above 1 makes recent tokens less likely", number)
+    .option("--stop <text>", "ends before this text; may be given several times", collect)
+    .option("--sparsity <s>", "the recipe's own, or 0 to run it dense", decimal(0, 1, { below: true }))
+    .addOption(prefillOption())
+    .option("--ignore-eos", "go on past the model's end-of-text tokens");
+}
+
+function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("a number wanted.");
+  return value;
+}
+
+function collect(text: string, before: readonly string[] = []): string[] {
+  if (text === "") throw new InvalidArgumentError("at least one character wanted.");
+  return [...before, text];
+}
+
+/**
+ * The text of `-p`, or of stdin without the line break that `echo` and editors put at its end.
+ *
+ * @throws {UsageError} If it is empty, or there is neither.
+ */
+export async function readPrompt(context: CliContext, prompt: string | undefined): Promise<string> {
+  if (prompt === undefined && context.stdinIsTerminal) {
+    throw new UsageError("Cannot run without a prompt: give -p TEXT, or text on stdin");
+  }
+  const text = prompt ?? (await context.readStdin()).replace(/\r?\n$/, "");
+  if (text === "") {
+    const where = prompt === undefined ? "on stdin" : "after -p";
+    throw new UsageError(`Cannot run an empty prompt: give at least one character ${where}`);
+  }
+  return text;
+}
+
+/**
+ * The library's options for what was typed, but for signal and length. A seed is made up here where none was given, so
+ * that it can be told.
+ *
+ * @throws {UsageError} If a value is out of its range.
+ */
+export async function generateOptions(
+  options: GenerationOptions,
+): Promise<GenerateOptions & { readonly seed: number }> {
+  const { temperature, topK, topP, minP, repeatPenalty, stop, sparsity, prefill, ignoreEos } = options;
+  checkDial(options.recipe, sparsity);
+  const { validateSampling } = await import("../runtime/sampler.ts");
+  const seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
+  const sampling = { temperature, topK, topP, minP, repeatPenalty, seed };
+  try {
+    validateSampling(sampling);
+  } catch (error) {
+    throw new UsageError(`Cannot use ${(error as Error).message}`, { cause: error });
+  }
+  return { ...sampling, stop, sparsity, prefill, ignoreEos };
+}
+
+/**
+ * Refuses a sparsity that the recipe can't do.
+ *
+ * @param recipe Its path.
+ * @param model Once it is loaded: what the recipe was made for is known only then.
+ */
+export function checkDial(recipe: string | undefined, sparsity: number | undefined, model?: Model): void {
+  if (sparsity === undefined || sparsity === 0) return;
+  if (recipe === undefined) {
+    throw new UsageError(
+      `Cannot run at sparsity ${sparsity} without a recipe: make one with ` +
+        `\`rsparse calibrate --sparsity ${sparsity} -o FILE\` and give it with --recipe FILE`,
+    );
+  }
+  const own = model?.recipe?.recipe.sparsity;
+  if (own === undefined || Math.abs(own - sparsity) <= 1e-9) return;
+  throw new UsageError(
+    `Cannot run at sparsity ${sparsity}: ${recipe} was made for ${own}: give 0 or ${own}, or calibrate another`,
+  );
+}
+
+/** Loads what the options name, with progress and warnings on stderr; `recipe` goes before that of the options. */
+export async function loadModel(
+  context: CliContext,
+  options: RunOptions,
+  recipe?: LoadedRecipe,
+): Promise<Model> {
+  const { Model } = await import("../runtime/model.ts");
+  const located = await locate(context, options.model);
+  const model = await Model.load(located.files, {
+    recipe: recipe ?? options.recipe,
+    threads: options.threads,
+    kernels: options.kernels,
+    dtype: options.dtype,
+    onProgress: ({ loaded, total }) => context.progress.update("loading", loaded, total),
+    signal: context.signal,
+  }).finally(() => context.progress.end());
+  for (const warning of model.warnings) context.note(`warning: ${warning}`);
+  return model;
+}
+
+/** Loads what the options name, and closes it when `use` is through. */
+export async function withModel<T>(
+  context: CliContext,
+  options: RunOptions,
+  use: (model: Model) => Promise<T>,
+): Promise<T> {
+  const model = await loadModel(context, options);
+  try {
+    return await use(model);
+  } finally {
+    await model.close();
+  }
+}
+
+/** A generation that ran to its end, or was cut short. */
+export interface Run {
+  readonly result: GenerateResult;
+  /** Milliseconds from the start of the process to the first new token; null where none came. */
+  readonly firstTokenMs: number | null;
+}
+
+/**
+ * How often what waits for the terminal gets a turn. The library's own turns leave a timer's phase of the event loop
+ * out; in Deno 2.9 a key that was pressed then came after 0.2 s at best and, in a whole program, not before the end.
+ */
+const TURN_MS = 50;
+
+/** Runs a generation; each piece of text is handed to `write` as it comes. */
+export async function stream(
+  context: CliContext,
+  parts: AsyncIterable<Part>,
+  write: (text: string) => Promise<void> | void,
+): Promise<Run> {
+  let firstTokenMs: number | null = null, result: GenerateResult | undefined, turn = performance.now();
+  for await (const part of parts) {
+    if (performance.now() - turn > TURN_MS) {
+      await new Promise((resolve) => setTimeout(resolve));
+      turn = performance.now();
+    }
+    if (part.token !== null) firstTokenMs ??= context.platform.uptimeMs();
+    if (part.text !== "") await write(part.text);
+    result = part.result;
+  }
+  return { result: result!, firstTokenMs };
+}
+
+/** Runs a generation as a command does: text to stdout as it comes, or one JSON document at the end, and a timing line. */
+export async function printRun(
+  context: CliContext,
+  model: Model,
+  parts: AsyncIterable<Part>,
+  options: GenerateOptions,
+): Promise<void> {
+  if (context.options.json) {
+    const run = await stream(context, parts, () => {});
+    await context.printJson(runDocument(model, run, options));
+    context.note(timingLine(model, run, options));
+    return;
+  }
+  const run = await stream(context, parts, (text) => context.write(text));
+  if (!run.result.text.endsWith("\n")) await context.write("\n");
+  context.note(timingLine(model, run, options));
+}
+
+/** The document of `generate --json` and `chat --json`. */
+export interface RunDocument {
+  readonly model: {
+    readonly name: string;
+    readonly architecture: string;
+    readonly parameters: number;
+    readonly quantization: string;
+    readonly dtype: string;
+  };
+  readonly engine: EngineInfo;
+  /** `sparsity` is the one that ran: 0 where the recipe was turned off. */
+  readonly recipe: null | {
+    readonly method: string;
+    readonly sparsity: number;
+    readonly rho: number;
+    readonly sha256: string | null;
+  };
+  readonly prompt: { readonly tokens: readonly number[]; readonly count: number };
+  readonly output: {
+    readonly text: string;
+    readonly tokens: readonly number[];
+    readonly count: number;
+    readonly finishReason: string;
+  };
+  readonly timings: {
+    readonly loadMs: number;
+    readonly prefillMs: number;
+    readonly prefillTokensPerSecond: number;
+    readonly firstTokenMs: number | null;
+    readonly decodeMs: number;
+    readonly decodeTokensPerSecond: number | null;
+  };
+  readonly measuredSparsity: number | null;
+  readonly memory: MemoryInfo;
+  /** What the draws were seeded with, given or not. */
+  readonly seed: number | null;
+}
+
+/** The document of a run. */
+export function runDocument(
+  model: Model,
+  { result, firstTokenMs }: Run,
+  options: GenerateOptions,
+): RunDocument {
+  const { description, info, memory, loadMs } = model;
+  const { promptTokens, tokens, text, finishReason, measuredSparsity } = result;
+  return {
+    model: {
+      name: description.name,
+      architecture: description.config.architecture,
+      parameters: description.parameters,
+      quantization: description.quantization,
+      dtype: dtypeOf(model),
+    },
+    engine: info,
+    recipe: recipeDocument(model, options),
+    prompt: { tokens: promptTokens, count: promptTokens.length },
+    output: { text, tokens, count: tokens.length, finishReason },
+    timings: {
+      loadMs,
+      prefillMs: result.prefillMs,
+      prefillTokensPerSecond: result.prefillTokensPerSecond,
+      firstTokenMs,
+      decodeMs: result.decodeMs,
+      decodeTokensPerSecond: result.decodeTokensPerSecond,
+    },
+    measuredSparsity,
+    memory,
+    seed: options.seed ?? null,
+  };
+}
+
+function recipeDocument(model: Model, options: GenerateOptions): RunDocument["recipe"] {
+  if (model.recipe === null) return null;
+  const { recipe, sha256 } = model.recipe;
+  return {
+    method: recipe.method,
+    sparsity: options.sparsity ?? recipe.sparsity,
+    rho: recipe.rho,
+    sha256: sha256 ?? null,
+  };
+}
+
+const DTYPE_OF: readonly (readonly [RegExp, string])[] = [
+  [/f32$/, "f32"],
+  [/bf16$/, "bf16"],
+  [/i8$/, "int8"],
+  [/i4$/, "int4"],
+];
+
+/** How most weights of the projections are kept in memory. */
+export function dtypeOf(model: Model): string {
+  const weights = new Map<string, number>();
+  for (const layer of model.engine.weights.layers) {
+    for (const { matrix: { layout, nIn, nOut } } of Object.values(layer.projections)) {
+      const dtype = DTYPE_OF.find(([pattern]) => pattern.test(layout))?.[1] ?? layout;
+      weights.set(dtype, (weights.get(dtype) ?? 0) + nIn * nOut);
+    }
+  }
+  return [...weights].reduce((best, next) => next[1] > best[1] ? next : best)[0];
+}
+
+/** What ran: model, weights, recipe, kernels, runtime, threads. */
+export function describeRun(model: Model, sparsity?: number): string {
+  const { kernels, runtime, threads } = model.info;
+  const recipe = model.recipe?.recipe;
+  const how = recipe === undefined || sparsity === 0
+    ? "dense"
+    : `${recipe.method} at sparsity ${recipe.sparsity}, rho ${recipe.rho}`;
+  return `${model.description.name} (${dtypeOf(model)}), ${how}, ` +
+    `${kernels} kernels, ${runtime}, ${threads} thread${threads === 1 ? "" : "s"}`;
+}
+
+/** The line on stderr that says what ran and how fast. */
+export function timingLine(model: Model, { result, firstTokenMs }: Run, options: GenerateOptions): string {
+  const { promptTokens, tokens, measuredSparsity, prefillTokensPerSecond, decodeTokensPerSecond } = result;
+  const facts = [describeRun(model, options.sparsity)];
+  if (measuredSparsity !== null) facts.push(`measured sparsity ${measuredSparsity.toFixed(3)}`);
+  if (options.temperature) facts.push(`seed ${options.seed}`);
+  const decode = decodeTokensPerSecond === null ? "" : ` at ${decodeTokensPerSecond.toFixed(1)} tok/s`;
+  return `${facts.join(", ")}: prompt ${promptTokens.length} tokens at ${
+    prefillTokensPerSecond.toFixed(1)
+  } tok/s, ` +
+    `generated ${tokens.length}${decode}` +
+    (firstTokenMs === null ? "" : `, first after ${(firstTokenMs / 1000).toFixed(2)} s`);
+}
