@@ -28,7 +28,20 @@ export class Arena {
    * @throws {RangeError} If 4 GiB, or what the runtime gives, is not enough; says how much was wanted.
    */
   allocate(bytes: number): number {
-    const at = this.#top, end = align(at + bytes), wanted = end + SLACK;
+    const at = this.#top;
+    this.reserve(bytes);
+    this.#top = align(at + bytes);
+    return at;
+  }
+
+  /**
+   * Grows the memory for `bytes` that are about to be allocated piece by piece. V8 collects garbage at most grows: one grow a
+   * tensor made Node 24 take 4.3 s to load SmolLM2 in f32, and 0.5 s with a single one.
+   *
+   * @throws {RangeError} As {@linkcode Arena.allocate}.
+   */
+  reserve(bytes: number): void {
+    const at = this.#top, wanted = align(at + bytes) + SLACK;
     const missing = wanted - this.memory.buffer.byteLength;
     if (missing > 0) {
       const pages = Math.ceil(missing / PAGE_BYTES);
@@ -45,8 +58,6 @@ export class Arena {
         );
       }
     }
-    this.#top = end;
-    return at;
   }
 }
 

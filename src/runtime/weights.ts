@@ -71,6 +71,36 @@ function* everyTensor(model: LlamaDescription): Iterable<Tensor> {
   }
 }
 
+/** How a matrix will lie in memory, and which scales it has. */
+function planTensor(
+  tensor: Tensor,
+  layout: Layout,
+  balanced: boolean,
+): { plan: ReturnType<typeof planMatrix>; mins: boolean; rowScale: boolean; channelScale: boolean } {
+  const mins = layout === "group-i4" && tensor.type === "Q4_1",
+    channelScale = balanced && (layout === "channels-i8" || layout === "pairs-i8"),
+    rowScale = layout === "channels-i8" || layout === "pairs-i8" || layout === "group-i4";
+  const [nOut, nIn] = tensor.shape as [number, number];
+  return { plan: planMatrix(layout, nIn, nOut, { mins, channelScale }), mins, rowScale, channelScale };
+}
+
+/** About what all weights will take, padding included. */
+function plannedBytes(model: LlamaDescription, dtype: Dtype | "auto", sparse: boolean): number {
+  // up to five parts a matrix, each padded to 64 bytes
+  const padding = 5 * 64;
+  let bytes = 0;
+  for (const tensor of everyTensor(model)) {
+    const isHead = tensor === model.embedding || tensor === model.lmHead;
+    const layout = isHead
+      ? embeddingLayout(tensor.type, dtype)
+      : projectionLayout(tensor.type, dtype, sparse);
+    bytes += tensor.shape.length === 2
+      ? planTensor(tensor, layout, !isHead).plan.bytes + padding
+      : 4 * padTo(tensor.shape[0]!, 64);
+  }
+  return bytes;
+}
+
 function rowBytes(tensor: Tensor): number {
   const { values, bytes } = BLOCK[tensor.type];
   return (tensor.shape[tensor.shape.length - 1]! / values) * bytes;
@@ -131,6 +161,7 @@ export class WeightLoader {
    */
   async load(model: LlamaDescription, dtype: Dtype | "auto", sparse: boolean): Promise<Weights> {
     const { config } = model;
+    this.#arena.reserve(plannedBytes(model, dtype, sparse));
     const embedding = await this.#matrix(model.embedding, embeddingLayout(model.embedding.type, dtype));
     const lmHead = model.lmHead === model.embedding
       ? embedding
@@ -178,10 +209,7 @@ export class WeightLoader {
   /** @param balanced int8 gets a channel scale beside the row's; projections only, as it takes the whole matrix at once */
   async #matrix(tensor: Tensor, layout: Layout, balanced = false): Promise<Matrix> {
     const nOut = tensor.shape[0]!, nIn = tensor.shape[1]!, k = this.#k;
-    const mins = layout === "group-i4" && tensor.type === "Q4_1",
-      channelScale = balanced && (layout === "channels-i8" || layout === "pairs-i8");
-    const rowScale = layout === "channels-i8" || layout === "pairs-i8" || layout === "group-i4";
-    const plan = planMatrix(layout, nIn, nOut, { mins, channelScale }),
+    const { plan, mins, rowScale, channelScale } = planTensor(tensor, layout, balanced),
       { nInPadded, nOutPadded, chunk } = plan;
     if (tensor.type === "F16" && (layout === "channels-bf16" || layout === "rows-bf16")) {
       this.#warnOnce("F16 weights rounded to bf16: 3 bits of precision are lost; --dtype f32 keeps them");
