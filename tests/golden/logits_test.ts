@@ -16,7 +16,7 @@ import {
   type Path,
   readGoldenLogits,
   readGoldenPrompts,
-  recipeKeepingAll,
+  recipeOfThreshold,
 } from "../support/golden.ts";
 import { pulledModel } from "../support/models.ts";
 import { skipWithout } from "../support/shared.ts";
@@ -37,7 +37,7 @@ async function open(dtype: Dtype, kernels: "baseline" | "relaxed", sparse: boole
     await loaded?.model.close();
     loaded = null;
     const options = { dtype, kernels, contextLength: 512 };
-    if (sparse) keepingAll ??= recipeKeepingAll(await Model.load(await pulledModel(), options));
+    if (sparse) keepingAll ??= recipeOfThreshold(await Model.load(await pulledModel(), options), 0);
     const recipe = sparse ? await keepingAll! : undefined;
     loaded = { key, model: await Model.load(await pulledModel(), { ...options, recipe }) };
   }

@@ -150,15 +150,15 @@ export async function generateGreedily(
 }
 
 /**
- * A recipe under which every channel passes that is not 0: sparse kernels, dense results.
+ * A recipe with one threshold for all projections; with 0, every channel passes that is not 0: sparse kernels, dense results.
  *
  * @param model loaded without a recipe
  */
-export async function recipeKeepingAll(model: Model): Promise<LoadedRecipe> {
+export async function recipeOfThreshold(model: Model, threshold: number): Promise<LoadedRecipe> {
   const projections = projectionShapes(model.config).map(({ path, nIn }) => ({
     path,
     score: "abs" as const,
-    threshold: 0,
+    threshold,
     rho: 1,
     sparsity: 0,
     channels: nIn,

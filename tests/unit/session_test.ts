@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ContextError, Model, type Session } from "../../src/mod.ts";
-import { largestError, recipeKeepingAll } from "../support/golden.ts";
+import { largestError, recipeOfThreshold } from "../support/golden.ts";
 import { assertSameBits } from "../support/kernels.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
@@ -95,7 +95,7 @@ for (const sparse of [false, true]) {
   const what = sparse ? "sparse, in int8 and int4" : "in f32";
   test(`Session: three that take turns do not disturb each other, ${what}`, { skip }, async () => {
     const file = sparse ? "golden/tiny/llama-mixed.gguf" : FILE;
-    const recipe = sparse ? await recipeKeepingAll(await open(file)) : undefined;
+    const recipe = sparse ? await recipeOfThreshold(await open(file), 0) : undefined;
     const model = await open(file, { recipe });
     const prompts = [someIds(3, 2), someIds(130, 3), someIds(64, 4)];
     const alone = prompts.map((prompt, i) => {
