@@ -1,7 +1,14 @@
 /** Generation as a program calls it: limits, stop rules, cancellation, and what the last part says. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ContextError, type GenerateOptions, type GenerateResult, Model } from "../../src/mod.ts";
+import {
+  ContextError,
+  type GenerateOptions,
+  type GenerateResult,
+  type LoadedRecipe,
+  Model,
+} from "../../src/mod.ts";
+import { recipeOfThreshold } from "../support/golden.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
 const FOLDER = "data/models/stories260K";
@@ -12,8 +19,8 @@ const skip = skipWithout(FOLDER);
 const STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.";
 const BOS = [1];
 
-function open(source: string = FOLDER): Promise<Model> {
-  return Model.load(requireShared(source), { kernels: "baseline" });
+function open(source: string = FOLDER, recipe?: LoadedRecipe): Promise<Model> {
+  return Model.load(requireShared(source), { kernels: "baseline", recipe });
 }
 
 /** Runs a generation to its end; checks what holds of every one. */
@@ -107,6 +114,22 @@ test("generate: options that mean nothing are refused", { skip }, async () => {
   await assert.rejects(run(model, [], {}), RangeError);
   await assert.rejects(run(model, [512], {}), RangeError);
   assert.equal((await run(model, BOS, { sparsity: 0, maxTokens: 3 })).tokens.length, 3);
+});
+
+test("generate: with a recipe, says what ran sparse and how sparse", { skip }, async () => {
+  const recipe = await recipeOfThreshold(await open(), 0.4);
+  const model = await open(FOLDER, recipe);
+  const prompt = model.tokenize("Tom had a red ball.");
+  const half = await run(model, prompt, { maxTokens: 10 });
+  // the first token comes from the prompt, which is dense unless it is asked for; the last is never run
+  assert.equal(half.sparseTokens, 9);
+  assert.ok(half.measuredSparsity! > 0.1 && half.measuredSparsity! < 0.9, String(half.measuredSparsity));
+  const whole = await run(model, prompt, { maxTokens: 10, prefill: "sparse" });
+  assert.equal(whole.sparseTokens, prompt.length + 9);
+  const dense = await run(model, prompt, { maxTokens: 10, sparsity: 0 });
+  assert.equal(dense.sparseTokens, 0);
+  assert.equal(dense.measuredSparsity, null);
+  assert.deepEqual(dense.tokens, (await run(await open(), prompt, { maxTokens: 10 })).tokens);
 });
 
 test("generate: a stop text ends it and is not shown, whatever tokens it lies in", { skip }, async () => {

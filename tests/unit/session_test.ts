@@ -78,9 +78,25 @@ test("Session.truncate: what follows is as if the rest had never been", { skip }
     session.advance(someIds(150, 5));
     session.truncate(kept);
     assert.equal(session.length, kept);
+    // takes the pages that were given back, and writes to them
+    using other = model.session();
+    other.advance(someIds(150, 7));
     assertSameBits(session.prefill(rest), expected, `${kept} kept`);
     assert.deepEqual(session.tokens, [...ids.slice(0, kept), ...rest]);
   }
+});
+
+test("Session.truncate: gives pages back", { skip }, async () => {
+  const model = await open();
+  using session = model.session();
+  session.advance(someIds(4 * PAGE));
+  const { kvBytes } = model.memory;
+  session.truncate(PAGE);
+  using other = model.session();
+  other.advance(someIds(3 * PAGE));
+  assert.equal(model.memory.kvBytes, kvBytes);
+  other.decode(1);
+  assert.equal(model.memory.kvBytes, kvBytes / 4 * 5);
 });
 
 test("Session.truncate: refuses what the session has not got", { skip }, async () => {
