@@ -1,7 +1,8 @@
 /** Tokens to text, one at a time: sampling, stop rules, cancellation and timings. */
 import type { Model } from "./model.ts";
 import { Sampler, type SamplingOptions, validateSampling } from "./sampler.ts";
-import type { Prefill } from "./session.ts";
+import { type Prefill, type Session, sparseStart } from "./session.ts";
+import { MAX_TOKENS } from "./workspace.ts";
 import { TextStream } from "./text_stream.ts";
 
 /** Settings of one generation. */
@@ -84,11 +85,15 @@ export async function* generateTokens(
     if (signal?.aborted === true) finishReason = "cancelled";
     else {
       let began = performance.now();
-      let logits = session.prefill(prompt, { prefill: dense ? "dense" : options.prefill });
+      const from = dense
+        ? Infinity
+        : sparseStart(options.prefill ?? "dense", 0, prompt.length, model.engine.keepDense);
+      let logits = await runPrompt(session, prompt, from, signal);
       prefillMs = performance.now() - began;
       began = performance.now();
       let turn = began;
-      while (tokens.length < maxTokens) {
+      if (logits === null) finishReason = "cancelled";
+      while (logits !== null && tokens.length < maxTokens) {
         if (performance.now() - turn > TURN_MS) {
           await nextTurn();
           turn = performance.now();
@@ -136,6 +141,22 @@ export async function* generateTokens(
     };
   } finally {
     session.close();
+  }
+}
+
+/** Logits after the prompt, which is run in pieces between which timers, signals and sockets get their turn; null if it was cancelled. */
+async function runPrompt(
+  session: Session,
+  prompt: readonly number[],
+  sparseFrom: number,
+  signal: AbortSignal | undefined,
+): Promise<Float32Array | null> {
+  for (let first = 0;; first += MAX_TOKENS) {
+    const piece = prompt.slice(first, first + MAX_TOKENS);
+    if (first + MAX_TOKENS >= prompt.length) return session.prefill(piece, { prefill: sparseFrom });
+    session.advance(piece, { prefill: sparseFrom });
+    await nextTurn();
+    if (signal?.aborted === true) return null;
   }
 }
 

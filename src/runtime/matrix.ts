@@ -140,6 +140,11 @@ export function multiplyVector(
       k.gemvRowsBf16(y, m.w, x, m.nIn, m.nOut);
       return m.nIn;
     case "pairs-i8": {
+      let active = m.nIn;
+      if (threshold >= 0) {
+        active = k.maskChannelsF32(s.value, s.gathered, x, scale, threshold, m.nIn);
+        x = s.value;
+      }
       const unit = k.quantizeI16(
         s.quantised,
         x,
@@ -157,7 +162,7 @@ export function multiplyVector(
         m.nInPadded,
         m.nOutPadded,
       );
-      return m.nIn;
+      return active;
     }
   }
 }

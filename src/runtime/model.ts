@@ -91,15 +91,23 @@ export class Engine {
   #logitsBlock: { at: number; rows: number } | null = null;
   #closed = false;
   /** The first so many positions are dense even with a recipe. */
-  keepDense = 0;
+  readonly keepDense: number;
 
-  constructor(kernels: Kernels, arena: Arena, workspace: Workspace, weights: Weights, contextLength: number) {
+  constructor(
+    kernels: Kernels,
+    arena: Arena,
+    workspace: Workspace,
+    weights: Weights,
+    contextLength: number,
+    keepDense: number,
+  ) {
     this.kernels = kernels;
     this.config = weights.config;
     this.workspace = workspace;
     this.weights = weights;
     this.forward = new Forward(kernels, workspace, weights);
     this.contextLength = contextLength;
+    this.keepDense = keepDense;
     this.#arena = arena;
     this.#pool = new PagePool(arena, weights.config);
   }
@@ -120,8 +128,10 @@ export class Engine {
   reserve(cache: KvCache, n: number): void {
     cache.reserve(n);
     if (n > this.#scoresLength) {
-      this.#scoresLength = Math.max(256, 2 ** Math.ceil(Math.log2(n)));
-      this.forward.scores = this.#arena.allocate(4 * padTo(this.#scoresLength, 64));
+      // nothing is noted before memory has been had
+      const length = Math.max(256, 2 ** Math.ceil(Math.log2(n)));
+      this.forward.scores = this.#arena.allocate(4 * padTo(length, 64));
+      this.#scoresLength = length;
     }
   }
 
@@ -176,9 +186,10 @@ export class Model {
   /** Milliseconds that loading took. */
   readonly loadMs: number;
   readonly #weightBytes: number;
-  #recipe: LoadedRecipe | null = null;
-  #recipeBytes = 0;
-  #hash: string | null = null;
+  /** The recipe in use, or null: dense. */
+  readonly recipe: LoadedRecipe | null;
+  readonly #recipeBytes: number;
+  #hash: string | null;
 
   private constructor(parts: {
     description: LlamaDescription;
@@ -187,12 +198,18 @@ export class Model {
     warnings: readonly string[];
     loadMs: number;
     weightBytes: number;
+    recipe: LoadedRecipe | null;
+    recipeBytes: number;
+    hash: string | null;
   }) {
     this.description = parts.description;
     this.engine = parts.engine;
     this.platform = parts.platform;
     this.warnings = parts.warnings;
     this.loadMs = parts.loadMs;
+    this.recipe = parts.recipe;
+    this.#recipeBytes = parts.recipeBytes;
+    this.#hash = parts.hash;
     this.#weightBytes = parts.weightBytes;
   }
 
@@ -218,6 +235,10 @@ export class Model {
         `contextLength: ${limit} found, 1 to ${config.maxPositionEmbeddings} wanted: the model's context`,
       );
     }
+    const hash = options.recipe === undefined ? null : await platform.sha256(description.checkpoint.blobs);
+    const recipe = options.recipe === undefined
+      ? null
+      : await openRecipe(options.recipe, config, platform, hash!);
     const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
     const kernels = await chooseKernels(options.kernels ?? "auto", memory, platform);
     const arena = new Arena(memory, kernels.heapBase());
@@ -227,20 +248,22 @@ export class Model {
     );
     const progress: LoadProgress = (loaded, total) => onProgress?.({ phase: "load", loaded, total });
     const loader = new WeightLoader(kernels, arena, description, scratch, progress, signal);
-    const weights = await loader.load(description, dtype, options.recipe !== undefined);
+    const sparsities = new Map(recipe?.recipe.projections.map((p) => [p.path, p.sparsity]));
+    const weights = await loader.load(description, dtype, (path) => sparsities.get(path) ?? 0);
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
-    const engine = new Engine(kernels, arena, workspace, weights, limit);
-    const model = new Model({
+    const engine = new Engine(kernels, arena, workspace, weights, limit, recipe?.recipe.keepDense ?? 0);
+    return new Model({
       description,
       engine,
       platform,
       warnings: loader.warnings,
+      recipe,
+      recipeBytes: recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones),
+      hash,
       loadMs: performance.now() - began,
       weightBytes: loader.bytes,
     });
-    if (options.recipe !== undefined) await model.#useRecipe(options.recipe, arena);
-    return model;
   }
 
   /** Its name, as the file has it. */
@@ -251,11 +274,6 @@ export class Model {
   /** Its shape. */
   get config(): LlamaConfig {
     return this.description.config;
-  }
-
-  /** The recipe in use, or null: dense. */
-  get recipe(): LoadedRecipe | null {
-    return this.#recipe;
   }
 
   /** SHA-256 of the weights' files, which recipes are bound to. Taken when first asked for. */
@@ -338,19 +356,23 @@ export class Model {
       throw new ContextError(wanted, limit, `a prompt of ${promptTokens} tokens and ${maxTokens} new ones`);
     }
   }
+}
 
-  async #useRecipe(recipe: string | Blob | LoadedRecipe, arena: Arena): Promise<void> {
-    let loaded: LoadedRecipe;
-    if (typeof recipe === "string" || recipe instanceof Blob) {
-      const name = typeof recipe === "string" ? recipe : "recipe";
-      const blob = typeof recipe === "string" ? await openFile(recipe, this.platform) : recipe;
-      loaded = { ...await parseRecipe(blob, name), sha256: await this.platform.sha256([blob]) };
-    } else loaded = recipe;
-    checkRecipe(loaded, this.config, await this.hash());
-    this.#recipeBytes = applyRecipe(this.engine.weights, loaded, arena, this.engine.workspace.ones);
-    this.engine.keepDense = loaded.recipe.keepDense;
-    this.#recipe = loaded;
-  }
+/** A recipe, from wherever it is, checked against the model. */
+async function openRecipe(
+  recipe: string | Blob | LoadedRecipe,
+  config: LlamaConfig,
+  platform: Platform,
+  modelHash: string,
+): Promise<LoadedRecipe> {
+  let loaded: LoadedRecipe;
+  if (typeof recipe === "string" || recipe instanceof Blob) {
+    const name = typeof recipe === "string" ? recipe : "recipe";
+    const blob = typeof recipe === "string" ? await openFile(recipe, platform) : recipe;
+    loaded = { ...await parseRecipe(blob, name), sha256: await platform.sha256([blob]) };
+  } else loaded = recipe;
+  checkRecipe(loaded, config, modelHash);
+  return loaded;
 }
 
 async function chooseKernels(

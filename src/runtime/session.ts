@@ -5,8 +5,8 @@ import type { PassOptions, SparsityCount } from "./forward.ts";
 import type { Engine } from "./model.ts";
 import { MAX_TOKENS } from "./workspace.ts";
 
-/** Which positions of a prompt run dense: all, only the first `keepDense`, or the official first 90 % (`official`). */
-export type Prefill = "dense" | "sparse" | "official";
+/** Which positions of a prompt run dense: all, only the first `keepDense`, the official first 90 % (`official`), or those before a position. */
+export type Prefill = "dense" | "sparse" | "official" | number;
 
 /** Settings of a pass over several tokens. */
 export interface PrefillOptions {
@@ -173,8 +173,9 @@ export class Session {
   }
 }
 
-/** The first sparse position of a prompt (rsparse.md section 6). */
-function sparseStart(prefill: Prefill, start: number, total: number, keepDense: number): number {
+/** The first sparse position of a prompt of `total` tokens from position `start` (rsparse.md section 6). */
+export function sparseStart(prefill: Prefill, start: number, total: number, keepDense: number): number {
+  if (typeof prefill === "number") return prefill;
   if (prefill === "dense") return Infinity;
   if (prefill === "sparse") return keepDense;
   return start + Math.trunc(total * (1 - 0.1));

@@ -141,7 +141,7 @@ for (const { file, dtypes, auto } of CASES) {
           // the scalar kernels take 0.4 s a dtype: one model with all layouts is enough
           if (kernels === "reference" && dtype !== "f32" && file !== "llama-mixed.gguf") continue;
           await using dense = await Model.load(path, { kernels, dtype });
-          const recipe = sparse ? await recipeOfThreshold(dense, 0) : undefined;
+          const recipe = sparse ? await recipeOfThreshold(dense, 0, 0.8) : undefined;
           await using model = await Model.load(path, { kernels, dtype, recipe });
           assert.equal(model.info.kernels, kernels);
           if (bars === "exact") assertExact(model, prompts, EXACT[kernels], dtype);

@@ -29,7 +29,7 @@ export async function parityHashes(): Promise<{ [name: string]: string }> {
     const options = { kernels: "baseline", dtype, contextLength: 256 } as const;
     const recipe = threshold === undefined
       ? undefined
-      : await recipeOfThreshold(await Model.load(source, options), threshold);
+      : await recipeOfThreshold(await Model.load(source, options), threshold, 0.8);
     await using model = await Model.load(source, { ...options, recipe });
     const what = threshold === undefined ? "" : ", sparse";
     hashes[`${name}, ${dtype}${what}: logits`] = await hash(logitsOf(model));

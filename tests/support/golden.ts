@@ -153,14 +153,19 @@ export async function generateGreedily(
  * A recipe with one threshold for all projections; with 0, every channel passes that is not 0: sparse kernels, dense results.
  *
  * @param model loaded without a recipe
+ * @param sparsity what the recipe claims to skip, which int8's layout is chosen by
  */
-export async function recipeOfThreshold(model: Model, threshold: number): Promise<LoadedRecipe> {
+export async function recipeOfThreshold(
+  model: Model,
+  threshold: number,
+  sparsity = 0,
+): Promise<LoadedRecipe> {
   const projections = projectionShapes(model.config).map(({ path, nIn }) => ({
     path,
     score: "abs" as const,
     threshold,
     rho: 1,
-    sparsity: 0,
+    sparsity,
     channels: nIn,
     rank: 0,
     mode: "sparse" as const,
@@ -172,7 +177,7 @@ export async function recipeOfThreshold(model: Model, threshold: number): Promis
       compat: "corrected",
       modelHash: await model.hash(),
       model: "under test",
-      sparsity: 0,
+      sparsity,
       rho: 1,
       seed: 0,
       calibration: { source: "none", tokens: 0, sha256: "" },

@@ -241,3 +241,13 @@ test("generate: a model that is closed ends it at the next token", { skip }, asy
   await model.close();
   await assert.rejects(parts.next(), /the model is closed/);
 });
+
+test("generate: a signal cancels it inside a long prompt", async () => {
+  await using model = await open();
+  const abort = new AbortController(), prompt = Array.from({ length: 400 }, (_, i) => 4 + i % 300);
+  setTimeout(() => abort.abort(), 0);
+  for await (const { result } of model.generate(prompt, { maxTokens: 4, signal: abort.signal })) {
+    assert.equal(result?.finishReason, "cancelled");
+    assert.deepEqual(result?.tokens, []);
+  }
+});
