@@ -15,6 +15,7 @@ import { VERSION } from "../version.ts";
 import * as bench from "./commands/bench.ts";
 import * as calibrate from "./commands/calibrate.ts";
 import * as chat from "./commands/chat.ts";
+import * as demo from "./commands/demo.ts";
 import * as detokenize from "./commands/detokenize.ts";
 import * as generate from "./commands/generate.ts";
 import * as inspect from "./commands/inspect.ts";
@@ -38,6 +39,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   logits,
   calibrate,
   bench,
+  demo,
 ];
 
 /** Runs the program with these arguments; resolves to the exit status. */
