@@ -59,18 +59,19 @@ function collect(text: string, before: readonly string[] = []): string[] {
 /**
  * The text of `-p`, or of stdin without the line break that `echo` and editors put at its end.
  *
- * @throws {UsageError} If it is empty, or there is neither.
+ * @throws {UsageError} If there is neither.
  */
 export async function readPrompt(context: CliContext, prompt: string | undefined): Promise<string> {
   if (prompt === undefined && context.stdinIsTerminal) {
     throw new UsageError("Cannot run without a prompt: give -p TEXT, or text on stdin");
   }
-  const text = prompt ?? (await context.readStdin()).replace(/\r?\n$/, "");
-  if (text === "") {
-    const where = prompt === undefined ? "on stdin" : "after -p";
-    throw new UsageError(`Cannot run an empty prompt: give at least one character ${where}`);
-  }
-  return text;
+  return prompt ?? (await context.readStdin()).replace(/\r?\n$/, "");
+}
+
+/** The error for a prompt of no characters. */
+export function emptyPrompt(prompt: string | undefined): UsageError {
+  const where = prompt === undefined ? "on stdin" : "after -p";
+  return new UsageError(`Cannot run an empty prompt: give at least one character ${where}`);
 }
 
 /**

@@ -9,6 +9,7 @@ import { EXIT, UsageError } from "../errors.ts";
 import {
   addGenerationOptions,
   checkDial,
+  emptyPrompt,
   generateOptions,
   type GenerationOptions,
   printRun,
@@ -43,6 +44,7 @@ export function register(program: Command, context: CliContext): void {
         );
       }
       const prompt = interactive ? null : await readPrompt(context, options.prompt);
+      if (prompt === "") throw emptyPrompt(options.prompt);
       await withModel(context, options, async (model) => {
         checkDial(options.recipe, options.sparsity, model);
         if (model.description.chatTemplate === null) {

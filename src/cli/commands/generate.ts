@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import {
   addGenerationOptions,
   checkDial,
+  emptyPrompt,
   generateOptions,
   type GenerationOptions,
   printRun,
@@ -21,7 +22,10 @@ export function register(program: Command, context: CliContext): void {
     const settings = { ...generation, maxTokens: options.maxTokens, signal: context.signal };
     await withModel(context, options, async (model) => {
       checkDial(options.recipe, options.sparsity, model);
-      await printRun(context, model, model.generate(prompt, settings), settings);
+      // a model that puts BOS first can begin with nothing
+      const ids = model.tokenize(prompt);
+      if (ids.length === 0) throw emptyPrompt(options.prompt);
+      await printRun(context, model, model.generate(ids, settings), settings);
     });
   });
 }
