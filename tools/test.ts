@@ -2,7 +2,7 @@
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
  * Node 24 and Bun, and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
  */
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
@@ -12,6 +12,7 @@ import { build, stop } from "esbuild";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle } from "./build.ts";
 import { prepare, ROOT } from "./prepare.ts";
+import { installRuntimes } from "./runtimes.ts";
 
 /** A model in f32 takes 600 MB: tests of these folders run one file at a time, with nothing beside them. */
 const HEAVY = ["golden", "parity"];
@@ -36,31 +37,6 @@ function filesUnderTests(end: string): string[] {
     .map((name) => `tests/${name.replaceAll("\\", "/")}`)
     .filter((path) => path.endsWith(end) && !path.startsWith("tests/runtimes/"))
     .sort();
-}
-
-/** Installs the pinned runtimes from their lock file, if the installed ones are not those. */
-function installRuntimes(): void {
-  const folder = join(ROOT, "tests", "runtimes");
-  const wanted = readFileSync(join(folder, "package-lock.json"), "utf8");
-  const stamp = join(folder, "node_modules", "installed.json");
-  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
-  console.error("installing the test runtimes …");
-  const run = (command: string, args: string[]): void => {
-    const { status } = spawnSync(command, args, {
-      cwd: folder,
-      stdio: ["ignore", 2, 2],
-      shell: process.platform === "win32",
-    });
-    if (status !== 0) {
-      throw new Error(
-        `Cannot install the test runtimes: ${command} ${args.join(" ")}: exit status ${status}`,
-      );
-    }
-  };
-  run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-  // The package's own script puts the platform's program where `bin/bun.exe` is; no other script of a package is run.
-  if (existsSync(join(folder, "node_modules", "bun"))) run("node", ["node_modules/bun/install.js"]);
-  writeFileSync(stamp, wanted);
 }
 
 /** Bundles tests for Node 20, which has no TypeScript. Paths that tests make from their own stay those of the sources. */
