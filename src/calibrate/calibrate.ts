@@ -19,6 +19,7 @@ import {
 } from "../recipe/recipe.ts";
 import { SITES } from "../runtime/forward.ts";
 import type { Model } from "../runtime/model.ts";
+import { wholeTurn } from "../runtime/turn.ts";
 
 /** Settings of {@linkcode calibrateModel}. */
 export interface CalibrateOptions {
@@ -214,6 +215,7 @@ async function weightTensors(
     const factors: Factors | null = rank === 0 ? null : svd.truncatedSvd(w, nOut, nIn, rank);
     out.set(path, { scale, factors: factors === null ? null : { u: factors.u, v: factors.v } });
     options.onProgress?.({ phase: "factors", done: done + 1, total: all.length });
+    await wholeTurn();
   }
   return out;
 }
@@ -269,8 +271,7 @@ async function observe(
       const end = Math.min(last, at + STEP);
       session.advance(ids.slice(at, end), { observe: watch });
       onTokens(end);
-      // a turn of the event loop, so that a signal can come
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await wholeTurn();
       signal?.throwIfAborted();
     }
   }

@@ -4,6 +4,7 @@ import type { LoadedRecipe } from "../recipe/recipe.ts";
 import type { GenerateOptions, GenerateResult, Part } from "../runtime/generate.ts";
 import type { EngineInfo, MemoryInfo, Model } from "../runtime/model.ts";
 import type { Prefill } from "../runtime/session.ts";
+import { wholeTurn } from "../runtime/turn.ts";
 import { UsageError } from "./errors.ts";
 import { addRunOptions, decimal, integer, locate, type RunOptions } from "./model_option.ts";
 import type { CliContext } from "./output.ts";
@@ -159,8 +160,8 @@ export interface Run {
 }
 
 /**
- * How often what waits for the terminal gets a turn. The library's own turns leave a timer's phase of the event loop
- * out; in Deno 2.9 a key that was pressed then came after 0.2 s at best and, in a whole program, not before the end.
+ * How often keys and signals get a turn; it takes a millisecond or two. With the library's own turns alone, a key that was
+ * pressed came after 0.2 s at best in Deno 2.9, and in `chat` not before the end of the answer.
  */
 const TURN_MS = 50;
 
@@ -173,7 +174,7 @@ export async function stream(
   let firstTokenMs: number | null = null, result: GenerateResult | undefined, turn = performance.now();
   for await (const part of parts) {
     if (performance.now() - turn > TURN_MS) {
-      await new Promise((resolve) => setTimeout(resolve));
+      await wholeTurn();
       turn = performance.now();
     }
     if (part.token !== null) firstTokenMs ??= context.platform.uptimeMs();

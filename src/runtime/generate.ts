@@ -4,6 +4,7 @@ import { Sampler, type SamplingOptions, validateSampling } from "./sampler.ts";
 import { type Prefill, type Session, sparseStart } from "./session.ts";
 import { MAX_TOKENS } from "./workspace.ts";
 import { TextStream } from "./text_stream.ts";
+import { nextTurn, wholeTurn } from "./turn.ts";
 
 /** Settings of one generation. */
 export interface GenerateOptions extends SamplingOptions {
@@ -155,7 +156,7 @@ async function runPrompt(
     const piece = prompt.slice(first, first + MAX_TOKENS);
     if (first + MAX_TOKENS >= prompt.length) return session.prefill(piece, { prefill: sparseFrom });
     session.advance(piece, { prefill: sparseFrom });
-    await nextTurn();
+    await wholeTurn();
     if (signal?.aborted === true) return null;
   }
 }
@@ -179,16 +180,4 @@ function checkSparsity(model: Model, sparsity: number | undefined): boolean {
     );
   }
   return false;
-}
-
-/** Lets everything that waits run once. setTimeout(0) would take a millisecond or four. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-    port2.postMessage(null);
-  });
 }

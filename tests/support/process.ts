@@ -16,6 +16,8 @@ export interface RunProgramOptions {
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** Handed a function that sends SIGINT. */
   readonly onStart?: (interrupt: () => void) => void;
+  /** Handed each piece of stdout. */
+  readonly onStdout?: (text: string) => void;
 }
 
 /** Runs a program with `input` on its stdin. */
@@ -26,7 +28,10 @@ export function runProgram(command: readonly string[], options: RunProgramOption
     const [program, ...args] = command as [string, ...string[]];
     const child = spawn(program, args, { env, stdio: ["pipe", "pipe", "pipe"] });
     let stdout = "", stderr = "";
-    child.stdout.setEncoding("utf8").on("data", (text: string) => stdout += text);
+    child.stdout.setEncoding("utf8").on("data", (text: string) => {
+      stdout += text;
+      options.onStdout?.(text);
+    });
     child.stderr.setEncoding("utf8").on("data", (text: string) => stderr += text);
     // A program that reads no input may have closed it.
     child.stdin.on("error", () => {});
