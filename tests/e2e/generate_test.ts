@@ -93,7 +93,7 @@ test("generate --stop: the text ends before the first of them", withStories, asy
   const args = ["generate", "-m", stories(), "-p", "Once upon a time", "-n", "60"];
   const { output: { text } } = await json(args);
   const stop = text.slice(20, 26);
-  const cut = (await json([...args, "--stop", "no such text", "--stop", stop])).output;
+  const cut = (await json([...args, "--stop", stop, "--stop", "no such text"])).output;
   assert.deepEqual([cut.text, cut.finishReason], [text.slice(0, text.indexOf(stop)), "stop"]);
   assert.equal((await rsparse([...args, "--stop", stop])).stdout, `${cut.text}\n`);
 });
