@@ -34,7 +34,7 @@ export function attention_paged_f32(
     // scores; a page's slots past the last position hold old numbers, their scores are overwritten below
     let s = scores;
     for (let p: u32 = 0; p < nPages; ++p) {
-      let k: usize = load<u32>(pages + (<usize>p << 2)) + kOffset + head;
+      let k: usize = <usize>load<u32>(pages + (<usize>p << 2)) + kOffset + head;
       const end = min(s + (PAGE << 2), scores + ((<usize>nPositions + 3 & ~3) << 2));
       for (; s < end; s += 16, k += row << 2) {
         let a = f32x4.splat(0), b = a, c = a, d = a, k1 = k + row, k2 = k1 + row, k3 = k2 + row;
@@ -65,7 +65,7 @@ export function attention_paged_f32(
       let a = f32x4.splat(0), b = a, c = a, e = a;
       s = scores;
       for (let p: u32 = 0; p < nPages; ++p) {
-        let v: usize = load<u32>(pages + (<usize>p << 2)) + vOffset + head + d;
+        let v: usize = <usize>load<u32>(pages + (<usize>p << 2)) + vOffset + head + d;
         const end = min(s + (PAGE << 2), scoresEnd);
         for (; s < end; s += 4, v += row) {
           const w = v128.load32_splat(s);
@@ -79,7 +79,7 @@ export function attention_paged_f32(
       let a = f32x4.splat(0);
       s = scores;
       for (let p: u32 = 0; p < nPages; ++p) {
-        let v: usize = load<u32>(pages + (<usize>p << 2)) + vOffset + head + d;
+        let v: usize = <usize>load<u32>(pages + (<usize>p << 2)) + vOffset + head + d;
         const end = min(s + (PAGE << 2), scoresEnd);
         for (; s < end; s += 4, v += row) a = madd(v128.load(v), v128.load32_splat(s), a);
       }

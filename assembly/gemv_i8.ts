@@ -2,14 +2,17 @@
 // byte's sum A1 and the low byte's A0 - 256*A1, exact modulo 2^32 however large A0 gets. Low bytes are stored as w + 128, hence -128 * sum x.
 import { K_MAGIC, K_MAGIC_BITS, K_ONE, max_f32, round_i32, sum_i32 } from "./lanes";
 
-/** xq i16[nPadded] = round(x * factor / s), at most 2047; returns s = max |x * factor| / 2047, or 0. nPadded a multiple of 8. */
+/**
+ * xq i16[nPadded] = round(x * factor / s), at most 2047, less above 8,259 channels so that n * 127 * |xq| stays within i32; returns s, or 0
+ * if all are 0. nPadded a multiple of 8.
+ */
 export function quantize_i16(xq: usize, x: usize, factor: usize, n: u32, nPadded: u32): f32 {
   const end = x + (<usize>n << 2), whole = x + ((<usize>n << 2) & ~15), xq0 = xq;
   let m = f32x4.splat(0), f = factor, p = x;
   for (; p < whole; p += 16, f += 16) m = f32x4.pmax(m, f32x4.abs(f32x4.mul(v128.load(p), v128.load(f))));
   let largest = max_f32(m);
   for (; p < end; p += 4, f += 4) largest = max<f32>(largest, abs<f32>(load<f32>(p) * load<f32>(f)));
-  const inverse: f32 = largest > 0 ? <f32>2047 / largest : 0;
+  const limit: f32 = n > 8259 ? <f32>(<u32>16909320 / n) : 2047, inverse: f32 = largest > 0 ? limit / largest : 0;
   const k = f32x4.splat(inverse), magic = f32x4.splat(K_MAGIC), bits = i32x4.splat(K_MAGIC_BITS);
   p = x; f = factor;
   for (; p < whole; p += 16, f += 16, xq += 8) {
@@ -18,7 +21,7 @@ export function quantize_i16(xq: usize, x: usize, factor: usize, n: u32, nPadded
   }
   for (; p < end; p += 4, f += 4, xq += 2) store<i16>(xq, <i16>nearest<f32>(load<f32>(p) * load<f32>(f) * inverse));
   for (const stop = xq0 + (<usize>nPadded << 1); xq < stop; xq += 2) store<i16>(xq, 0);
-  return largest / <f32>2047;
+  return largest / limit;
 }
 
 /** Sum of x i16[n], n a multiple of 8. */

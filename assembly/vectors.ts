@@ -46,16 +46,3 @@ export function silu_mul_f32(y: usize, gate: usize, up: usize, n: u32): void {
     store<f32>(y + i, g / (<f32>1 + f32x4.extract_lane(exp_f32x4(f32x4.splat(-g)), 0)) * load<f32>(up + i));
   }
 }
-
-/** Index of the largest x f32[n], the first of equals; -1 if any x is NaN or n is 0. */
-export function argmax_f32(x: usize, n: u32): i32 {
-  let best = <f32>-Infinity, at: i32 = n > 0 ? 0 : -1;
-  for (let i: u32 = 0; i < n; ++i) {
-    const v = load<f32>(x + (<usize>i << 2));
-    if (!(v <= best)) {
-      if (v != v) return -1;
-      best = v; at = i;
-    }
-  }
-  return at;
-}

@@ -4,8 +4,7 @@
  *     deno run -A examples/calibrate.ts
  */
 import process from "node:process";
-import { calibrateModel } from "../src/calibrate/calibrate.ts";
-import { defaultCalibrationText } from "../src/calibrate/default_text.ts";
+import { calibrateModel, defaultCalibrationText } from "../src/calibrate/mod.ts";
 import { Model } from "../src/mod.ts";
 
 const dense = await Model.load("smollm2");

@@ -19,7 +19,7 @@ export {
 } from "./runtime/generate.ts";
 export { type Prefill, type PrefillOptions, type Session } from "./runtime/session.ts";
 export { type PassOptions, type SparsityCount } from "./runtime/forward.ts";
-export { type Dtype } from "./runtime/matrix.ts";
+export { type Dtype, DTYPES } from "./runtime/matrix.ts";
 export { Sampler, type SamplingOptions } from "./runtime/sampler.ts";
 export { type KernelChoice } from "./kernels/probe.ts";
 export { type ChatMessage } from "./model/chat_template.ts";

@@ -23,7 +23,7 @@ export async function bundle(): Promise<void> {
   rmSync(join(ROOT, "dist"), { recursive: true, force: true });
   await build({
     ...BUNDLE,
-    entryPoints: { mod: "src/mod.ts", cli: "src/cli/main.ts" },
+    entryPoints: { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts", cli: "src/cli/main.ts" },
     outdir: "dist",
     chunkNames: "chunks/[name]-[hash]",
   });

@@ -37,7 +37,9 @@ export interface CalibrateOptions {
   readonly compat?: "official" | "corrected";
   /** Recorded; nothing here is random. */
   readonly seed?: number;
+  /** Ends calibration with the signal's reason. */
   readonly signal?: AbortSignal;
+  /** Called after each projection's factors and each 128 tokens. */
   readonly onProgress?: (
     progress: { readonly phase: "factors" | "thresholds"; readonly done: number; readonly total: number },
   ) => void;
@@ -99,7 +101,7 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
       sparsity,
       channels: budget.activeChannels,
       rank: rho === 1 ? 0 : budget.rank,
-      mode: rho > 0 && rho < 1 && budget.rank === 0 ? "r_sparse" : modeOf(rho),
+      mode: modeOf(rho),
     };
   });
   return joinRecipe(

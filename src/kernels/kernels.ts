@@ -3,7 +3,7 @@
  * `reference_kernels.ts` with scalar loops and float64 sums, over the same memory and the same layouts.
  *
  * Pointers are byte offsets into `memory`, 16-byte aligned; sizes count elements. Output comes first. A method's name is
- * its kernel's in camelCase: `gemvChannelsF32` is `gemv_channels_f32` in `assembly/gemv_channels.ts`.
+ * its kernel's in camelCase: `gemvChannelsF32` is `gemv_channels_f32` in `assembly/gemv_float.ts`.
  *
  * Layouts (spec: docs/numerics.md). `pad64(n)` is n rounded up to a multiple of 64:
  *
@@ -50,8 +50,6 @@ export interface Kernels {
     nPairs: number,
     interleaved: number,
   ): void;
-  /** Index of the largest x; the first of equals. -1 if any x is NaN. */
-  argmaxF32(x: number, n: number): number;
 
   // Attention over a paged cache: a page holds 64 positions, [nKvHeads, 64, headDim] for k and for v
 
@@ -123,7 +121,8 @@ export interface Kernels {
   // int8 projections
 
   /**
-   * 12-bit activations, one scale: xq i16[nPadded] = round(x * factor / s), |xq| <= 2047, zeros above n.
+   * 12-bit activations, one scale: xq i16[nPadded] = round(x * factor / s), zeros above n. |xq| <= limit, which is 2047 up to 8,259 channels,
+   * floor(16909320 / n) above, so that sums fit i32.
    * factor f32[n] is the channel scale of the weights. Returns s; 0 if all x are 0.
    */
   quantizeI16(xq: number, x: number, factor: number, n: number, nPadded: number): number;
@@ -339,6 +338,8 @@ export interface Kernels {
 
 /** Bytes between a list's offsets and its values; four bytes a channel, so lists hold 32,768 channels. */
 export const LIST_SPAN = 131072;
+/** Most channels that a list takes: the last stores of an array reach a little past its end. */
+export const MAX_LIST_CHANNELS = 32000;
 /** Channels a group of the int4 layout. */
 export const GROUP = 32;
 /** Positions a page of the key-value cache. */

@@ -3,8 +3,8 @@
 /** A build that can be chosen; `auto` takes the fastest that validates. */
 export type KernelChoice = "auto" | "baseline" | "relaxed";
 
-// (func (result v128) local.get 0 local.get 0 i8x16.relaxed_swizzle), 41 bytes: wasm-feature-detect's relaxedSimd() is the same probe,
-// but asynchronous and a dependency of the core for one line.
+// (func (result v128) (i8x16.relaxed_swizzle (i8x16.splat (i32.const 1)) (i8x16.splat (i32.const 2)))); wasm-feature-detect's
+// relaxedSimd() is the same probe, but asynchronous and a dependency of the core for one line.
 // deno-fmt-ignore
 const RELAXED_PROBE = new Uint8Array([
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0,
@@ -19,6 +19,9 @@ export function hasRelaxedSimd(): boolean {
 /** The build that `choice` means here. @throws {RangeError} If relaxed SIMD is asked for and missing. */
 export function chooseBuild(choice: KernelChoice): "baseline" | "relaxed" {
   if (choice === "baseline") return choice;
+  if (choice !== "auto" && choice !== "relaxed") {
+    throw new RangeError(`kernels: ${choice} found, auto, baseline or relaxed wanted`);
+  }
   const relaxed = hasRelaxedSimd();
   if (choice === "relaxed" && !relaxed) {
     throw new RangeError(

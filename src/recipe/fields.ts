@@ -50,6 +50,12 @@ export function readNumber(value: unknown, path: string): number {
   return value;
 }
 
+/** A threshold; all below 0 leave every channel active and become -1, so that rounding to float32 cannot make one of them 0. */
+export function readThreshold(value: unknown, path: string): number {
+  const threshold = readNumber(value, path);
+  return threshold < 0 ? -1 : threshold;
+}
+
 /** A whole number from 0 on. */
 export function readCount(value: unknown, path: string): number {
   if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) {

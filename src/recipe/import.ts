@@ -5,10 +5,10 @@ import {
   badValue,
   readCount,
   readList,
-  readNumber,
   readObject,
   readRho,
   readSparsity,
+  readThreshold,
   show,
 } from "./fields.ts";
 import { projectionShapes, readPath, type ShapedProjection } from "./recipe.ts";
@@ -45,7 +45,7 @@ export function parseThresholds(json: unknown, config: LlamaConfig): GivenThresh
     const shape = shapes.get(path);
     if (shape === undefined) throw badValue(path, `the model has ${config.numHiddenLayers} blocks`);
     if (given.has(path)) throw badValue(path, "found twice");
-    const threshold = readNumber(row[1], `${path}.threshold`);
+    const threshold = readThreshold(row[1], `${path}.threshold`);
     const activeChannels = readCount(row[2], `${path}.activeChannels`),
       rank = readCount(row[3], `${path}.rank`);
     const { nIn, nOut } = shape;
@@ -77,8 +77,11 @@ export function parseThresholds(json: unknown, config: LlamaConfig): GivenThresh
 
 /** What the released file says of one projection. */
 export interface OfficialProjection {
+  /** Its path in the checkpoint. */
   readonly path: string;
+  /** Share of the kept compute for channels. */
   readonly rho: number;
+  /** Share of the multiply-adds to skip. */
   readonly sparsity: number;
 }
 

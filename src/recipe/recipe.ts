@@ -20,11 +20,11 @@ import {
   badValue,
   readCount,
   readList,
-  readNumber,
   readObject,
   readRho,
   readSparsity,
   readText,
+  readThreshold,
   readWord,
   show,
 } from "./fields.ts";
@@ -116,7 +116,7 @@ export interface Recipe {
   readonly calibration: CalibrationSource;
   /** The first so many positions of a sequence are always dense. */
   readonly keepDense: number;
-  /** What each projection does; those left out stay dense. */
+  /** What each projection does; every projection of the model is here. */
   readonly projections: readonly ProjectionRecipe[];
 }
 
@@ -130,7 +130,9 @@ export interface Factors {
 
 /** What a projection stores besides numbers; what its mode and score don't need is null. */
 export interface ProjectionTensors {
+  /** Where its rank is above 0. */
   readonly factors: Factors | null;
+  /** f32[nIn], where its score is `columnNorm`. */
   readonly scale: Float32Array | null;
 }
 
@@ -148,8 +150,11 @@ export interface LoadedRecipe {
 
 /** A projection of a model. */
 export interface ShapedProjection {
+  /** Its path in the checkpoint. */
   readonly path: string;
+  /** Inputs. */
   readonly nIn: number;
+  /** Outputs. */
   readonly nOut: number;
 }
 
@@ -382,7 +387,7 @@ function readProjection(value: unknown, index: number): ProjectionRecipe {
   const projection: ProjectionRecipe = {
     path,
     score: readWord(fields["score"], `${path}.score`, SCORES),
-    threshold: readNumber(fields["threshold"], `${path}.threshold`),
+    threshold: readThreshold(fields["threshold"], `${path}.threshold`),
     rho: readRho(fields["rho"], `${path}.rho`),
     sparsity: readSparsity(fields["sparsity"], `${path}.sparsity`),
     channels: readCount(fields["channels"], `${path}.channels`),

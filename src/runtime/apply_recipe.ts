@@ -6,7 +6,7 @@ import type { LoadedRecipe } from "../recipe/recipe.ts";
 import type { SparseRule, Weights } from "./forward.ts";
 
 /**
- * Gives every projection its rule. Projections that the recipe leaves out stay dense.
+ * Gives every projection its rule. The recipe has been checked against the model: it has one for each.
  *
  * @param ones f32 ones, at least as many as the widest input has channels
  * @returns bytes that scales and factors took
@@ -21,8 +21,7 @@ export function applyRecipe(weights: Weights, loaded: LoadedRecipe, arena: Arena
   const rules = new Map(loaded.recipe.projections.map((p) => [p.path, p]));
   for (const [l, layer] of weights.layers.entries()) {
     for (const p of Object.values(layer.projections)) {
-      const path = projectionPath(l, p.name), recipe = rules.get(path);
-      if (recipe === undefined) continue;
+      const path = projectionPath(l, p.name), recipe = rules.get(path)!;
       const scale = loaded.scale(path), factors = loaded.factors(path);
       p.rule = {
         mode: recipe.mode,

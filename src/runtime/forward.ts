@@ -89,10 +89,18 @@ export class Forward {
   /** Where the passes are counted: the session's that runs. */
   count: SparsityCount = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };
 
+  /** Of the pass that runs. */
+  #pass = { kept: 0, dense: 0 };
+  readonly #isSparse: boolean;
+
+  /** @param weights with their rules, if there is a recipe */
   constructor(kernels: Kernels, workspace: Workspace, weights: Weights) {
     this.#k = kernels;
     this.#s = workspace;
     this.#w = weights;
+    this.#isSparse = weights.layers.some((layer) =>
+      Object.values(layer.projections).some(({ rule }) => rule !== null && rule.mode !== "dense")
+    );
   }
 
   /**
@@ -102,6 +110,7 @@ export class Forward {
   run(ids: readonly number[], position: number, cache: KvCache, options: PassOptions): void {
     const k = this.#k, s = this.#s, w = this.#w, { config } = w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
+    this.#pass = { kept: 0, dense: 0 };
     const nPairs = config.ropeDim / 2, { numAttentionHeads, numKeyValueHeads, headDim } = config;
     for (let t = 0; t < n; t++) {
       readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
@@ -169,10 +178,11 @@ export class Forward {
       this.#site(layer, SITES[3], [s.output], [strides.hidden], s.gate, strides.mlp, position, n, options);
       k.addF32(s.hidden, s.output, n * strides.hidden);
     }
+    // only now, so that a pass that an observer ended by throwing is not counted
     this.count.tokens += n;
-    if (w.layers[0]!.projections.qProj.rule !== null) {
-      this.count.sparseTokens += Math.max(0, Math.min(n, position + n - options.sparseFrom));
-    }
+    if (this.#isSparse) this.count.sparseTokens += sparseTokens(position, n, options.sparseFrom);
+    this.count.kept += this.#pass.kept;
+    this.count.dense += this.#pass.dense;
   }
 
   /** Logits f32[vocabSize] after token t of the last run, in the workspace. */
@@ -234,9 +244,7 @@ export class Forward {
       k.fillZeroF32(y, m.nOutPadded);
       this.#addLowRank(rule, y, x, m);
     } else if (forced !== null) {
-      new Uint8Array(k.memory.buffer, s.mask, forced.length).set(forced);
-      active = k.forceChannelsF32(s.active, s.rest, x, s.mask, m.nIn);
-      k.fillZeroF32(s.active + 4 * m.nIn, m.nInPadded - m.nIn);
+      active = this.#force(s.active, s.rest, x, forced, m);
       s.newInput();
       multiplyVector(k, s, m, y, s.active, s.ones, 0);
       s.newInput();
@@ -248,12 +256,27 @@ export class Forward {
         this.#addLowRank(rule, y, s.rest, m);
       }
     }
-    if (rule !== null) {
-      this.count.kept += active * m.nOut + rule.rank * (m.nIn + m.nOut);
-      this.count.dense += m.nIn * m.nOut;
-    }
+    if (rule !== null) this.#add(rule, m, active);
     if (p.bias !== 0) k.addF32(y, p.bias, m.nOut);
     return active;
+  }
+
+  /** Counts a projection of one token that ran sparse. */
+  #add(rule: SparseRule, m: Matrix, active: number): void {
+    this.#pass.kept += active * m.nOut + rule.rank * (m.nIn + m.nOut);
+    this.#pass.dense += m.nIn * m.nOut;
+  }
+
+  /** Splits x by a given mask; returns how many channels are in it. @throws {RangeError} If it is not the mask of this matrix. */
+  #force(active: number, rest: number, x: number, mask: Uint8Array, m: Matrix): number {
+    const wanted = Math.ceil(m.nIn / 8);
+    if (mask.length !== wanted) {
+      throw new RangeError(`a mask of ${mask.length} bytes, ${wanted} wanted for ${m.nIn} channels`);
+    }
+    new Uint8Array(this.#k.memory.buffer, this.#s.mask, wanted).set(mask);
+    const count = this.#k.forceChannelsF32(active, rest, x, this.#s.mask, m.nIn);
+    this.#k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
+    return count;
   }
 
   /** y += U z, z = V^T x: V's rows are dense dot products, U's columns are channels that are always active. */
@@ -296,6 +319,9 @@ export class Forward {
         );
       } else if (p.rule === null || p.rule.mode === "dense" || options.sparseFrom >= position + n) {
         multiplyTokens(this.#k, this.#s, p.matrix, y, yStride, x, xStride, n);
+        for (let t = sparseTokens(position, n, options.sparseFrom); t > 0 && p.rule !== null; t--) {
+          this.#add(p.rule, p.matrix, p.matrix.nIn);
+        }
         if (p.bias !== 0) {
           for (let t = 0; t < n; t++) this.#k.addF32(y + 4 * yStride * t, p.bias, p.matrix.nOut);
         }
@@ -324,17 +350,13 @@ export class Forward {
         forced = sparse ? options.forceMask?.(p.layer, p.name, position + t) ?? null : null;
       let count: number;
       if (forced !== null && rule.mode !== "low_rank") {
-        new Uint8Array(k.memory.buffer, s.mask, forced.length).set(forced);
-        count = k.forceChannelsF32(active, rest, x + row, s.mask, m.nIn);
+        count = this.#force(active, rest, x + row, forced, m);
       } else {
         const threshold = !sparse ? -1 : rule.mode === "low_rank" ? Infinity : rule.threshold;
         count = k.maskChannelsF32(active, rest, x + row, sparse ? rule.scale : s.ones, threshold, m.nIn);
+        k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
       }
-      k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
-      if (sparse) {
-        this.count.kept += count * m.nOut + rule.rank * (m.nIn + m.nOut);
-        this.count.dense += m.nIn * m.nOut;
-      }
+      if (sparse) this.#add(rule, m, count);
     }
     if (rule.mode === "low_rank" && options.sparseFrom <= position) k.fillZeroF32(y, padTo(n, 4) * yStride);
     else multiplyTokens(k, s, m, y, yStride, s.active, xStride, n);
@@ -344,4 +366,9 @@ export class Forward {
       if (p.bias !== 0) k.addF32(to, p.bias, m.nOut);
     }
   }
+}
+
+/** How many of n tokens from `position` run by their rules. */
+function sparseTokens(position: number, n: number, sparseFrom: number): number {
+  return Math.max(0, Math.min(n, position + n - sparseFrom));
 }

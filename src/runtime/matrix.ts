@@ -2,8 +2,10 @@
 import { GROUP, type Kernels, padTo } from "../kernels/kernels.ts";
 import type { Workspace } from "./workspace.ts";
 
-/** How the projections are kept in memory; int4 is the file's own 4-bit groups, never a second rounding. */
-export type Dtype = "f32" | "bf16" | "int8" | "int4";
+/** How the projections can be kept in memory; int4 is the file's own 4-bit groups, never a second rounding. */
+export const DTYPES = ["f32", "bf16", "int8", "int4"] as const;
+/** One of {@linkcode DTYPES}. */
+export type Dtype = (typeof DTYPES)[number];
 
 /** Layouts of `kernels.ts`. `rows` serve the embedding and the head; `pairs` those too, and int8 projections of a model without a recipe. */
 export type Layout =
@@ -107,7 +109,7 @@ export function multiplyVector(
     }
     case "channels-i8": {
       const active = s.select("list", x, scale, threshold, m.nIn);
-      s.gatherChannelScale(m.channelScale, active);
+      s.gatherChannelScale(m.channelScale, m.nInPadded, active);
       const padded = padTo(active, 8), unit = k.quantizeI16(s.quantised, s.value, s.gathered, active, padded);
       s.padIndex(active, padded);
       k.fillZeroF32(s.accumulator, m.nOutPadded);
@@ -143,6 +145,8 @@ export function multiplyVector(
       let active = m.nIn;
       if (threshold >= 0) {
         active = k.maskChannelsF32(s.value, s.gathered, x, scale, threshold, m.nIn);
+        // the mask lies where a list of the same site may have been
+        s.newInput();
         x = s.value;
       }
       const unit = k.quantizeI16(

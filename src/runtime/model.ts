@@ -15,7 +15,7 @@ import { applyRecipe } from "./apply_recipe.ts";
 import { Forward, type Weights } from "./forward.ts";
 import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KvCache, PagePool } from "./kv_cache.ts";
-import type { Dtype } from "./matrix.ts";
+import { type Dtype, DTYPES } from "./matrix.ts";
 import { Session } from "./session.ts";
 import { type LoadProgress, stagingBytes, WeightLoader } from "./weights.ts";
 import { Workspace } from "./workspace.ts";
@@ -35,8 +35,11 @@ export interface LoadOptions {
   readonly recipe?: string | Blob | LoadedRecipe;
   /** Threads to use. This version has one. */
   readonly threads?: number;
-  /** The kernel build; a compiled module (of `build/kernels.*.wasm`) where the platform forbids compiling; `reference` is scalar and slow. */
-  readonly kernels?: KernelChoice | "reference" | WebAssembly.Module;
+  /**
+   * The kernel build; or one of `build/kernels.*.wasm` as bytes, or compiled where the platform forbids compiling; `reference` is scalar
+   * and slow.
+   */
+  readonly kernels?: KernelChoice | "reference" | WebAssembly.Module | Uint8Array;
   /** How projections are kept in memory; `auto` (default) stays closest to the file. */
   readonly dtype?: Dtype | "auto";
   /** Most positions of a session; default and limit: the model's own context. */
@@ -77,51 +80,76 @@ export interface MemoryInfo {
   readonly rssBytes: number | null;
 }
 
-/** The parts of a model that a session runs on. */
-export class Engine {
+/** What a closed model no longer has. */
+interface EngineParts {
   readonly kernels: Kernels;
-  readonly config: LlamaConfig;
+  readonly arena: Arena;
   readonly workspace: Workspace;
   readonly weights: Weights;
   readonly forward: Forward;
+  readonly pool: PagePool;
+}
+
+/** The parts of a model that a session runs on. */
+export class Engine {
+  readonly config: LlamaConfig;
   readonly contextLength: number;
-  readonly #arena: Arena;
-  readonly #pool: PagePool;
-  #scoresLength = 0;
-  #logitsBlock: { at: number; rows: number } | null = null;
-  #closed = false;
   /** The first so many positions are dense even with a recipe. */
   readonly keepDense: number;
+  /** Whether a pass is running. */
+  busy = false;
+  #parts: EngineParts | null;
+  #scoresLength = 0;
+  #logitsBlock: { at: number; rows: number } | null = null;
 
   constructor(
-    kernels: Kernels,
-    arena: Arena,
-    workspace: Workspace,
-    weights: Weights,
+    parts: Pick<EngineParts, "kernels" | "arena" | "workspace" | "weights">,
     contextLength: number,
     keepDense: number,
   ) {
-    this.kernels = kernels;
+    const { kernels, arena, workspace, weights } = parts;
     this.config = weights.config;
-    this.workspace = workspace;
-    this.weights = weights;
-    this.forward = new Forward(kernels, workspace, weights);
+    this.#parts = {
+      ...parts,
+      forward: new Forward(kernels, workspace, weights),
+      pool: new PagePool(arena, weights.config),
+    };
     this.contextLength = contextLength;
     this.keepDense = keepDense;
-    this.#arena = arena;
-    this.#pool = new PagePool(arena, weights.config);
+  }
+
+  /** @throws {Error} If the model is closed. */
+  get #open(): EngineParts {
+    if (this.#parts === null) throw new Error("the model is closed");
+    return this.#parts;
+  }
+
+  get kernels(): Kernels {
+    return this.#open.kernels;
+  }
+
+  get workspace(): Workspace {
+    return this.#open.workspace;
+  }
+
+  get weights(): Weights {
+    return this.#open.weights;
+  }
+
+  get forward(): Forward {
+    return this.#open.forward;
   }
 
   get memory(): WebAssembly.Memory {
-    return this.kernels.memory;
+    return this.#open.kernels.memory;
   }
 
   get kvBytes(): number {
-    return this.#pool.bytes;
+    return this.#open.pool.bytes;
   }
 
   newCache(): KvCache {
-    return new KvCache(this.#pool, this.#arena);
+    return new KvCache(this.#open.pool, this.#open.arena);
   }
 
   /** Makes room for positions 0 to n - 1 in a cache and in what attention needs. */
@@ -130,7 +158,7 @@ export class Engine {
     if (n > this.#scoresLength) {
       // nothing is noted before memory has been had
       const length = Math.max(256, 2 ** Math.ceil(Math.log2(n)));
-      this.forward.scores = this.#arena.allocate(4 * padTo(length, 64));
+      this.forward.scores = this.#open.arena.allocate(4 * padTo(length, 64));
       this.#scoresLength = length;
     }
   }
@@ -139,17 +167,19 @@ export class Engine {
   logitsBlock(): { at: number; rows: number } {
     const rows = 16;
     return this.#logitsBlock ??= {
-      at: this.#arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)),
+      at: this.#open.arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)),
       rows,
     };
   }
 
+  /** @throws {Error} If the model is closed. */
   checkOpen(): void {
-    if (this.#closed) throw new Error("the model is closed");
+    void this.#open;
   }
 
+  /** Lets go of the memory; it is free once sessions are let go too. */
   close(): void {
-    this.#closed = true;
+    this.#parts = null;
   }
 }
 
@@ -225,6 +255,9 @@ export class Model {
     if (!Number.isInteger(threads) || threads < 1) {
       throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
     }
+    if (dtype !== "auto" && !DTYPES.includes(dtype)) {
+      throw new RangeError(`dtype: ${dtype} found, auto, ${DTYPES.join(", ")} wanted`);
+    }
     const platform = await detectPlatform();
     const files = await openSource(source, platform, options);
     const description = await openModel(files);
@@ -252,14 +285,15 @@ export class Model {
     const weights = await loader.load(description, dtype, (path) => sparsities.get(path) ?? 0);
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
-    const engine = new Engine(kernels, arena, workspace, weights, limit, recipe?.recipe.keepDense ?? 0);
+    const recipeBytes = recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones);
+    const engine = new Engine({ kernels, arena, workspace, weights }, limit, recipe?.recipe.keepDense ?? 0);
     return new Model({
       description,
       engine,
       platform,
       warnings: loader.warnings,
       recipe,
-      recipeBytes: recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones),
+      recipeBytes,
       hash,
       loadMs: performance.now() - began,
       weightBytes: loader.bytes,
@@ -338,7 +372,7 @@ export class Model {
     };
   }
 
-  /** Ends the model. What still runs fails at its next token. */
+  /** Ends the model and lets go of its memory. What still runs fails at its next token. */
   close(): Promise<void> {
     this.engine.close();
     return Promise.resolve();
@@ -376,19 +410,22 @@ async function openRecipe(
 }
 
 async function chooseKernels(
-  choice: KernelChoice | "reference" | WebAssembly.Module,
+  choice: KernelChoice | "reference" | WebAssembly.Module | Uint8Array,
   memory: WebAssembly.Memory,
   platform: Platform,
 ): Promise<Kernels> {
   // JavaScriptCore, by its runtime's name: its atomic loads are slow
   const touch = platform.runtime.startsWith("bun") ? "plain" : "atomic";
-  if (choice instanceof WebAssembly.Module) {
-    return await createWasmKernels(choice, memory, { touch });
+  if (typeof choice !== "string") {
+    const module = choice instanceof WebAssembly.Module
+      ? choice
+      : await WebAssembly.compile(choice as Uint8Array<ArrayBuffer>);
+    return await createWasmKernels(module, memory, { touch });
   }
   if (choice === "reference") {
     return (await import("../kernels/reference_kernels.ts")).createReferenceKernels(memory);
   }
-  const build = chooseBuild(choice);
+  const build = chooseBuild(choice as KernelChoice);
   return await createWasmKernels(await loadKernelModule(build), memory, { touch });
 }
 

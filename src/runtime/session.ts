@@ -27,7 +27,7 @@ export interface PrefillOptions {
  * ```ts ignore
  * const session = model.session();
  * let logits = session.prefill(model.tokenize("The capital of France is"));
- * logits = session.decode(model.sampler().sample(logits, []));
+ * logits = session.decode(new Sampler({ temperature: 0 }).sample(logits, []));
  * ```
  */
 export class Session {
@@ -62,17 +62,23 @@ export class Session {
    * @throws {RangeError} If there are none, or an id is not in the vocabulary.
    */
   prefill(ids: readonly number[], options: PrefillOptions = {}): Float32Array {
-    this.#run(ids, options);
-    return this.#copy(this.#engine.forward.logits((ids.length - 1) % MAX_TOKENS));
+    const before = this.length;
+    return this.#exclusive(() => {
+      this.#run(ids, options);
+      return this.#orForget(
+        before,
+        () => this.#copy(this.#engine.forward.logits((ids.length - 1) % MAX_TOKENS)),
+      );
+    });
   }
 
   /** Runs tokens for what they leave in the cache, or for an observer: no logits. Errors as {@linkcode Session.prefill}. */
   advance(ids: readonly number[], options: PrefillOptions = {}): void {
-    this.#run(ids, options);
+    this.#exclusive(() => this.#run(ids, options));
   }
 
   /**
-   * Runs tokens and hands the logits after each to `each`; the array is only valid during the call.
+   * Runs tokens and hands the logits after each to `each`; the array is only valid during the call, in which no session of the model can run.
    * Errors as {@linkcode Session.prefill}.
    */
   prefillAll(
@@ -80,15 +86,18 @@ export class Session {
     each: (index: number, logits: Float32Array) => void,
     options: PrefillOptions = {},
   ): void {
+    this.#engine.checkOpen();
     const { forward, memory, config } = this.#engine, block = this.#engine.logitsBlock();
-    this.#run(ids, options, (first, count) => {
-      for (let t = 0; t < count; t += block.rows) {
-        const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(t, rows, block.at);
-        for (let i = 0; i < rows; i++) {
-          each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
+    this.#exclusive(() =>
+      this.#run(ids, options, (first, count) => {
+        for (let t = 0; t < count; t += block.rows) {
+          const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(t, rows, block.at);
+          for (let i = 0; i < rows; i++) {
+            each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
+          }
         }
-      }
-    });
+      })
+    );
   }
 
   /**
@@ -100,16 +109,19 @@ export class Session {
     id: number,
     options: Pick<PassOptions, "observe" | "forceMask"> & { readonly dense?: boolean } = {},
   ): Float32Array {
-    this.#check([id]);
-    const { forward } = this.#engine;
-    this.#engine.reserve(this.#cache, this.length + 1);
-    forward.count = this.count;
-    forward.run([id], this.length, this.#cache, {
-      ...options,
-      sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense,
+    const before = this.length;
+    return this.#exclusive(() => {
+      this.#check([id]);
+      const { forward } = this.#engine;
+      this.#engine.reserve(this.#cache, before + 1);
+      forward.count = this.count;
+      forward.run([id], before, this.#cache, {
+        ...options,
+        sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense,
+      });
+      this.#tokens.push(id);
+      return this.#orForget(before, () => this.#copy(forward.logits(0)));
     });
-    this.#tokens.push(id);
-    return this.#copy(forward.logits(0));
   }
 
   /** Forgets all tokens past the first n. */
@@ -132,6 +144,32 @@ export class Session {
   /** `using session = model.session()` closes it. */
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  /**
+   * Sessions of a model share one workspace: while one runs, its callbacks may not run another.
+   *
+   * @throws {Error} If a pass is running.
+   */
+  #exclusive<T>(work: () => T): T {
+    const engine = this.#engine;
+    if (engine.busy) throw new Error("a pass of this model is running: its callbacks cannot run a session");
+    engine.busy = true;
+    try {
+      return work();
+    } finally {
+      engine.busy = false;
+    }
+  }
+
+  /** Tokens whose logits can't be had are not kept, so that a second try does not run them twice. */
+  #orForget<T>(before: number, logits: () => T): T {
+    try {
+      return logits();
+    } catch (error) {
+      this.truncate(before);
+      throw error;
+    }
   }
 
   #run(ids: readonly number[], options: PrefillOptions, each?: (first: number, count: number) => void): void {
@@ -175,8 +213,9 @@ export class Session {
 
 /** The first sparse position of a prompt of `total` tokens from position `start` (rsparse.md section 6). */
 export function sparseStart(prefill: Prefill, start: number, total: number, keepDense: number): number {
-  if (typeof prefill === "number") return prefill;
+  if (typeof prefill === "number" && prefill >= 0) return prefill;
   if (prefill === "dense") return Infinity;
   if (prefill === "sparse") return keepDense;
-  return start + Math.trunc(total * (1 - 0.1));
+  if (prefill === "official") return start + Math.trunc(total * (1 - 0.1));
+  throw new RangeError(`prefill: ${prefill} found, dense, sparse, official or a position wanted`);
 }

@@ -2,7 +2,7 @@
 import { FormatError } from "../errors.ts";
 import { BLOCK, readTensor, type StorageType, type Tensor } from "../format/checkpoint.ts";
 import type { Arena } from "../kernels/arena.ts";
-import { type Kernels, padTo } from "../kernels/kernels.ts";
+import { type Kernels, MAX_LIST_CHANNELS, padTo } from "../kernels/kernels.ts";
 import { type LlamaConfig, type ProjectionName, projectionPath, PROJECTIONS } from "../model/config.ts";
 import type { LlamaDescription } from "../model/llama.ts";
 import type { Layer, Projection, Weights } from "./forward.ts";
@@ -15,18 +15,19 @@ const SLICE_BYTES = 2 ** 21;
 export type LoadProgress = (loadedBytes: number, totalBytes: number) => void;
 
 /**
- * Where a projection of this storage type goes under a dtype; `auto` keeps what the file has as closely as a kernel can read it.
+ * Where a projection goes under a dtype; `auto` keeps what the file has as closely as a kernel can read it. Four-bit weights with more
+ * channels than a list takes go to int8.
  *
  * @param sparsity what a recipe will skip of it; 0 without one
  */
 export function projectionLayout(
-  type: StorageType,
+  tensor: Pick<Tensor, "type" | "shape">,
   dtype: Dtype | "auto",
-  nOut: number,
   sparsity: number,
 ): Layout {
+  const { type } = tensor, [nOut, nIn] = tensor.shape as readonly [number, number];
   const int8 = skipPaysI8(nOut, sparsity) ? "channels-i8" : "pairs-i8";
-  const fourBit = type === "Q4_0" || type === "Q4_1";
+  const fourBit = (type === "Q4_0" || type === "Q4_1") && padTo(nIn, 64) <= MAX_LIST_CHANNELS;
   if (dtype === "auto") {
     if (type === "F32") return "channels-f32";
     if (type === "BF16" || type === "F16") return "channels-bf16";
@@ -63,7 +64,7 @@ export function stagingBytes(model: LlamaDescription, dtype: Dtype | "auto"): nu
     const rows = Math.min(nOut, sliceRows(tensor));
     raw = Math.max(raw, rowBytes(tensor) * padTo(rows, 64));
     const whole = tensor.shape.length === 2 &&
-      projectionLayout(tensor.type, dtype, tensor.shape[0]!, 0) === "pairs-i8" &&
+      projectionLayout(tensor, dtype, 0) === "pairs-i8" &&
       tensor !== model.embedding && tensor !== model.lmHead;
     floats = Math.max(floats, 4 * nIn * (whole ? nOut : padTo(rows, 64)));
   }
@@ -105,9 +106,7 @@ function plannedBytes(model: LlamaDescription, dtype: Dtype | "auto"): number {
   let bytes = 0;
   for (const tensor of everyTensor(model)) {
     const isHead = tensor === model.embedding || tensor === model.lmHead;
-    const layout = isHead
-      ? embeddingLayout(tensor.type, dtype)
-      : projectionLayout(tensor.type, dtype, tensor.shape[0]!, 0);
+    const layout = isHead ? embeddingLayout(tensor.type, dtype) : projectionLayout(tensor, dtype, 0);
     bytes += tensor.shape.length === 2
       ? planTensor(tensor, layout, !isHead).plan.bytes + padding
       : 4 * padTo(tensor.shape[0]!, 64);
@@ -198,7 +197,7 @@ export class WeightLoader {
           layer: l,
           matrix: await this.#matrix(
             tensor,
-            projectionLayout(tensor.type, dtype, tensor.shape[0]!, sparsityOf(projectionPath(l, name))),
+            projectionLayout(tensor, dtype, sparsityOf(projectionPath(l, name))),
             true,
           ),
           bias: bias === undefined ? 0 : await this.#vector(bias),
@@ -208,12 +207,6 @@ export class WeightLoader {
       layers.push({ attentionNorm, mlpNorm, projections });
     }
     return { config, embedding, lmHead, finalNorm, ropeFrequencies: this.#rope(config), layers };
-  }
-
-  /** f32 rows [first, last) of a tensor, in staging; for those who need weights as floats once. */
-  async rows(tensor: Tensor, first: number, last: number): Promise<number> {
-    await this.#read(tensor, first, last, this.#floats);
-    return this.#floats;
   }
 
   #place(bytes: number): number {

@@ -173,11 +173,11 @@ export class Workspace {
   }
 
   /** gathered[a] = channelScale[index[a]]. */
-  gatherChannelScale(channelScale: number, nActive: number): void {
+  gatherChannelScale(channelScale: number, nIn: number, nActive: number): void {
     const { buffer } = this.#kernels.memory;
     const index = new Uint32Array(buffer, this.index, nActive),
       out = new Float32Array(buffer, this.gathered, nActive);
-    const scales = new Float32Array(buffer, channelScale, this.#widest);
+    const scales = new Float32Array(buffer, channelScale, nIn);
     for (let a = 0; a < nActive; a++) out[a] = scales[index[a]!]!;
   }
 

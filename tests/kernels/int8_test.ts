@@ -405,3 +405,19 @@ kernelTest("gemvChannelsI8: balanced weights and 12-bit x are within 1.5 % of th
   const relative = Math.sqrt(error / size);
   assert.ok(relative <= 0.015, `error ${relative}`);
 });
+
+kernelTest("quantizeI16: above 8,259 channels x has fewer bits, so that sums fit i32", (bench) => {
+  const { kernels } = bench;
+  for (const nIn of [8256, 8288, 11008, 16384]) {
+    const ones = bench.buffer("f32", new Float32Array(nIn).fill(1)), xq = bench.buffer("i16", nIn);
+    const s = kernels.quantizeI16(xq.at, ones.at, ones.at, nIn, nIn);
+    const wanted = nIn > 8259 ? Math.floor(16909320 / nIn) : 2047;
+    assert.ok(xq.values.every((v) => v === wanted), `${nIn}: ${xq.values[0]}, ${wanted} wanted`);
+    const w = bench.buffer("u8", 16 * nIn), rowScale = bench.buffer("f32", 16), y = bench.buffer("f32", 16);
+    const rows = bench.buffer("f32", new Float32Array(16 * nIn).fill(1));
+    kernels.packPairsI8(w.at, rowScale.at, rows.at, 0, 16, nIn, nIn);
+    kernels.gemvPairsI8(y.at, w.at, xq.at, rowScale.at, s, kernels.sumI16(xq.at, nIn), nIn, 16);
+    for (const v of y.values) assert.ok(Math.abs(v / nIn - 1) < 1e-5, `${nIn}: the sum is ${v}`);
+    bench.reset();
+  }
+});

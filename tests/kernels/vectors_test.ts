@@ -140,27 +140,3 @@ kernelTest("ropeF32: turns pairs of both orders and leaves the rest of a head", 
     }
   }
 });
-
-kernelTest("argmaxF32: the first of the largest, wherever it is", (bench) => {
-  for (const n of SIZES.filter((n) => n > 0)) {
-    for (let at = 0; at < n; ++at) {
-      const x = bench.buffer(
-        "f32",
-        Array.from({ length: n }, (_, i) => i < at ? -1 - i : i === at ? 7 : 7 - (i % 2)),
-      );
-      assert.equal(bench.kernels.argmaxF32(x.at, n), at, `n ${n}`);
-      bench.reset();
-    }
-  }
-});
-
-kernelTest("argmaxF32: -1 for a NaN or for nothing, 0 when all are -Infinity", (bench) => {
-  assert.equal(bench.kernels.argmaxF32(bench.buffer("f32", 0).at, 0), -1);
-  assert.equal(bench.kernels.argmaxF32(bench.buffer("f32", new Float32Array(5).fill(-Infinity)).at, 5), 0);
-  for (const at of [0, 1, 4, 8]) {
-    const values = new Float32Array(9).fill(1);
-    values[at] = NaN;
-    assert.equal(bench.kernels.argmaxF32(bench.buffer("f32", values).at, 9), -1, `NaN at ${at}`);
-  }
-  assert.equal(bench.kernels.argmaxF32(bench.buffer("f32", [-3, Infinity, Infinity]).at, 3), 1);
-});

@@ -319,7 +319,12 @@ test("parseThresholds: one row a projection, in the model's order; anything else
   };
   const given = parse(rows.toReversed());
   assert.deepEqual([given.sparsity, given.rho], [0.5, 1]);
-  assert.deepEqual(given.projections.map((p) => [p.path, p.threshold, p.activeChannels, p.rank]), rows);
+  // -1, -0.5, 0, 0.5, …: below 0 every channel is active, and that is -1
+  const wanted = rows.map((
+    [path, threshold, ...rest],
+  ) => [path, (threshold as number) < 0 ? -1 : threshold, ...rest]);
+  assert.deepEqual(given.projections.map((p) => [p.path, p.threshold, p.activeChannels, p.rank]), wanted);
+  assert.equal(parse(rows.with(0, rows[0]!.with(1, -1e-46))).projections[0]!.threshold, -1);
   const at = (index: number, value: unknown): unknown[] => rows.with(2, rows[2]!.with(index, value));
   const path = "model.layers.0.self_attn.v_proj";
   const cases: [string, () => unknown, RecipeError["code"]?][] = [

@@ -46,7 +46,10 @@ export function register(program: Command, context: CliContext): void {
       new Option("--method <m>", "how to choose what to skip").choices(["r-sparse"]).default("r-sparse"),
     )
     .addOption(
-      new Option("--compat <arithmetic>", "official: as the paper's code does it, with its errors")
+      new Option(
+        "--compat <arithmetic>",
+        "official: one piece of 512 tokens, no position kept dense, as the paper's code; corrected: 8,192 tokens, the first position dense",
+      )
         .choices(["corrected", "official"]).default("corrected"),
     )
     .option(

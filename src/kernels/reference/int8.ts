@@ -18,11 +18,11 @@ export function int8Kernels(
       const scaled = (c: number) => Math.fround(f32[(x >>> 2) + c]! * f32[(factor >>> 2) + c]!);
       let largest = 0;
       for (let c = 0; c < n; ++c) largest = Math.max(largest, Math.abs(scaled(c)));
-      const inverse = quantiseFactor(2047, largest);
+      const limit = n > 8259 ? Math.floor(16909320 / n) : 2047, inverse = quantiseFactor(limit, largest);
       for (let c = 0; c < nPadded; ++c) {
         i16[(xq >>> 1) + c] = c < n ? roundHalfEven(Math.fround(scaled(c) * inverse)) : 0;
       }
-      return Math.fround(largest / 2047);
+      return Math.fround(largest / limit);
     },
 
     gemvChannelsI8(acc, w, index, xq, nActive, nOut) {

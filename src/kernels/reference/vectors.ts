@@ -10,7 +10,6 @@ type Vectors = Pick<
   | "ropeAnglesF64"
   | "ropeFrequenciesF64"
   | "ropeF32"
-  | "argmaxF32"
 >;
 
 /** Norm, gate, rotation and the like, in float64. */
@@ -73,17 +72,6 @@ export function vectorKernels(memory: WebAssembly.Memory): Vectors {
           f32[second] = a * sin + b * cos;
         }
       }
-    },
-
-    argmaxF32(x, n) {
-      const { f32 } = views();
-      let best = n > 0 ? 0 : -1;
-      for (let i = 0; i < n; ++i) {
-        const v = f32[(x >>> 2) + i]!;
-        if (Number.isNaN(v)) return -1;
-        if (v > f32[(x >>> 2) + best]!) best = i;
-      }
-      return best;
     },
   };
 }

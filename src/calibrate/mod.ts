@@ -1,0 +1,16 @@
+/**
+ * Making recipes, apart from the core: `import { calibrateModel } from "rsparse/calibrate"`.
+ *
+ * @module
+ */
+export { calibrateModel, type CalibrateOptions, recipeFromThresholds } from "./calibrate.ts";
+export { defaultCalibrationText } from "./default_text.ts";
+export { type LayerBudget, type OfficialBudget, planBudget, planOfficialBudget } from "../recipe/budget.ts";
+export { importOfficialRecipe, type OfficialProjection } from "../recipe/import.ts";
+export {
+  joinRecipe,
+  parseRecipe,
+  type ProjectionTensors,
+  serialiseRecipe,
+  type ShapedProjection,
+} from "../recipe/recipe.ts";
