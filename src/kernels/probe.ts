@@ -25,7 +25,7 @@ export function chooseBuild(choice: KernelChoice): "baseline" | "relaxed" {
   const relaxed = hasRelaxedSimd();
   if (choice === "relaxed" && !relaxed) {
     throw new RangeError(
-      "kernels: relaxed asked for, but this runtime has no relaxed SIMD: use baseline or auto",
+      "Cannot use relaxed kernels: this runtime has no relaxed SIMD: use baseline or auto",
     );
   }
   return relaxed ? "relaxed" : "baseline";

@@ -68,11 +68,13 @@ export function parseThresholds(json: unknown, config: LlamaConfig): GivenThresh
     }
     return projection;
   });
-  return {
-    sparsity: readSparsity(fields["sparsity"], "sparsity"),
-    rho: readRho(fields["rho"], "rho"),
-    projections,
-  };
+  const rho = readRho(fields["rho"], "rho");
+  for (const { path, rank } of projections) {
+    if (rho === 1 && rank > 0) {
+      throw badValue(`${path}.rank`, `${rank} found, with rho 1 there is no rank: give 0`);
+    }
+  }
+  return { sparsity: readSparsity(fields["sparsity"], "sparsity"), rho, projections };
 }
 
 /** What the released file says of one projection. */

@@ -230,7 +230,7 @@ export class Forward {
   #checkFinite(x: number): void {
     if (this.#k.findNonFiniteF32(x, this.#w.config.hiddenSize) < 0) return;
     throw new Error(
-      "the model's activations are no longer finite: its weights, or the recipe's factors, overflow on these tokens",
+      "Cannot go on: the model's activations are no longer finite: its weights, or the recipe's factors, overflow on these tokens",
     );
   }
 

@@ -81,7 +81,7 @@ export async function* generateTokens(
   const stream = new TextStream(tokenizer, { stop: options.stop, previous: prompt[prompt.length - 1] });
   const stopIds = new Set(options.ignoreEos === true ? [] : tokenizer.stopIds);
   const session = model.session(), tokens: number[] = [], recent = [...prompt];
-  let text = "", finishReason: FinishReason = "length", prefillMs = 0, decodeMs = 0;
+  let text = "", finishReason: FinishReason = "length", prefillMs = 0, prefilled = 0, decodeMs = 0;
   try {
     if (signal?.aborted === true) finishReason = "cancelled";
     else {
@@ -91,6 +91,7 @@ export async function* generateTokens(
         : sparseStart(options.prefill ?? "dense", 0, prompt.length, model.engine.keepDense);
       let logits = await runPrompt(session, prompt, from, signal);
       prefillMs = performance.now() - began;
+      prefilled = session.length;
       began = performance.now();
       let turn = began;
       if (logits === null) finishReason = "cancelled";
@@ -134,7 +135,7 @@ export async function* generateTokens(
         finishReason,
         prefillMs,
         decodeMs,
-        prefillTokensPerSecond: prefillMs > 0 ? prompt.length / prefillMs * 1000 : 0,
+        prefillTokensPerSecond: prefillMs > 0 ? prefilled / prefillMs * 1000 : 0,
         decodeTokensPerSecond: tokens.length > 1 ? (tokens.length - 1) / decodeMs * 1000 : null,
         measuredSparsity: full > 0 ? 1 - kept / full : null,
         sparseTokens,

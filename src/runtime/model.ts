@@ -431,7 +431,13 @@ async function chooseKernels(
 
 async function openFile(path: string, platform: Platform): Promise<Blob> {
   const found = platform.hasFiles ? await platform.stat(path) : null;
-  if (found === null || found.kind !== "file") throw new FormatError(path, 0, "no such file: check the path");
+  if (found?.kind !== "file") {
+    throw new FormatError(
+      path || "a recipe",
+      0,
+      `${found === null ? "there is no such file" : "it is a folder"}: check the path`,
+    );
+  }
   return await platform.openBlob(path);
 }
 

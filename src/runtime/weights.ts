@@ -184,6 +184,16 @@ export class WeightLoader {
       ? embedding
       : await this.#matrix(model.lmHead, embeddingLayout(model.lmHead.type, dtype));
     const finalNorm = await this.#vector(model.finalNorm);
+    if (
+      dtype === "int4" &&
+      model.layers.some((layer) =>
+        PROJECTIONS.some((name) => projectionLayout(layer.projections[name], dtype, 0) !== "group-i4")
+      )
+    ) {
+      this.#warnOnce(
+        "int4 keeps a file's own 4-bit groups: projections that the file does not hold in Q4_0 or Q4_1 are int8",
+      );
+    }
     const layers: Layer[] = [];
     for (let l = 0; l < model.layers.length; l++) {
       const tensors = model.layers[l]!;

@@ -231,3 +231,14 @@ test("template: the golden chats", { skip: skipWithout("golden/smollm2") }, asyn
   });
   assert.deepEqual(result, { text: chat.text, tokens: chat.ids });
 });
+
+test(
+  "rsparse: a full disk under stdout is one line and status 1",
+  { skip: process.platform === "linux" ? false : "/dev/full is Linux's" },
+  async () => {
+    const command = `${CLI.map((part) => `'${part}'`).join(" ")} models > /dev/full; echo "status $?"`;
+    const { stdout, stderr } = await runProgram(["bash", "-c", command]);
+    assert.equal(stdout, "status 1\n");
+    assert.match(stderr, /^error: [^\n]*[Nn]o space left[^\n]*\n$/);
+  },
+);

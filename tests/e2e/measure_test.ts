@@ -153,13 +153,31 @@ test("calibrate: thresholds are taken as they are given", withStories, async () 
 test("calibrate: wrong usage and files that can't be had", withStories, async () => {
   const folder = mkdtempSync(join(tmpdir(), "rsparse-cli-"));
   const args = ["calibrate", "-m", stories(), "-o", join(folder, "no", "such", "folder.safetensors")];
-  await failure(2, /--output <file>' not specified/, ["calibrate"]);
+  const alone = await rsparse(["calibrate", "-m", stories(), "--tokens", "32", "--json"]);
+  assert.equal((JSON.parse(alone.stdout) as { recipe: unknown }).recipe, null);
   await failure(2, /comes with the search command/, [...args, "--rho", "search"]);
   await failure(2, /Allowed choices are r-sparse/, [...args, "--method", "magic"]);
-  await failure(1, /Cannot read \/none\.txt: there is no such file/, [...args, "--data", "/none.txt"]);
-  await failure(1, /Cannot write .*folder\.safetensors: /, [...args, "--tokens", "32"]);
+  await failure(1, /Cannot read \/none\.txt: there is no such file/, [
+    "calibrate",
+    "-m",
+    stories(),
+    "--data",
+    "/none.txt",
+  ]);
+  await failure(1, /Cannot write .*: it is a folder/, ["calibrate", "-m", stories(), "-o", folder]);
+  await failure(1, /Cannot write .*folder\.safetensors: there is no folder .*such/, [
+    ...args,
+    "--tokens",
+    "32",
+  ]);
   writeFileSync(join(folder, "latin1.txt"), new Uint8Array([0x63, 0x61, 0x66, 0xe9]));
-  await failure(1, /latin1\.txt: it is not UTF-8/, [...args, "--data", join(folder, "latin1.txt")]);
+  await failure(1, /latin1\.txt: it is not UTF-8/, [
+    "calibrate",
+    "-m",
+    stories(),
+    "--data",
+    join(folder, "latin1.txt"),
+  ]);
 });
 
 test("bench: rows with a median and its spread", withStories, async () => {

@@ -313,12 +313,13 @@ test("parseThresholds: one row a projection, in the model's order; anything else
   const parse = (
     modules: unknown,
     sparsity: unknown = 0.5,
-    rho: unknown = 1,
+    rho: unknown = 0.5,
   ): ReturnType<typeof parseThresholds> => {
     return parseThresholds({ sparsity, rho, modules }, CONFIG);
   };
   const given = parse(rows.toReversed());
-  assert.deepEqual([given.sparsity, given.rho], [0.5, 1]);
+  assert.deepEqual([given.sparsity, given.rho], [0.5, 0.5]);
+  assert.throws(() => parse(rows, 0.5, 1), failsAt("bad_value", `${rows[1]![0]}.rank`));
   // -1, -0.5, 0, 0.5, …: below 0 every channel is active, and that is -1
   const wanted = rows.map((
     [path, threshold, ...rest],

@@ -17,7 +17,7 @@ interface CalibrateCommandOptions
   readonly method: "r-sparse";
   readonly compat: "corrected" | "official";
   readonly thresholds?: string;
-  readonly output: string;
+  readonly output?: string;
 }
 
 const DEFAULT_SPARSITY = 0.5;
@@ -56,7 +56,7 @@ export function register(program: Command, context: CliContext): void {
       "--thresholds <file>",
       "take them from this JSON: {sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}",
     )
-    .requiredOption("-o, --output <file>", "where to write the recipe")
+    .option("-o, --output <file>", "where to write the recipe; without it only its numbers are printed")
     .option("--threads <n>", "threads; without it as many as help", integer(1, 1024))
     .addOption(
       new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
@@ -74,14 +74,38 @@ export function register(program: Command, context: CliContext): void {
           throw new UsageError(`Cannot take both --thresholds and --${other}: the file says it all`);
         }
       }
+      const { output } = options;
+      if (output !== undefined) await checkOutput(context.platform, output);
       const began = performance.now();
       await withModel(context, options, async (model) => {
+        context.note("calibrating: the model reads the text; this takes half a minute or more");
         const loaded = await calibrate(context, model, options);
-        const bytes = await writeRecipe(context.platform, loaded, options.output);
-        await printRecipe(context, loaded, options.output, (performance.now() - began) / 1000);
-        context.note(`${describeRun(model)}: wrote ${options.output}, ${formatBytes(bytes)}`);
+        const bytes = output === undefined ? 0 : await writeRecipe(context.platform, loaded, output);
+        await printRecipe(context, loaded, output ?? null, (performance.now() - began) / 1000);
+        if (output !== undefined) {
+          context.note(`${describeRun(model)}: wrote ${output}, ${formatBytes(bytes)}`);
+        }
       });
     });
+}
+
+/** Finds out before the work, not after it, that its result could not be written. */
+async function checkOutput(platform: Platform, path: string): Promise<void> {
+  if (path === "") throw new UsageError("Cannot write the recipe: -o is empty: give a file's name");
+  if ((await platform.stat(path).catch(() => null))?.kind === "folder") {
+    throw new Error(`Cannot write ${path}: it is a folder: give a file's name`);
+  }
+  const folder = path.replace(/[^/\\]*$/, "") || ".", found = await platform.stat(folder).catch(() => null);
+  if (found?.kind !== "folder") {
+    throw new Error(`Cannot write ${path}: there is no folder ${folder}: make it first`);
+  }
+  const probe = `${path}.${crypto.randomUUID()}.part`;
+  try {
+    await (await platform.openWriter(probe, { truncate: true })).close();
+    await platform.remove(probe);
+  } catch (error) {
+    throw new Error(`Cannot write ${path}: ${(error as Error).message}`, { cause: error });
+  }
 }
 
 function rho(text: string): number {
@@ -199,7 +223,7 @@ async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: strin
 async function printRecipe(
   context: CliContext,
   loaded: LoadedRecipe,
-  path: string,
+  path: string | null,
   seconds: number,
 ): Promise<void> {
   const { method, sparsity, projections } = loaded.recipe;

@@ -93,7 +93,7 @@ async function recipeResult(
 ) {
   const { parseRecipe } = await import("../../recipe/recipe.ts");
   const { recipe } = await parseRecipe(file.blob, file.name);
-  return { format: "rsparse-recipe", ...recipe, tensors: tensorRows(tables) };
+  return { ...containerResult(tables), format: "rsparse-recipe", ...recipe };
 }
 
 function tensorRows(tables: SafetensorsCheckpoint): TensorRow[] {
