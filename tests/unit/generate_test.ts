@@ -242,7 +242,7 @@ test("generate: a model that is closed ends it at the next token", { skip }, asy
   await assert.rejects(parts.next(), /the model is closed/);
 });
 
-test("generate: a signal cancels it inside a long prompt", async () => {
+test("generate: a signal cancels it inside a long prompt", { skip }, async () => {
   await using model = await open();
   const prompt = Array.from({ length: 400 }, (_, i) => 4 + i % 300), abort = new AbortController();
   // messages come in the order they were sent: this one before the turn that follows the prompt's first piece
