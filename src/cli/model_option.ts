@@ -29,10 +29,9 @@ export function addModelOption(command: Command): Command {
   );
 }
 
-/** Adds `-m` and the options of {@linkcode RunOptions}. */
-export function addRunOptions(command: Command): Command {
-  return addModelOption(command)
-    .option("--recipe <file>", "run sparse as this recipe says")
+/** Adds what a model runs on: threads, kernels, storage. */
+export function addEngineOptions(command: Command): Command {
+  return command
     .option("--threads <n>", "threads; without it as many as help", integer(1, 1024))
     .addOption(
       new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
@@ -42,7 +41,12 @@ export function addRunOptions(command: Command): Command {
     .addOption(
       new Option("--dtype <dtype>", "storage of the projections in memory; int4: the file's own 4-bit groups")
         .choices(["auto", "f32", "bf16", "int8", "int4"]).default("auto"),
-    )
+    );
+}
+
+/** Adds `-m` and the options of {@linkcode RunOptions}. */
+export function addRunOptions(command: Command): Command {
+  return addEngineOptions(addModelOption(command).option("--recipe <file>", "run sparse as this recipe says"))
     .option("--seed <n>", "seed of every random choice", integer(0, 0xffffffff));
 }
 

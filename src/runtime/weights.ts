@@ -57,18 +57,27 @@ export function embeddingLayout(type: StorageType, dtype: Dtype | "auto"): Layou
 
 /** Scratch that loading needs: the largest slice raw, and as floats (a whole matrix where int8 balances its scales). */
 export function stagingBytes(model: LlamaDescription, dtype: Dtype | "auto"): number {
-  let raw = 0, floats = 0;
+  let floats = 0;
   for (const tensor of everyTensor(model)) {
-    const nOut = tensor.shape.length === 2 ? tensor.shape[0]! : 1,
-      nIn = tensor.shape[tensor.shape.length - 1]!;
-    const rows = Math.min(nOut, sliceRows(tensor));
-    raw = Math.max(raw, rowBytes(tensor) * padTo(rows, 64));
+    const nIn = tensor.shape[tensor.shape.length - 1]!;
     const whole = tensor.shape.length === 2 &&
       projectionLayout(tensor, dtype, 0) === "pairs-i8" &&
       tensor !== model.embedding && tensor !== model.lmHead;
-    floats = Math.max(floats, 4 * nIn * (whole ? nOut : padTo(rows, 64)));
+    floats = Math.max(floats, 4 * nIn * (whole ? tensor.shape[0]! : stagedRows(tensor)));
   }
-  return padTo(raw, 64) + padTo(floats, 64) + 64;
+  return rawBytes(model) + padTo(floats, 64) + 64;
+}
+
+/** The part of it where slices lie as they are in the file; floats come after it. */
+function rawBytes(model: LlamaDescription): number {
+  let bytes = 0;
+  for (const tensor of everyTensor(model)) bytes = Math.max(bytes, rowBytes(tensor) * stagedRows(tensor));
+  return padTo(bytes, 64);
+}
+
+/** Rows of a tensor that lie in staging together, whole blocks of 64. */
+function stagedRows(tensor: Tensor): number {
+  return padTo(Math.min(tensor.shape.length === 2 ? tensor.shape[0]! : 1, sliceRows(tensor)), 64);
 }
 
 function* everyTensor(model: LlamaDescription): Iterable<Tensor> {
@@ -154,16 +163,8 @@ export class WeightLoader {
     this.#raw = padTo(staging, 64);
     this.#progress = progress;
     this.#signal = signal;
-    let raw = 0;
-    for (const tensor of everyTensor(model)) {
-      this.#total += tensor.byteLength;
-      raw = Math.max(
-        raw,
-        rowBytes(tensor) *
-          padTo(Math.min(tensor.shape.length === 2 ? tensor.shape[0]! : 1, sliceRows(tensor)), 64),
-      );
-    }
-    this.#floats = this.#raw + padTo(raw, 64);
+    for (const tensor of everyTensor(model)) this.#total += tensor.byteLength;
+    this.#floats = this.#raw + rawBytes(model);
   }
 
   /**

@@ -7,39 +7,9 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { pulledModel } from "../support/models.ts";
-import { type Finished, runProgram, type RunProgramOptions } from "../support/process.ts";
-import { cliCommand, thisRuntime } from "../support/runtimes.ts";
+import { CLI, failure, json, rsparse } from "../support/cli.ts";
+import { runProgram } from "../support/process.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
-
-const CLI = cliCommand(thisRuntime());
-
-function rsparse(args: readonly string[], options: RunProgramOptions = {}): Promise<Finished> {
-  return runProgram([...CLI, ...args], options);
-}
-
-/** The one document on stdout of a run that went well. */
-async function json(args: readonly string[], options: RunProgramOptions = {}): Promise<unknown> {
-  const { code, stdout, stderr } = await rsparse([...args, "--json"], options);
-  assert.equal(code, 0, stderr);
-  assert.equal(stdout.indexOf("\n"), stdout.length - 1, "one line on stdout");
-  return JSON.parse(stdout);
-}
-
-/** A run that fails: nothing on stdout, one or two lines on stderr. */
-async function failure(
-  code: number,
-  pattern: RegExp,
-  args: readonly string[],
-  options: RunProgramOptions = {},
-): Promise<void> {
-  const { stderr, stdout, code: found } = await rsparse([...args, "--quiet"], options);
-  assert.equal(found, code, `${args.join(" ")}: ${stderr}`);
-  assert.equal(stdout, "");
-  assert.match(stderr, pattern);
-  const lines = stderr.trimEnd().split("\n");
-  assert.ok(lines.length <= 2, stderr);
-  assert.doesNotMatch(stderr, /^\s+at /m);
-}
 
 test("rsparse: help and version on stdout", async () => {
   const help = await rsparse(["--help"]);

@@ -47,7 +47,7 @@ export async function json<T = RunDocument>(
   return JSON.parse(stdout);
 }
 
-/** A run that fails before anything is printed. */
+/** A run that fails before anything is printed: one or two lines on stderr, no stack trace. */
 export async function failure(
   code: number,
   pattern: RegExp,
@@ -59,4 +59,5 @@ export async function failure(
   assert.equal(stdout, "");
   assert.match(stderr, pattern);
   assert.ok(stderr.trimEnd().split("\n").length <= 2, stderr);
+  assert.doesNotMatch(stderr, /^\s+at /m);
 }

@@ -5,7 +5,7 @@ import type { LoadedRecipe, ProjectionTensors } from "../../recipe/recipe.ts";
 import type { Model } from "../../runtime/model.ts";
 import { UsageError } from "../errors.ts";
 import { describeRun, withModel } from "../generation.ts";
-import { addModelOption, decimal, integer, type RunOptions } from "../model_option.ts";
+import { addEngineOptions, addModelOption, decimal, integer, type RunOptions } from "../model_option.ts";
 import { type CliContext, formatBytes, formatTable } from "../output.ts";
 
 interface CalibrateCommandOptions
@@ -33,7 +33,7 @@ const MAX_TEXT_BYTES = 64 << 20;
 export function register(program: Command, context: CliContext): void {
   const command = program.command("calibrate")
     .description("watch a model read a text, and write the recipe by which it runs sparse");
-  addModelOption(command)
+  addEngineOptions(addModelOption(command))
     .option("--data <file>", "text to read, UTF-8; without it passages of novels that come with rsparse")
     .option("--tokens <n>", "tokens to read of it", integer(2))
     .option(
@@ -57,16 +57,6 @@ export function register(program: Command, context: CliContext): void {
       "take them from this JSON: {sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}",
     )
     .option("-o, --output <file>", "where to write the recipe; without it only its numbers are printed")
-    .option("--threads <n>", "threads; without it as many as help", integer(1, 1024))
-    .addOption(
-      new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
-        "auto",
-      ),
-    )
-    .addOption(
-      new Option("--dtype <dtype>", "storage of the projections in memory")
-        .choices(["auto", "f32", "bf16", "int8", "int4"]).default("auto"),
-    )
     .option("--seed <n>", "recorded in the recipe; nothing here is random", integer(0, 0xffffffff))
     .action(async (options: CalibrateCommandOptions) => {
       for (const other of ["data", "tokens", "sparsity", "rho"] as const) {

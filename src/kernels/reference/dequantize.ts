@@ -1,18 +1,6 @@
 /** Scalar twins of `assembly/dequantize.ts`, one number at a time. Layouts: ggml's `ggml-common.h`. */
 
-/** A storage type's name; `format/checkpoint.ts` has the same ones. */
-export type DequantizableType =
-  | "F32"
-  | "F16"
-  | "BF16"
-  | "Q8_0"
-  | "Q4_0"
-  | "Q4_1"
-  | "Q5_0"
-  | "Q5_1"
-  | "Q4_K"
-  | "Q5_K"
-  | "Q6_K";
+import type { StorageType } from "../../format/checkpoint.ts";
 
 /** Values and bytes of a block, and what turns one at `at` into values. */
 interface Decoder {
@@ -115,7 +103,7 @@ const q6K: Decoder = {
 
 const bf16Bits = new DataView(new ArrayBuffer(4));
 
-const DECODERS: { readonly [type in DequantizableType]: Decoder } = {
+const DECODERS: { readonly [type in StorageType]: Decoder } = {
   F32: single(4, (view, at) => view.getFloat32(at, true)),
   F16: single(2, half),
   BF16: single(2, (view, at) => {
@@ -140,7 +128,7 @@ const DECODERS: { readonly [type in DequantizableType]: Decoder } = {
  *
  * @throws {RangeError} If the bytes are not a whole number of blocks.
  */
-export function dequantizeReference(type: DequantizableType, bytes: Uint8Array): Float32Array {
+export function dequantizeReference(type: StorageType, bytes: Uint8Array): Float32Array {
   const decoder = DECODERS[type];
   const nBlocks = bytes.length / decoder.bytes;
   if (!Number.isInteger(nBlocks)) {

@@ -1,3 +1,4 @@
+import { BLOCK } from "../../format/checkpoint.ts";
 import { GROUP, type Kernels } from "../kernels.ts";
 import { dequantizeReference } from "./dequantize.ts";
 import { signedByte } from "./int8.ts";
@@ -29,20 +30,6 @@ type Pack = Pick<
   | "packGroupI4"
 >;
 
-/** Values and bytes a block. */
-const BLOCKS: Record<Parameters<Kernels["dequantize"]>[0], { values: number; bytes: number }> = {
-  F16: { values: 1, bytes: 2 },
-  BF16: { values: 1, bytes: 2 },
-  Q8_0: { values: 32, bytes: 34 },
-  Q4_0: { values: 32, bytes: 18 },
-  Q4_1: { values: 32, bytes: 20 },
-  Q5_0: { values: 32, bytes: 22 },
-  Q5_1: { values: 32, bytes: 24 },
-  Q4_K: { values: 256, bytes: 144 },
-  Q5_K: { values: 256, bytes: 176 },
-  Q6_K: { values: 256, bytes: 210 },
-};
-
 /** What loading does: file blocks to floats, floats and blocks to layouts. Scale arithmetic is f32 throughout. */
 export function packKernels(memory: WebAssembly.Memory): Pack {
   const views = memoryViews(memory);
@@ -62,7 +49,7 @@ export function packKernels(memory: WebAssembly.Memory): Pack {
   return {
     dequantize(type, y, blocks, n) {
       const { u8, f32 } = views();
-      const { values, bytes } = BLOCKS[type];
+      const { values, bytes } = BLOCK[type];
       f32.set(dequantizeReference(type, u8.slice(blocks, blocks + n * bytes)), y >>> 2);
       return Math.floor(findNonFiniteF32(y, n * values) / values);
     },
