@@ -4,8 +4,8 @@
 // four nibbles of one channel, A_k = sum (v >> 4k) * x, nibble k's sum = A_k - 16 * A_(k+1): exact modulo 2^16, one shift a nibble and no mask.
 // The offset -8 * sum x is in the start values. Relaxed: bytes of two channels interleaved, relaxed_dot of pairs.
 //
-// Order: chunk of outputs, pair of groups, block, group, channel. A group's list is the same for all blocks of a chunk, so its loop exit is
-// predicted; with blocks outside and groups inside every exit is a misprediction (62 against 45 Gweights/s hot at 70 %). The sums of both
+// Order: pair of groups, block, group, channel; a call takes neighbouring blocks of one chunk, so that threads can share a chunk. A group's list
+// is the same for all blocks, so its loop exit is predicted; with blocks outside and groups inside every exit is a misprediction (62 against 45 Gweights/s hot at 70 %). The sums of both
 // groups wait in `scratch` (L1), so that one i16 dot with the scale pairs serves both: 27 operations for 64 weights.
 import { K_LOW4, madd } from "./lanes";
 
@@ -44,83 +44,83 @@ function apply_scales(y: usize, block: usize, scratch: usize, unit: v128): void 
 /** @param flavour 0: every channel in order; 1: a list, touching ahead with atomic loads; 2: a list, touching with plain loads */
 // @ts-ignore: decorator
 @inline
-function run(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize, flavour: i32): void {
-  const low4 = i8x16.splat(<i8>K_LOW4), tableEnd = table + <usize>nIn, yEnd = y + (<usize>nOut << 2);
-  let block = w;
-  for (; y < yEnd; y += <usize>chunk << 2) {
-    const chunkEnd = y + (<usize>chunk << 2);
-    for (let pair = table; pair < tableEnd; pair += 64) {
-      const unit = v128.load32_splat(pair, 8);
-      for (let q = y; q < chunkEnd; q += 256, block += BLOCK) {
-        let column = block + 256, ahead = block + AHEAD;
-        const aheadEnd = ahead + BLOCK;
-        for (let half: usize = 0; half < 2; ++half, column += 1024) {
-          const t = pair + (half << 5), out = scratch + (half << 7);
-          let p: usize = load<u32>(t), end: usize = load<u32>(t, 4);
-          if (ASC_FEATURE_RELAXED_SIMD) {
-            let a0 = v128.load32_splat(t, 16), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, c = column;
-            for (; p < end; p += 8) {
-              if (flavour == 1) { atomic.load<u8>(ahead); atomic.load<u8>(ahead, 64); ahead += 128; }
-              if (flavour == 2) { load<u8>(ahead); load<u8>(ahead, 64); ahead += 128; }
-              const x = v128.load32_splat(p, SPAN);
-              let d: usize;
-              if (flavour == 0) { d = c + 32; } else { c = column + load<u32>(p); d = column + load<u32>(p, 4); }
-              const c0 = v128.load(c), d0 = v128.load(d);
-              let e = low8(c0, d0); a0 = step8(a0, v128.and(e, low4), x); a1 = step8(a1, v128.and(i16x8.shr_u(e, 4), low4), x);
-              e = high8(c0, d0); a2 = step8(a2, v128.and(e, low4), x); a3 = step8(a3, v128.and(i16x8.shr_u(e, 4), low4), x);
-              const c1 = v128.load(c, 16), d1 = v128.load(d, 16);
-              e = low8(c1, d1); a4 = step8(a4, v128.and(e, low4), x); a5 = step8(a5, v128.and(i16x8.shr_u(e, 4), low4), x);
-              e = high8(c1, d1); a6 = step8(a6, v128.and(e, low4), x); a7 = step8(a7, v128.and(i16x8.shr_u(e, 4), low4), x);
-              if (flavour == 0) c += 64;
-            }
-            v128.store(out, a0); v128.store(out, a1, 16); v128.store(out, a2, 32); v128.store(out, a3, 48);
-            v128.store(out, a4, 64); v128.store(out, a5, 80); v128.store(out, a6, 96); v128.store(out, a7, 112);
-          } else {
-            let a0 = v128.load32_splat(t, 16), a1 = v128.load32_splat(t, 20), a2 = v128.load32_splat(t, 24), a3 = v128.load32_splat(t, 28);
-            let a4 = a0, a5 = a1, a6 = a2, a7 = a3, c = column;
-            for (; p < end; p += 4) {
-              if (flavour == 1) { atomic.load<u8>(ahead); ahead += 64; }
-              if (flavour == 2) { load<u8>(ahead); ahead += 64; }
-              if (flavour != 0) c = column + load<u32>(p);
-              const x = v128.load32_splat(p, SPAN), u = v128.load(c), v = v128.load(c, 16);
-              a0 = step(a0, u, x); a1 = step(a1, i16x8.shr_u(u, 4), x); a2 = step(a2, i16x8.shr_u(u, 8), x); a3 = step(a3, i16x8.shr_u(u, 12), x);
-              a4 = step(a4, v, x); a5 = step(a5, i16x8.shr_u(v, 4), x); a6 = step(a6, i16x8.shr_u(v, 8), x); a7 = step(a7, i16x8.shr_u(v, 12), x);
-              if (flavour == 0) c += 32;
-            }
-            a0 = i16x8.sub(a0, i16x8.shl(a1, 4)); a1 = i16x8.sub(a1, i16x8.shl(a2, 4)); a2 = i16x8.sub(a2, i16x8.shl(a3, 4));
-            a4 = i16x8.sub(a4, i16x8.shl(a5, 4)); a5 = i16x8.sub(a5, i16x8.shl(a6, 4)); a6 = i16x8.sub(a6, i16x8.shl(a7, 4));
-            v128.store(out, a0); v128.store(out, a1, 16); v128.store(out, a2, 32); v128.store(out, a3, 48);
-            v128.store(out, a4, 64); v128.store(out, a5, 80); v128.store(out, a6, 96); v128.store(out, a7, 112);
+function run(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, scratch: usize, flavour: i32): void {
+  const low4 = i8x16.splat(<i8>K_LOW4), tableEnd = table + <usize>nIn, yEnd = y + (<usize>nBlocks << 8);
+  for (let pair = table; pair < tableEnd; pair += 64, w += <usize>pairBytes) {
+    const unit = v128.load32_splat(pair, 8);
+    let block = w;
+    for (let q = y; q < yEnd; q += 256, block += BLOCK) {
+      let column = block + 256, ahead = block + AHEAD;
+      const aheadEnd = ahead + BLOCK;
+      for (let half: usize = 0; half < 2; ++half, column += 1024) {
+        const t = pair + (half << 5), out = scratch + (half << 7);
+        let p: usize = load<u32>(t), end: usize = load<u32>(t, 4);
+        if (ASC_FEATURE_RELAXED_SIMD) {
+          let a0 = v128.load32_splat(t, 16), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, c = column;
+          for (; p < end; p += 8) {
+            if (flavour == 1) { atomic.load<u8>(ahead); atomic.load<u8>(ahead, 64); ahead += 128; }
+            if (flavour == 2) { load<u8>(ahead); load<u8>(ahead, 64); ahead += 128; }
+            const x = v128.load32_splat(p, SPAN);
+            let d: usize;
+            if (flavour == 0) { d = c + 32; } else { c = column + load<u32>(p); d = column + load<u32>(p, 4); }
+            const c0 = v128.load(c), d0 = v128.load(d);
+            let e = low8(c0, d0); a0 = step8(a0, v128.and(e, low4), x); a1 = step8(a1, v128.and(i16x8.shr_u(e, 4), low4), x);
+            e = high8(c0, d0); a2 = step8(a2, v128.and(e, low4), x); a3 = step8(a3, v128.and(i16x8.shr_u(e, 4), low4), x);
+            const c1 = v128.load(c, 16), d1 = v128.load(d, 16);
+            e = low8(c1, d1); a4 = step8(a4, v128.and(e, low4), x); a5 = step8(a5, v128.and(i16x8.shr_u(e, 4), low4), x);
+            e = high8(c1, d1); a6 = step8(a6, v128.and(e, low4), x); a7 = step8(a7, v128.and(i16x8.shr_u(e, 4), low4), x);
+            if (flavour == 0) c += 64;
           }
+          v128.store(out, a0); v128.store(out, a1, 16); v128.store(out, a2, 32); v128.store(out, a3, 48);
+          v128.store(out, a4, 64); v128.store(out, a5, 80); v128.store(out, a6, 96); v128.store(out, a7, 112);
+        } else {
+          let a0 = v128.load32_splat(t, 16), a1 = v128.load32_splat(t, 20), a2 = v128.load32_splat(t, 24), a3 = v128.load32_splat(t, 28);
+          let a4 = a0, a5 = a1, a6 = a2, a7 = a3, c = column;
+          for (; p < end; p += 4) {
+            if (flavour == 1) { atomic.load<u8>(ahead); ahead += 64; }
+            if (flavour == 2) { load<u8>(ahead); ahead += 64; }
+            if (flavour != 0) c = column + load<u32>(p);
+            const x = v128.load32_splat(p, SPAN), u = v128.load(c), v = v128.load(c, 16);
+            a0 = step(a0, u, x); a1 = step(a1, i16x8.shr_u(u, 4), x); a2 = step(a2, i16x8.shr_u(u, 8), x); a3 = step(a3, i16x8.shr_u(u, 12), x);
+            a4 = step(a4, v, x); a5 = step(a5, i16x8.shr_u(v, 4), x); a6 = step(a6, i16x8.shr_u(v, 8), x); a7 = step(a7, i16x8.shr_u(v, 12), x);
+            if (flavour == 0) c += 32;
+          }
+          a0 = i16x8.sub(a0, i16x8.shl(a1, 4)); a1 = i16x8.sub(a1, i16x8.shl(a2, 4)); a2 = i16x8.sub(a2, i16x8.shl(a3, 4));
+          a4 = i16x8.sub(a4, i16x8.shl(a5, 4)); a5 = i16x8.sub(a5, i16x8.shl(a6, 4)); a6 = i16x8.sub(a6, i16x8.shl(a7, 4));
+          v128.store(out, a0); v128.store(out, a1, 16); v128.store(out, a2, 32); v128.store(out, a3, 48);
+          v128.store(out, a4, 64); v128.store(out, a5, 80); v128.store(out, a6, 96); v128.store(out, a7, 112);
         }
-        // the lines of this block's length that the channels did not touch: every line must be, or the stream breaks
-        if (flavour == 1) for (; ahead < aheadEnd; ahead += 64) atomic.load<u8>(ahead);
-        if (flavour == 2) for (; ahead < aheadEnd; ahead += 64) load<u8>(ahead);
-        apply_scales(q, block, scratch, unit);
       }
+      // the lines of this block's length that the channels did not touch: every line must be, or the stream breaks
+      if (flavour == 1) for (; ahead < aheadEnd; ahead += 64) atomic.load<u8>(ahead);
+      if (flavour == 2) for (; ahead < aheadEnd; ahead += 64) load<u8>(ahead);
+      apply_scales(q, block, scratch, unit);
     }
   }
 }
 
 /**
- * y f32[nOut] += w x / rowScale, dense: x as select_group_i4 made it with threshold -1 (a full list).
+ * y f32[64 * nBlocks] += w x / rowScale, dense: x as select_group_i4 made it with threshold -1 (a full list).
  *
- * @param nIn    a multiple of 64
- * @param chunk  outputs a chunk, the C of the layout: a multiple of 64 that divides nOut
- * @param scratch 256 bytes
+ * @param y         the first block's outputs
+ * @param w         the first block, of the chunk's first pair of groups
+ * @param nIn       a multiple of 64
+ * @param nBlocks   neighbouring blocks, all of one chunk
+ * @param pairBytes from a pair of groups to the next: 2304 * C / 64 of the layout
+ * @param scratch   256 bytes
  */
-export function gemv_group_i4(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize): void {
-  run(y, w, table, nIn, chunk, nOut, scratch, 0);
+export function gemv_group_i4(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, scratch: usize): void {
+  run(y, w, table, nIn, nBlocks, pairBytes, scratch, 0);
 }
 
 /** The same for any list: memory is read in order, arithmetic is done for the list's channels only. Touches by atomic loads: V8 15 drops plain ones. */
-export function gemv_group_i4_list(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize): void {
-  run(y, w, table, nIn, chunk, nOut, scratch, 1);
+export function gemv_group_i4_list(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, scratch: usize): void {
+  run(y, w, table, nIn, nBlocks, pairBytes, scratch, 1);
 }
 
 /** The same with plain touches: JavaScriptCore's atomic loads are slow (6.5 to 9 against 12 to 18 Gweights/s). */
-export function gemv_group_i4_list_plain(y: usize, w: usize, table: usize, nIn: u32, chunk: u32, nOut: u32, scratch: usize): void {
-  run(y, w, table, nIn, chunk, nOut, scratch, 2);
+export function gemv_group_i4_list_plain(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, scratch: usize): void {
+  run(y, w, table, nIn, nBlocks, pairBytes, scratch, 2);
 }
 
 /** y[o] = rowScale[o] * y[o], f32[nOut], nOut a multiple of 4. */

@@ -163,14 +163,17 @@ export interface Kernels {
     threshold: number,
     nIn: number,
   ): number;
-  /** y f32[nOut] += sum of (q - 8) * d / rowScale * x over a list made with threshold -1. `scratch` 256 bytes. */
+  /**
+   * y f32[64 * nBlocks] += sum of (q - 8) * d / rowScale * x over a list made with threshold -1: neighbouring blocks of one chunk, y and w at
+   * the first, w in the chunk's first pair of groups. pairBytes = GROUP_BLOCK * C / 64 is from one pair to the next. `scratch` 256 bytes.
+   */
   gemvGroupI4(
     y: number,
     w: number,
     table: number,
     nIn: number,
-    chunk: number,
-    nOut: number,
+    nBlocks: number,
+    pairBytes: number,
     scratch: number,
   ): void;
   /** The same for any list, reading only its channels' arithmetic and touching memory ahead (stream). */
@@ -179,8 +182,8 @@ export interface Kernels {
     w: number,
     table: number,
     nIn: number,
-    chunk: number,
-    nOut: number,
+    nBlocks: number,
+    pairBytes: number,
     scratch: number,
   ): void;
   /** y[o] = rowScale[o] * y[o]. */
@@ -342,6 +345,8 @@ export const LIST_SPAN = 131072;
 export const MAX_LIST_CHANNELS = 32000;
 /** Channels a group of the int4 layout. */
 export const GROUP = 32;
+/** Bytes of one block of group i4, 64 outputs x 64 channels: 256 of scales, 2,048 of nibbles. */
+export const GROUP_BLOCK = 2304;
 /** Positions a page of the key-value cache. */
 export const PAGE_POSITIONS = 64;
 

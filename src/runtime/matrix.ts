@@ -1,5 +1,5 @@
 /** A weight matrix in the runtime's memory: how many bytes each layout takes, and its products for one token and for many. */
-import { GROUP, type Kernels, padTo } from "../kernels/kernels.ts";
+import { GROUP, GROUP_BLOCK, type Kernels, padTo } from "../kernels/kernels.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** How the projections can be kept in memory; int4 is the file's own 4-bit groups, never a second rounding. */
@@ -68,8 +68,8 @@ export function planMatrix(
     }
     case "group-i4": {
       const nInPadded = padTo(nIn, 64), nOutPadded = padTo(nOut, 64);
-      // 2304 bytes a block of 64 x 64, 4 bytes of mins a pair of groups and output
-      const bytes = (nInPadded / 64) * (nOutPadded / 64) * 2304 + 4 * nOutPadded +
+      // 4 bytes of mins a pair of groups and output
+      const bytes = (nInPadded / 64) * (nOutPadded / 64) * GROUP_BLOCK + 4 * nOutPadded +
         (extra.mins ? (nInPadded / 64) * nOutPadded * 4 + 4 * nOutPadded : 0);
       return { ...base, nInPadded, nOutPadded, chunk: chunkSize(nOutPadded), bytes };
     }
@@ -121,7 +121,10 @@ export function multiplyVector(
       const active = s.select("group", x, scale, threshold, m.nInPadded);
       k.fillZeroF32(y, m.nOutPadded);
       const product = threshold < 0 ? k.gemvGroupI4 : k.gemvGroupI4List;
-      product(y, m.w, s.table, m.nInPadded, m.chunk, m.nOutPadded, s.groupScratch);
+      const pairBytes = (m.chunk / 64) * GROUP_BLOCK;
+      for (let o = 0, w = m.w; o < m.nOutPadded; o += m.chunk, w += (m.nInPadded / 64) * pairBytes) {
+        product(y + 4 * o, w, s.table, m.nInPadded, m.chunk / 64, pairBytes, s.groupScratch);
+      }
       if (m.mins === 0) k.scaleRowsF32(y, m.rowScale, m.nOutPadded);
       else {k.finishGroupMinsI4(
           y,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { LIST_SPAN } from "../../src/kernels/kernels.ts";
+import { GROUP_BLOCK, LIST_SPAN } from "../../src/kernels/kernels.ts";
 import { roundHalfEven } from "../../src/kernels/reference/memory.ts";
-import { type Blocks, constantBlocks, packBlocks, randomBlocks } from "../support/blocks.ts";
+import { type Blocks, constantBlocks, multiplyGroups, packBlocks, randomBlocks } from "../support/blocks.ts";
 import {
   assertSameBits,
   assertWithin,
@@ -50,7 +50,7 @@ function quantise(bench: Bench, x: Float32Array, scale: Float32Array, threshold:
   const xhat = new Float64Array(nIn);
   for (let pair = 0; pair < nIn; pair += 64) {
     kernels.fillZeroF32(y.at, 64);
-    kernels.gemvGroupI4List(y.at, probe.w.at, table.at + pair, 64, 64, 64, scratch.at);
+    kernels.gemvGroupI4List(y.at, probe.w.at, table.at + pair, 64, 1, GROUP_BLOCK, scratch.at);
     for (let c = 0; c < 64; ++c) xhat[pair + c] = y.values[c]! / 32767;
   }
   return { table, groupSum, count, xhat };
@@ -127,11 +127,10 @@ function runProduct(
   x: Float32Array,
   options: { share: number; chunk: number; random: Random },
 ): void {
-  const { kernels } = bench;
   const { share, chunk, random } = options;
   const { nRows, rowBlocks, q, d } = blocks;
   const what = `${rowBlocks * 32} -> ${nRows}, chunk ${chunk}, ${share} active`;
-  const { w, rowScale, nIn, nOut } = packBlocks(bench, blocks, chunk);
+  const packed = packBlocks(bench, blocks, chunk), { rowScale, nIn, nOut } = packed;
   const padded = new Float32Array(nIn);
   padded.set(x);
   const scale = Float32Array.from(padded, () => random.uniform() < share ? 1 : 0);
@@ -150,13 +149,17 @@ function runProduct(
     }
     bound[o] = sumBound(nIn / 64 + 4, magnitude);
   }
-  const scratch = bench.buffer("u8", 256);
   for (
     const kind of share === 1 ? ["gemvGroupI4", "gemvGroupI4List"] as const : ["gemvGroupI4List"] as const
   ) {
     const y = bench.buffer("f32", before);
-    kernels[kind](y.at, w.at, table.at, nIn, chunk, nOut, scratch.at);
+    multiplyGroups(bench, kind, y.at, packed, table.at);
     assertWithin(y.values, expected, bound, `${kind}, ${what}`);
+    for (const blocksACall of [1, 2]) {
+      const part = bench.buffer("f32", before);
+      multiplyGroups(bench, kind, part.at, packed, table.at, blocksACall);
+      assertSameBits(part.values, y.values, `${kind}, ${what}, ${blocksACall} blocks a call`);
+    }
   }
   bench.reset(what);
 }
@@ -198,14 +201,13 @@ kernelTest(
       const random = new Random(53);
       const { w, nIn, nOut, chunk } = packBlocks(bench, randomBlocks(random, 192, 6, false), 64);
       const { table } = quantise(bench, random.activations(nIn), new Float32Array(nIn).fill(1), -1);
-      const scratch = bench.buffer("u8", 256);
       const y = bench.buffer("f32", new Float32Array(nOut));
       // what Arena keeps free behind its last range
       const end = kernels.memory.buffer.byteLength - 4096;
       const last = end - w.values.length;
       assert.ok(last > y.at + 4 * nOut);
       new Uint8Array(kernels.memory.buffer).copyWithin(last, w.at, w.at + w.values.length);
-      kernels.gemvGroupI4List(y.at, last, table.at, nIn, chunk, nOut, scratch.at);
+      multiplyGroups(bench, "gemvGroupI4List", y.at, { w: { at: last }, nIn, nOut, chunk }, table.at);
       const result = y.values.slice();
       bench.reset();
       return result;
@@ -326,12 +328,11 @@ kernelTest("finishGroupMinsI4: sums at the ends of the range do not wrap", (benc
 function runProjection(bench: Bench, blocks: Blocks, x: Float32Array, exactX: boolean) {
   const { kernels } = bench;
   const { nRows, rowBlocks, q, d, min } = blocks;
-  const { w, rowScale, mins, minScale, nIn, nOut, chunk } = packBlocks(bench, blocks, 192);
+  const packed = packBlocks(bench, blocks, 192), { rowScale, mins, minScale, nIn, nOut } = packed;
   const { table, groupSum, xhat } = quantise(bench, x, new Float32Array(nIn).fill(1), -1);
   const y = bench.buffer("f32", new Float32Array(nOut));
-  const scratch = bench.buffer("u8", 256);
   const sums = bench.buffer("i16", nIn / 32);
-  kernels.gemvGroupI4(y.at, w.at, table.at, nIn, chunk, nOut, scratch.at);
+  multiplyGroups(bench, "gemvGroupI4", y.at, packed, table.at);
   if (blocks.withMins) {
     kernels.finishGroupMinsI4(y.at, rowScale.at, mins.at, minScale.at, groupSum.at, nIn, nOut, sums.at);
   } else {

@@ -1,5 +1,6 @@
 /** Random Q4_0 and Q4_1 blocks whose scales, mins and nibbles are known because they were chosen, not decoded. */
 import assert from "node:assert/strict";
+import { GROUP_BLOCK } from "../../src/kernels/kernels.ts";
 import type { Bench, Buffer, Random } from "./kernels.ts";
 
 /** Rows of blocks as a file holds them, and what they mean: `weight[o, c] = d * (q - 8) + m'`, m' = m + 8d for Q4_1, 0 for Q4_0. */
@@ -93,7 +94,7 @@ export function packBlocks(bench: Bench, blocks: Blocks, chunk: number = 64): Pa
   const { nRows, rowBlocks, withMins } = blocks;
   const nIn = Math.ceil(rowBlocks / 2) * 64;
   const nOut = Math.ceil(nRows / chunk) * chunk;
-  const w = bench.buffer("u8", nOut / 64 * (nIn / 64) * 2304);
+  const w = bench.buffer("u8", nOut / 64 * (nIn / 64) * GROUP_BLOCK);
   const rowScale = bench.buffer("f32", nOut);
   const mins = bench.buffer("u8", withMins ? nOut * nIn / 16 : 0);
   const minScale = bench.buffer("f32", withMins ? nOut : 0);
@@ -118,4 +119,31 @@ export function packBlocks(bench: Bench, blocks: Blocks, chunk: number = 64): Pa
     assert.equal(bad, -1, `rows from ${o}: a block that is not finite`);
   }
   return { w, rowScale, mins, minScale, minsAt, nIn, nOut, chunk };
+}
+
+/** y += the product, in calls of up to `blocksACall` blocks; without it a chunk a call. */
+export function multiplyGroups(
+  bench: Bench,
+  kind: "gemvGroupI4" | "gemvGroupI4List",
+  y: number,
+  packed: Pick<PackedGroups, "nIn" | "nOut" | "chunk"> & { readonly w: { readonly at: number } },
+  table: number,
+  blocksACall: number = packed.chunk / 64,
+): void {
+  const { w, nIn, nOut, chunk } = packed, inChunk = chunk / 64, pairBytes = inChunk * GROUP_BLOCK;
+  const scratch = bench.buffer("u8", 256);
+  for (let o = 0; o < nOut; o += chunk) {
+    const first = w.at + (o / 64) * (nIn / 64) * GROUP_BLOCK;
+    for (let b = 0; b < inChunk; b += blocksACall) {
+      bench.kernels[kind](
+        y + 4 * (o + 64 * b),
+        first + b * GROUP_BLOCK,
+        table,
+        nIn,
+        Math.min(blocksACall, inChunk - b),
+        pairBytes,
+        scratch.at,
+      );
+    }
+  }
 }

@@ -1,4 +1,4 @@
-import { GROUP, type Kernels, LIST_SPAN } from "../kernels.ts";
+import { GROUP, GROUP_BLOCK, type Kernels, LIST_SPAN } from "../kernels.ts";
 import { groupI4Scale, groupI4Shift, groupI4Unit, groupMin } from "./layouts.ts";
 import { memoryViews, quantiseFactor, roundHalfEven } from "./memory.ts";
 import { isActive } from "./select.ts";
@@ -18,9 +18,11 @@ export function int4Kernels(
 > {
   const views = memoryViews(memory);
 
-  const gemvGroupI4: Kernels["gemvGroupI4"] = (y, w, table, nIn, chunk, nOut, _scratch) => {
+  const gemvGroupI4: Kernels["gemvGroupI4"] = (y, w, table, nIn, nBlocks, pairBytes, _scratch) => {
     const { f32, u32, i32, u16, i16 } = views();
-    for (let o = 0; o < nOut; ++o) {
+    // offsets from a block inside a chunk are those from the chunk's first
+    const chunk = (pairBytes / GROUP_BLOCK) * 64;
+    for (let o = 0; o < 64 * nBlocks; ++o) {
       let sum = 0;
       for (let g = 0; g < nIn / GROUP; ++g) {
         const entry = (table >>> 2) + 8 * g;

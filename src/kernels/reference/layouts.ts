@@ -1,8 +1,5 @@
 /** Where the layouts of `kernels.ts` keep each weight. */
-import { GROUP, padTo } from "../kernels.ts";
-
-/** Bytes of one 64 outputs x 64 channels block of group i4: 256 of scales, 2,048 of nibbles. */
-export const GROUP_BLOCK = 2304;
+import { GROUP, GROUP_BLOCK, padTo } from "../kernels.ts";
 
 /** u16 index of weight (c, o) in channels bf16. */
 export function bf16Lane(c: number, o: number, nOut: number): number {
