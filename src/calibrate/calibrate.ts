@@ -19,7 +19,7 @@ import {
 } from "../recipe/recipe.ts";
 import { SITES } from "../runtime/forward.ts";
 import type { Model } from "../runtime/model.ts";
-import { wholeTurn } from "../runtime/turn.ts";
+import { nextTurn } from "../runtime/turn.ts";
 
 /** Settings of {@linkcode calibrateModel}. */
 export interface CalibrateOptions {
@@ -217,7 +217,7 @@ async function weightTensors(
     const factors: Factors | null = rank === 0 ? null : svd.truncatedSvd(w, nOut, nIn, rank);
     out.set(path, { scale, factors: factors === null ? null : { u: factors.u, v: factors.v } });
     options.onProgress?.({ phase: "factors", done: done + 1, total: all.length });
-    await wholeTurn();
+    await nextTurn();
   }
   return out;
 }
@@ -273,7 +273,7 @@ async function observe(
       const end = Math.min(last, at + STEP);
       session.advance(ids.slice(at, end), { observe: watch });
       onTokens(end);
-      await wholeTurn();
+      await nextTurn();
       signal?.throwIfAborted();
     }
   }

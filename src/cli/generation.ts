@@ -4,7 +4,7 @@ import type { LoadedRecipe } from "../recipe/recipe.ts";
 import type { GenerateOptions, GenerateResult, Part } from "../runtime/generate.ts";
 import type { EngineInfo, MemoryInfo, Model } from "../runtime/model.ts";
 import type { Prefill } from "../runtime/session.ts";
-import { wholeTurn } from "../runtime/turn.ts";
+import { nextTurn } from "../runtime/turn.ts";
 import { UsageError } from "./errors.ts";
 import { addRunOptions, decimal, integer, locate, type RunOptions } from "./model_option.ts";
 import type { CliContext } from "./output.ts";
@@ -174,7 +174,7 @@ export async function stream(
   let firstTokenMs: number | null = null, result: GenerateResult | undefined, turn = performance.now();
   for await (const part of parts) {
     if (performance.now() - turn > TURN_MS) {
-      await wholeTurn();
+      await nextTurn();
       turn = performance.now();
     }
     if (part.token !== null) firstTokenMs ??= context.platform.uptimeMs();
@@ -296,7 +296,7 @@ const DTYPE_OF: readonly (readonly [RegExp, string])[] = [
 export function dtypeOf(model: Model): string {
   const weights = new Map<string, number>();
   for (const layer of model.engine.weights.layers) {
-    for (const { matrix: { layout, nIn, nOut } } of Object.values(layer.projections)) {
+    for (const { matrix: { layout, nIn, nOut } } of layer.sites.flat()) {
       const dtype = DTYPE_OF.find(([pattern]) => pattern.test(layout))?.[1] ?? layout;
       weights.set(dtype, (weights.get(dtype) ?? 0) + nIn * nOut);
     }

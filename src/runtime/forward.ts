@@ -2,7 +2,7 @@
 import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
 import type { LlamaConfig, ProjectionName } from "../model/config.ts";
 import type { KvCache } from "./kv_cache.ts";
-import { type Matrix, multiplyTokens, multiplyVector, readRow } from "./matrix.ts";
+import { clearTokens, type Matrix, multiplyTokens, multiplyVector, readRow } from "./matrix.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
 /** How a projection runs when a recipe is loaded. Pointers as in {@linkcode Matrix}. */
@@ -19,22 +19,37 @@ export interface SparseRule {
   readonly v: number;
 }
 
-/** One linear layer in memory. */
+/** One linear layer in memory: some outputs of a {@linkcode Linear}. */
 export interface Projection {
   readonly name: ProjectionName;
   readonly layer: number;
-  readonly matrix: Matrix;
+  readonly nOut: number;
+  /** Its first output in the matrix, a multiple of 64. */
+  readonly offset: number;
   /** f32[nOut], or 0. */
   readonly bias: number;
   /** Dense where there is no recipe. */
   rule: SparseRule | null;
 }
 
+/**
+ * A matrix and the projections of one site that it holds: all of them (q, k and v; gate and up) where they are kept alike and select the
+ * same channels, so that one list and one pass over memory serve them all.
+ */
+export interface Linear {
+  readonly matrix: Matrix;
+  /** Its first output in the site's row of activations, a multiple of 64. */
+  readonly at: number;
+  /** Their rules differ at most in rank and factors. */
+  readonly parts: readonly Projection[];
+}
+
 /** One block in memory. */
 export interface Layer {
   readonly attentionNorm: number;
   readonly mlpNorm: number;
-  readonly projections: { readonly [name in ProjectionName]: Projection };
+  /** For each of {@linkcode SITES}, what its input is multiplied with. */
+  readonly sites: readonly (readonly Linear[])[];
 }
 
 /** A model's weights in memory. */
@@ -104,90 +119,91 @@ export class Forward {
     this.#s = workspace;
     this.#w = weights;
     this.#isSparse = weights.layers.some((layer) =>
-      Object.values(layer.projections).some(({ rule }) => rule !== null && rule.mode !== "dense")
+      projectionsOf(layer).some(({ rule }) => rule !== null && rule.mode !== "dense")
     );
   }
 
   /**
    * Runs up to MAX_TOKENS tokens at positions position … and leaves the residual stream in the workspace.
-   * The cache has room for them.
+   * The cache has room for them. Yields every few milliseconds of work, where whoever runs it may give the event loop a turn or stop.
    */
-  run(ids: readonly number[], position: number, cache: KvCache, options: PassOptions): void {
-    const k = this.#k, s = this.#s, w = this.#w, { config } = w, { strides } = s, n = ids.length;
+  *run(
+    ids: readonly number[],
+    position: number,
+    cache: KvCache,
+    options: PassOptions,
+  ): Generator<void, void> {
+    const k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
     this.#pass = { kept: 0, dense: 0 };
-    const nPairs = config.ropeDim / 2, { numAttentionHeads, numKeyValueHeads, headDim } = config;
-    for (let t = 0; t < n; t++) {
-      readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
-      k.ropeAnglesF64(s.cosSin + 8 * nPairs * t, w.ropeFrequencies, nPairs, position + t);
-    }
+    for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
+    this.#angles(position, n);
     for (let l = 0; l < w.layers.length; l++) {
-      const layer = w.layers[l]!, parts = cache.parts(l);
+      const layer = w.layers[l]!;
       this.#normalise(layer.attentionNorm, n);
-      this.#site(
-        layer,
-        SITES[0],
-        [s.q, s.k, s.v],
-        [strides.q, strides.kv, strides.kv],
-        s.normed,
-        strides.hidden,
-        position,
-        n,
-        options,
-      );
-      for (let t = 0; t < n; t++) {
-        const q = s.q + 4 * strides.q * t,
-          key = s.k + 4 * strides.kv * t,
-          at = position + t,
-          page = cache.page(at);
-        const angles = s.cosSin + 8 * nPairs * t, interleaved = config.ropeInterleaved ? 1 : 0;
-        k.ropeF32(q, angles, numAttentionHeads, headDim, nPairs, interleaved);
-        k.ropeF32(key, angles, numKeyValueHeads, headDim, nPairs, interleaved);
-        k.storeKvF32(
-          page + parts.k,
-          page + parts.v,
-          key,
-          s.v + 4 * strides.kv * t,
-          numKeyValueHeads,
-          headDim,
-          at % PAGE_POSITIONS,
-        );
-        k.attentionPagedF32(
-          s.attended + 4 * strides.q * t,
-          q,
-          cache.table,
-          parts.k,
-          parts.v,
-          this.scores,
-          at + 1,
-          numAttentionHeads,
-          numKeyValueHeads,
-          headDim,
-        );
-      }
-      this.#site(layer, SITES[1], [s.output], [strides.hidden], s.attended, strides.q, position, n, options);
+      yield* this.#site(l, 0, s.qkv, strides.qkv, s.normed, strides.hidden, position, n, options);
+      this.#attend(l, position, n, cache);
+      yield* this.#site(l, 1, s.output, strides.hidden, s.attended, strides.q, position, n, options);
       k.addF32(s.hidden, s.output, n * strides.hidden);
       this.#normalise(layer.mlpNorm, n);
-      this.#site(
-        layer,
-        SITES[2],
-        [s.gate, s.up],
-        [strides.mlp, strides.mlp],
-        s.normed,
-        strides.hidden,
-        position,
-        n,
-        options,
-      );
-      k.siluMulF32(s.gate, s.gate, s.up, n * strides.mlp);
-      this.#site(layer, SITES[3], [s.output], [strides.hidden], s.gate, strides.mlp, position, n, options);
+      yield* this.#site(l, 2, s.gateUp, strides.gateUp, s.normed, strides.hidden, position, n, options);
+      for (let t = 0; t < n; t++) {
+        const gate = s.gateUp + 4 * strides.gateUp * t;
+        k.siluMulF32(gate, gate, gate + 4 * strides.mlp, strides.mlp);
+      }
+      yield* this.#site(l, 3, s.output, strides.hidden, s.gateUp, strides.gateUp, position, n, options);
       k.addF32(s.hidden, s.output, n * strides.hidden);
     }
-    // only now, so that a pass that an observer ended by throwing is not counted
+    // only now, so that a pass that was given up is not counted
     this.count.tokens += n;
     if (this.#isSparse) this.count.sparseTokens += sparseTokens(position, n, options.sparseFrom);
     this.count.kept += this.#pass.kept;
     this.count.dense += this.#pass.dense;
+  }
+
+  /** cos and sin of n positions, for all layers. */
+  #angles(position: number, n: number): void {
+    const s = this.#s, w = this.#w, nPairs = w.config.ropeDim / 2;
+    for (let t = 0; t < n; t++) {
+      this.#k.ropeAnglesF64(s.cosSin + 8 * nPairs * t, w.ropeFrequencies, nPairs, position + t);
+    }
+  }
+
+  /** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`. */
+  #attend(l: number, position: number, n: number, cache: KvCache): void {
+    const k = this.#k, s = this.#s, { strides } = s, parts = cache.parts(l);
+    const { numAttentionHeads, numKeyValueHeads, headDim, ropeDim, ropeInterleaved } = this.#w.config;
+    const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0;
+    for (let t = 0; t < n; t++) {
+      const q = s.qkv + 4 * strides.qkv * t,
+        key = q + 4 * strides.q,
+        at = position + t,
+        page = cache.page(at);
+      const angles = s.cosSin + 8 * nPairs * t;
+      k.ropeF32(q, angles, numAttentionHeads, headDim, nPairs, interleaved);
+      k.ropeF32(key, angles, numKeyValueHeads, headDim, nPairs, interleaved);
+      k.storeKvF32(
+        page + parts.k,
+        page + parts.v,
+        key,
+        key + 4 * strides.kv,
+        numKeyValueHeads,
+        headDim,
+        at % PAGE_POSITIONS,
+      );
+      k.attentionPagedF32(
+        s.attended + 4 * strides.q * t,
+        q,
+        cache.table,
+        parts.k,
+        parts.v,
+        this.scores,
+        at + 1,
+        numAttentionHeads,
+        numKeyValueHeads,
+        headDim,
+      );
+    }
   }
 
   /** Logits f32[vocabSize] after token t of the last run, in the workspace. */
@@ -222,7 +238,7 @@ export class Forward {
       );
       this.#checkFinite(s.normed + row * i);
     }
-    multiplyTokens(this.#k, s, w.lmHead, out, stride, s.normed, s.strides.hidden, count);
+    drain(multiplyTokens(this.#k, s, w.lmHead, out, stride, s.normed, s.strides.hidden, count));
     return stride;
   }
 
@@ -235,41 +251,82 @@ export class Forward {
   }
 
   /**
-   * y = projection of one x f32[nIn padded], by its rule if `sparse`, and counts it.
+   * y = W x of one token for all projections of a linear, by their rule if `sparse`, and counts it.
    *
-   * @returns how many channels were active
+   * @param y f32, the linear's first output
+   * @param x f32[nIn padded]
+   * @param forced masks for its projections instead of the rule's test; null keeps the test
+   * @returns how many channels were active; with masks given, those of the last one
    */
-  project(p: Projection, y: number, x: number, sparse: boolean, forced: Uint8Array | null = null): number {
-    const k = this.#k, s = this.#s, m = p.matrix, rule = sparse ? p.rule : null;
+  project(
+    linear: Linear,
+    y: number,
+    x: number,
+    sparse: boolean,
+    forced: ((name: ProjectionName) => Uint8Array | null) | null = null,
+  ): number {
+    const k = this.#k, s = this.#s, m = linear.matrix, rule = sparse ? linear.parts[0]!.rule : null;
     let active = m.nIn;
     if (rule === null || rule.mode === "dense") {
       multiplyVector(k, s, m, y, x, s.ones, -1);
     } else if (rule.mode === "low_rank") {
       active = 0;
       k.fillZeroF32(y, m.nOutPadded);
-      this.#addLowRank(rule, y, x, m);
-    } else if (forced !== null) {
-      active = this.#force(s.active, s.rest, x, forced, m);
-      s.newInput();
-      multiplyVector(k, s, m, y, s.active, s.ones, 0);
-      s.newInput();
-      if (rule.rank > 0) this.#addLowRank(rule, y, s.rest, m);
     } else {
+      const masks = linear.parts.map(({ name }) => forced?.(name) ?? null);
+      if (masks.some((mask) => mask !== null)) return this.#replay(linear, y, x, masks);
       active = multiplyVector(k, s, m, y, x, rule.scale, rule.threshold);
-      if (rule.rank > 0) {
-        k.maskChannelsF32(s.active, s.rest, x, rule.scale, rule.threshold, m.nIn);
-        this.#addLowRank(rule, y, s.rest, m);
-      }
     }
-    if (rule !== null) this.#add(rule, m, active);
-    if (p.bias !== 0) k.addF32(y, p.bias, m.nOut);
+    const rest = rule !== null && linear.parts.some((p) => p.rule!.rank > 0)
+      ? this.#rest(s.active, s.rest, x, rule, m)
+      : x;
+    for (const p of linear.parts) {
+      if (rule !== null) {
+        this.#add(p, m, active);
+        this.#addLowRank(p, y, rest, m);
+      }
+      if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
+    }
     return active;
   }
 
-  /** Counts a projection of one token that ran sparse. */
-  #add(rule: SparseRule, m: Matrix, active: number): void {
-    this.#pass.kept += active * m.nOut + rule.rank * (m.nIn + m.nOut);
-    this.#pass.dense += m.nIn * m.nOut;
+  /** What the low-rank part of a rule takes: x without its active channels, at `rest`; all of x where none are active by rule. */
+  #rest(active: number, rest: number, x: number, rule: SparseRule, m: Matrix): number {
+    if (rule.mode === "low_rank") return x;
+    this.#k.maskChannelsF32(active, rest, x, rule.scale, rule.threshold, m.nIn);
+    return rest;
+  }
+
+  /** The same with masks given, which may differ among the projections: the whole product once for each of them. For tests against references. */
+  #replay(linear: Linear, y: number, x: number, masks: readonly (Uint8Array | null)[]): number {
+    const k = this.#k, s = this.#s, m = linear.matrix;
+    let active = 0;
+    for (const [i, p] of linear.parts.entries()) {
+      const rule = p.rule!, mask = masks[i]!;
+      if (mask !== null) active = this.#force(s.active, s.rest, x, mask, m);
+      else {
+        active = k.maskChannelsF32(s.active, s.rest, x, rule.scale, rule.threshold, m.nIn);
+        k.fillZeroF32(s.active + 4 * m.nIn, m.nInPadded - m.nIn);
+      }
+      s.newInput();
+      multiplyVector(k, s, m, s.replayed, s.active, s.ones, 0);
+      s.newInput();
+      new Uint8Array(k.memory.buffer).copyWithin(
+        y + 4 * p.offset,
+        s.replayed + 4 * p.offset,
+        s.replayed + 4 * (p.offset + p.nOut),
+      );
+      this.#add(p, m, active);
+      this.#addLowRank(p, y, s.rest, m);
+      if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
+    }
+    return active;
+  }
+
+  /** Counts a projection of one token that ran by its rule. */
+  #add(p: Projection, m: Matrix, active: number): void {
+    this.#pass.kept += active * p.nOut + p.rule!.rank * (m.nIn + p.nOut);
+    this.#pass.dense += m.nIn * p.nOut;
   }
 
   /** Splits x by a given mask; returns how many channels are in it. @throws {RangeError} If it is not the mask of this matrix. */
@@ -284,10 +341,12 @@ export class Forward {
     return count;
   }
 
-  /** y += U z, z = V^T x: V's rows are dense dot products, U's columns are channels that are always active. */
-  #addLowRank(rule: SparseRule, y: number, x: number, m: Matrix): void {
-    this.#k.gemvRowsF32(this.#s.z, rule.v, x, m.nIn, rule.rank);
-    this.#k.gemvChannelsF32(y, rule.u, this.#s.iota, this.#s.z, rule.rank, m.nOut);
+  /** y += U z of a projection, z = V^T x: V's rows are dense dot products, U's columns are channels that are always active. */
+  #addLowRank({ rule, offset, nOut }: Projection, y: number, x: number, m: Matrix): void {
+    const { rank, u, v } = rule!;
+    if (rank === 0) return;
+    this.#k.gemvRowsF32(this.#s.z, v, x, m.nIn, rank);
+    this.#k.gemvChannelsF32(y + 4 * offset, u, this.#s.iota, this.#s.z, rank, nOut);
   }
 
   /** normed = rms norm of the stream. */
@@ -298,48 +357,10 @@ export class Forward {
     }
   }
 
-  /** All projections of a site for all tokens. */
-  #site(
-    layer: Layer,
-    names: readonly ProjectionName[],
-    ys: readonly number[],
-    yStrides: readonly number[],
-    x: number,
-    xStride: number,
-    position: number,
-    n: number,
-    options: PassOptions,
-  ): void {
-    options.observe?.(layer.projections[names[0]!].layer, names, x, xStride, n);
-    this.#s.newInput();
-    for (let i = 0; i < names.length; i++) {
-      const p = layer.projections[names[i]!], y = ys[i]!, yStride = yStrides[i]!;
-      if (n === 1 && options.likePrompt !== true) {
-        this.project(
-          p,
-          y,
-          x,
-          position >= options.sparseFrom,
-          options.forceMask?.(p.layer, p.name, position) ?? null,
-        );
-      } else if (p.rule === null || p.rule.mode === "dense" || options.sparseFrom >= position + n) {
-        multiplyTokens(this.#k, this.#s, p.matrix, y, yStride, x, xStride, n);
-        for (let t = sparseTokens(position, n, options.sparseFrom); t > 0 && p.rule !== null; t--) {
-          this.#add(p.rule, p.matrix, p.matrix.nIn);
-        }
-        if (p.bias !== 0) {
-          for (let t = 0; t < n; t++) this.#k.addF32(y + 4 * yStride * t, p.bias, p.matrix.nOut);
-        }
-      } else {
-        this.#projectTokens(p, p.rule, y, yStride, x, xStride, position, n, options);
-      }
-    }
-  }
-
-  /** Sparse rule over many tokens: x masked, then the ordinary product; the low-rank part token by token. */
-  #projectTokens(
-    p: Projection,
-    rule: SparseRule,
+  /** All projections of a site for all tokens: y f32[n, yStride]. */
+  *#site(
+    l: number,
+    site: number,
     y: number,
     yStride: number,
     x: number,
@@ -347,33 +368,90 @@ export class Forward {
     position: number,
     n: number,
     options: PassOptions,
-  ): void {
-    const k = this.#k, s = this.#s, m = p.matrix;
-    for (let t = 0; t < n; t++) {
-      const row = 4 * xStride * t, active = s.active + row, rest = s.rest + row;
-      const sparse = position + t >= options.sparseFrom,
-        forced = sparse ? options.forceMask?.(p.layer, p.name, position + t) ?? null : null;
-      let count: number;
-      if (forced !== null && rule.mode !== "low_rank") {
-        count = this.#force(active, rest, x + row, forced, m);
-      } else {
-        const threshold = !sparse ? -1 : rule.mode === "low_rank" ? Infinity : rule.threshold;
-        count = k.maskChannelsF32(active, rest, x + row, sparse ? rule.scale : s.ones, threshold, m.nIn);
-        k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
-      }
-      if (sparse) this.#add(rule, m, count);
+  ): Generator<void, void> {
+    const { observe, forceMask, sparseFrom, likePrompt } = options, s = this.#s;
+    observe?.(l, SITES[site]!, x, xStride, n);
+    s.newInput();
+    for (const linear of this.#w.layers[l]!.sites[site]!) {
+      const to = y + 4 * linear.at, rule = linear.parts[0]!.rule;
+      const allDense = rule === null || rule.mode === "dense" || sparseFrom >= position + n;
+      if ((n === 1 && likePrompt !== true) || (!allDense && forceMask !== undefined)) {
+        for (let t = 0; t < n; t++) {
+          const at = position + t,
+            forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
+          if (n > 1) s.newInput();
+          this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced);
+        }
+      } else if (allDense) {
+        yield* multiplyTokens(this.#k, s, linear.matrix, to, yStride, x, xStride, n);
+        for (const p of linear.parts) {
+          for (let t = sparseTokens(position, n, sparseFrom); t > 0 && p.rule !== null; t--) {
+            this.#add(p, linear.matrix, linear.matrix.nIn);
+          }
+        }
+        this.#addBiases(linear, to, yStride, n);
+      } else yield* this.#projectTokens(linear, rule, to, yStride, x, xStride, position, n, sparseFrom);
     }
-    if (rule.mode === "low_rank" && options.sparseFrom <= position) k.fillZeroF32(y, padTo(n, 4) * yStride);
-    else multiplyTokens(k, s, m, y, yStride, s.active, xStride, n);
-    for (let t = 0; t < n; t++) {
-      const row = 4 * xStride * t, to = y + 4 * yStride * t;
-      if (rule.rank > 0 && position + t >= options.sparseFrom) this.#addLowRank(rule, to, s.rest + row, m);
-      if (p.bias !== 0) k.addF32(to, p.bias, m.nOut);
+    yield;
+  }
+
+  #addBiases({ parts }: Linear, y: number, yStride: number, n: number): void {
+    for (const { bias, offset, nOut } of parts) {
+      for (let t = 0; bias !== 0 && t < n; t++) this.#k.addF32(y + 4 * (yStride * t + offset), bias, nOut);
     }
   }
+
+  /** Sparse rule over many tokens: x masked, then the ordinary product; the low-rank part token by token. */
+  *#projectTokens(
+    linear: Linear,
+    rule: SparseRule,
+    y: number,
+    yStride: number,
+    x: number,
+    xStride: number,
+    position: number,
+    n: number,
+    sparseFrom: number,
+  ): Generator<void, void> {
+    const k = this.#k, s = this.#s, m = linear.matrix, stride = s.strides.widest;
+    for (let t = 0; t < n; t++) {
+      const active = s.active + 4 * stride * t,
+        rest = s.rest + 4 * stride * t,
+        sparse = position + t >= sparseFrom;
+      const threshold = !sparse ? -1 : rule.mode === "low_rank" ? Infinity : rule.threshold;
+      const count = k.maskChannelsF32(
+        active,
+        rest,
+        x + 4 * xStride * t,
+        sparse ? rule.scale : s.ones,
+        threshold,
+        m.nIn,
+      );
+      k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
+      for (const p of linear.parts) if (sparse) this.#add(p, m, count);
+    }
+    if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(k, y, yStride, m, n);
+    else yield* multiplyTokens(k, s, m, y, yStride, s.active, stride, n);
+    for (const p of linear.parts) {
+      for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
+        this.#addLowRank(p, y + 4 * yStride * t, s.rest + 4 * stride * t, m);
+      }
+    }
+    this.#addBiases(linear, y, yStride, n);
+  }
+}
+
+/** All projections of a block. */
+export function projectionsOf(layer: Layer): Projection[] {
+  return layer.sites.flat().flatMap(({ parts }) => parts);
 }
 
 /** How many of n tokens from `position` run by their rules. */
 function sparseTokens(position: number, n: number, sparseFrom: number): number {
   return Math.max(0, Math.min(n, position + n - sparseFrom));
+}
+
+/** Runs work to its end without a turn for anyone else. */
+export function drain(work: Generator<void, void>): void {
+  while (work.next().done !== true);
 }

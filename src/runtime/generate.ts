@@ -1,10 +1,8 @@
 /** Tokens to text, one at a time: sampling, stop rules, cancellation and timings. */
 import type { Model } from "./model.ts";
 import { Sampler, type SamplingOptions, validateSampling } from "./sampler.ts";
-import { type Prefill, type Session, sparseStart } from "./session.ts";
-import { MAX_TOKENS } from "./workspace.ts";
+import type { Prefill } from "./session.ts";
 import { TextStream } from "./text_stream.ts";
-import { nextTurn, wholeTurn } from "./turn.ts";
 
 /** Settings of one generation. */
 export interface GenerateOptions extends SamplingOptions {
@@ -59,9 +57,6 @@ export interface Part {
   readonly result?: GenerateResult;
 }
 
-/** After so many milliseconds of work the event loop gets a turn: timers, signals and sockets stay alive. */
-const TURN_MS = 8;
-
 /** Behind `model.generate` and `model.chat`. @throws {ContextError} Before anything runs, if it does not fit. */
 export async function* generateTokens(
   model: Model,
@@ -83,46 +78,36 @@ export async function* generateTokens(
   const session = model.session(), tokens: number[] = [], recent = [...prompt];
   let text = "", finishReason: FinishReason = "length", prefillMs = 0, prefilled = 0, decodeMs = 0;
   try {
-    if (signal?.aborted === true) finishReason = "cancelled";
-    else {
-      let began = performance.now();
-      const from = dense
-        ? Infinity
-        : sparseStart(options.prefill ?? "dense", 0, prompt.length, model.engine.keepDense);
-      let logits = await runPrompt(session, prompt, from, signal);
-      prefillMs = performance.now() - began;
-      prefilled = session.length;
-      began = performance.now();
-      let turn = began;
-      if (logits === null) finishReason = "cancelled";
-      while (logits !== null && tokens.length < maxTokens) {
-        if (performance.now() - turn > TURN_MS) {
-          await nextTurn();
-          turn = performance.now();
-        }
-        if (signal?.aborted) {
-          finishReason = "cancelled";
-          break;
-        }
-        const id = sampler.sample(logits, recent);
-        if (tokens.length === 0) began = performance.now();
-        if (stopIds.has(id)) {
-          finishReason = "stop";
-          break;
-        }
-        tokens.push(id);
-        recent.push(id);
-        const piece = stream.push(id);
-        text += piece.text;
-        yield { text: piece.text, token: id };
-        if (piece.stopped) {
-          finishReason = "stop";
-          break;
-        }
-        if (tokens.length < maxTokens) logits = session.decode(id, { dense });
+    let began = performance.now(),
+      logits = await unlessAborted(
+        signal,
+        () => session.prefillAsync(prompt, { prefill: dense ? Infinity : options.prefill, signal }),
+      );
+    prefillMs = performance.now() - began;
+    prefilled = session.length;
+    began = performance.now();
+    while (logits !== null && tokens.length < maxTokens) {
+      const id = sampler.sample(logits, recent);
+      if (tokens.length === 0) began = performance.now();
+      if (stopIds.has(id)) {
+        finishReason = "stop";
+        break;
       }
-      decodeMs = performance.now() - began;
+      tokens.push(id);
+      recent.push(id);
+      const piece = stream.push(id);
+      text += piece.text;
+      yield { text: piece.text, token: id };
+      if (piece.stopped) {
+        finishReason = "stop";
+        break;
+      }
+      if (tokens.length < maxTokens) {
+        logits = await unlessAborted(signal, () => session.decodeAsync(id, { dense, signal }));
+      }
     }
+    if (logits === null) finishReason = "cancelled";
+    decodeMs = performance.now() - began;
     const rest = stream.end(), { kept, dense: full, sparseTokens } = session.count;
     text += rest;
     yield {
@@ -146,19 +131,13 @@ export async function* generateTokens(
   }
 }
 
-/** Logits after the prompt, which is run in pieces between which timers, signals and sockets get their turn; null if it was cancelled. */
-async function runPrompt(
-  session: Session,
-  prompt: readonly number[],
-  sparseFrom: number,
-  signal: AbortSignal | undefined,
-): Promise<Float32Array | null> {
-  for (let first = 0;; first += MAX_TOKENS) {
-    const piece = prompt.slice(first, first + MAX_TOKENS);
-    if (first + MAX_TOKENS >= prompt.length) return session.prefill(piece, { prefill: sparseFrom });
-    session.advance(piece, { prefill: sparseFrom });
-    await wholeTurn();
-    if (signal?.aborted === true) return null;
+/** What `work` gives; null if the signal ended it. */
+async function unlessAborted<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T | null> {
+  try {
+    return await work();
+  } catch (error) {
+    if (signal?.aborted === true && error === signal.reason) return null;
+    throw error;
   }
 }
 

@@ -17,62 +17,78 @@ export type Layout =
   | "rows-bf16"
   | "pairs-i8";
 
-/** A packed matrix; pointers are byte offsets into the model's memory, 0 where the layout has no such part. */
-export interface Matrix {
+/** A matrix before it has a place. */
+export interface MatrixPlan {
   readonly layout: Layout;
   readonly nIn: number;
   readonly nOut: number;
   /** Sizes that the layout pads to with zero weights. */
   readonly nInPadded: number;
   readonly nOutPadded: number;
+  /** Outputs a chunk of group-i4. */
+  readonly chunk: number;
+  /** Whether it is int8 with a scale for each channel beside the row's. */
+  readonly balanced: boolean;
+  /** Bytes of each part; 0 where there is no such part. */
+  readonly sizes: {
+    readonly w: number;
+    readonly rowScale: number;
+    readonly channelScale: number;
+    readonly mins: number;
+    readonly minScale: number;
+  };
+  readonly bytes: number;
+}
+
+/** A packed matrix; pointers are byte offsets into the model's memory, 0 where the layout has no such part. */
+export interface Matrix extends MatrixPlan {
   readonly w: number;
   readonly rowScale: number;
   /** f32[nInPadded], int8 projections only; 0: every channel's is 1. */
   readonly channelScale: number;
   readonly mins: number;
   readonly minScale: number;
-  /** Outputs a chunk of group-i4. */
-  readonly chunk: number;
-  /** All of its bytes, scales included. */
-  readonly bytes: number;
 }
 
-/** Sizes of a matrix in a layout, before it has a place. */
+/** Sizes of a matrix in a layout. */
 export function planMatrix(
   layout: Layout,
   nIn: number,
   nOut: number,
-  extra: { readonly mins?: boolean; readonly channelScale?: boolean },
-): Omit<Matrix, "w" | "rowScale" | "channelScale" | "mins" | "minScale"> {
-  const base = { layout, nIn, nOut, nInPadded: nIn, nOutPadded: nOut, chunk: 0 };
+  extra: { readonly mins?: boolean; readonly balanced?: boolean },
+): MatrixPlan {
+  const { mins = false, balanced = false } = extra;
+  const [nInPadded, nOutPadded] = paddedSizes(layout, nIn, nOut), group = layout === "group-i4";
+  const elements = nInPadded * nOutPadded, scaled = group || layout.endsWith("-i8");
+  const sizes = {
+    // 2304 bytes a block of 64 x 64; mins 4 bytes a pair of groups and output
+    w: group
+      ? elements / 4096 * 2304
+      : elements * (layout.endsWith("f32") ? 4 : layout.endsWith("bf16") ? 2 : 1),
+    rowScale: scaled ? 4 * nOutPadded : 0,
+    channelScale: balanced ? 4 * nInPadded : 0,
+    mins: mins ? elements / 16 : 0,
+    minScale: mins ? 4 * nOutPadded : 0,
+  };
+  const bytes = Object.values(sizes).reduce((sum, n) => sum + n);
+  const chunk = group ? chunkSize(nOutPadded) : 0;
+  return { layout, nIn, nOut, nInPadded, nOutPadded, chunk, balanced, sizes, bytes };
+}
+
+function paddedSizes(layout: Layout, nIn: number, nOut: number): [nIn: number, nOut: number] {
   switch (layout) {
     case "channels-f32":
     case "rows-f32":
-      return { ...base, bytes: 4 * nIn * nOut };
     case "rows-bf16":
-      return { ...base, bytes: 2 * nIn * nOut };
+      return [nIn, nOut];
     case "channels-bf16":
-      return { ...base, nOutPadded: padTo(nOut, 8), bytes: 2 * nIn * padTo(nOut, 8) };
-    case "channels-i8": {
-      const nInPadded = padTo(nIn, GROUP), nOutPadded = padTo(nOut, GROUP);
-      return { ...base, nInPadded, nOutPadded, bytes: nInPadded * nOutPadded + 4 * (nInPadded + nOutPadded) };
-    }
-    case "pairs-i8": {
-      const nInPadded = padTo(nIn, GROUP), nOutPadded = padTo(nOut, 16);
-      return {
-        ...base,
-        nInPadded,
-        nOutPadded,
-        bytes: nInPadded * nOutPadded + 4 * (nOutPadded + (extra.channelScale ? nInPadded : 0)),
-      };
-    }
-    case "group-i4": {
-      const nInPadded = padTo(nIn, 64), nOutPadded = padTo(nOut, 64);
-      // 4 bytes of mins a pair of groups and output
-      const bytes = (nInPadded / 64) * (nOutPadded / 64) * GROUP_BLOCK + 4 * nOutPadded +
-        (extra.mins ? (nInPadded / 64) * nOutPadded * 4 + 4 * nOutPadded : 0);
-      return { ...base, nInPadded, nOutPadded, chunk: chunkSize(nOutPadded), bytes };
-    }
+      return [nIn, padTo(nOut, 8)];
+    case "channels-i8":
+      return [padTo(nIn, GROUP), padTo(nOut, GROUP)];
+    case "pairs-i8":
+      return [padTo(nIn, GROUP), padTo(nOut, 16)];
+    case "group-i4":
+      return [padTo(nIn, 64), padTo(nOut, 64)];
   }
 }
 
@@ -174,13 +190,21 @@ export function multiplyVector(
   }
 }
 
+/** Multiply-adds after which a product of many tokens yields: 5 to 20 ms. */
+const YIELD_AFTER = 2 ** 28;
+
+/** y f32[nTokens rounded up to 4, yStride] = 0 in the outputs of m. */
+export function clearTokens(k: Kernels, y: number, yStride: number, m: Matrix, nTokens: number): void {
+  for (let t = 0; t < padTo(nTokens, 4); t++) k.fillZeroF32(y + 4 * yStride * t, padTo(m.nOutPadded, 8));
+}
+
 /**
- * y = x W^T for many tokens, all channels: the weights are unpacked once for all of them.
+ * y = x W^T for many tokens, all channels: the weights are unpacked once for all of them. Yields every few milliseconds of work.
  *
- * @param y f32[nTokens rounded up to 4, yStride], overwritten; yStride at least nOut rounded up to 8
+ * @param y f32[nTokens rounded up to 4, yStride], its first m.nOut rounded up to 8 overwritten
  * @param x f32[nTokens, xStride], zero from nIn to nInPadded
  */
-export function multiplyTokens(
+export function* multiplyTokens(
   k: Kernels,
   s: Workspace,
   m: Matrix,
@@ -189,8 +213,9 @@ export function multiplyTokens(
   x: number,
   xStride: number,
   nTokens: number,
-): void {
-  k.fillZeroF32(y, padTo(nTokens, 4) * yStride);
+): Generator<void, void> {
+  clearTokens(k, y, yStride, m, nTokens);
+  let work = 0;
   if (
     m.layout === "channels-f32" || m.layout === "channels-bf16" || m.layout === "rows-f32" ||
     m.layout === "rows-bf16"
@@ -205,6 +230,10 @@ export function multiplyTokens(
     for (let o = 0; o < m.nOut; o += 8) {
       unpack(s.panels, m.w, o, m.nIn, m.nOut);
       k.gemmF32(y + 4 * o, s.packed, s.panels, nTokens, yStride, m.nIn);
+      if ((work += 8 * nTokens * m.nIn) > YIELD_AFTER) {
+        work = 0;
+        yield;
+      }
     }
     return;
   }
@@ -250,6 +279,10 @@ export function multiplyTokens(
         yStride,
         nIn,
       );
+    }
+    if ((work += width * nTokens * nIn) > YIELD_AFTER) {
+      work = 0;
+      yield;
     }
   }
 }

@@ -11,13 +11,15 @@ import { openModel } from "../model/open.ts";
 import { detectPlatform } from "../platform/detect.ts";
 import type { Platform } from "../platform/platform.ts";
 import { checkRecipe, type LoadedRecipe, parseRecipe } from "../recipe/recipe.ts";
-import { applyRecipe } from "./apply_recipe.ts";
+import { applyRecipe, recipeHints } from "./apply_recipe.ts";
 import { Forward, type Weights } from "./forward.ts";
 import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KvCache, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES } from "./matrix.ts";
 import { Session } from "./session.ts";
-import { type LoadProgress, stagingBytes, WeightLoader } from "./weights.ts";
+import { stagingBytes } from "./plan.ts";
+import { nextTurn } from "./turn.ts";
+import { type LoadProgress, WeightLoader } from "./weights.ts";
 import { Workspace } from "./workspace.ts";
 
 /** Where a model comes from: a path, URL or known name; or its bytes, which nothing is fetched for. */
@@ -80,6 +82,11 @@ export interface MemoryInfo {
   readonly rssBytes: number | null;
 }
 
+/** After so many milliseconds of work the event loop gets a turn: timers, signals and sockets stay alive. */
+const TURN_MS = 8;
+
+const BUSY = "a pass of this model is running: wait for it; its callbacks cannot run a session";
+
 /** What a closed model no longer has. */
 interface EngineParts {
   readonly kernels: Kernels;
@@ -96,8 +103,10 @@ export class Engine {
   readonly contextLength: number;
   /** The first so many positions are dense even with a recipe. */
   readonly keepDense: number;
-  /** Whether a pass is running. */
-  busy = false;
+  /** Resolved when the pass that runs in turns has ended; null while none does. */
+  #turns: Promise<void> | null = null;
+  #busy = false;
+  #lastTurn = 0;
   #parts: EngineParts | null;
   #scoresLength = 0;
   #logitsBlock: { at: number; rows: number } | null = null;
@@ -170,6 +179,51 @@ export class Engine {
       at: this.#open.arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)),
       rows,
     };
+  }
+
+  /**
+   * Runs a pass to its end. Sessions share one workspace: while one runs, its callbacks may not run another.
+   *
+   * @throws {Error} If a pass is running.
+   */
+  alone<T>(work: () => T): T {
+    if (this.#busy) throw new Error(BUSY);
+    this.#busy = true;
+    try {
+      return work();
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /**
+   * Runs a pass in pieces between which the event loop gets a turn, after those that were begun before have ended.
+   *
+   * @throws The signal's reason, once it is aborted; {Error} if the model was closed meanwhile.
+   */
+  async inTurns<T>(work: Generator<void, T>, signal?: AbortSignal): Promise<T> {
+    while (this.#turns !== null) await this.#turns;
+    if (this.#busy) throw new Error(BUSY);
+    let ended: () => void;
+    this.#turns = new Promise((resolve) => ended = resolve);
+    this.#busy = true;
+    try {
+      for (;;) {
+        signal?.throwIfAborted();
+        const { done, value } = work.next();
+        if (done) return value;
+        if (performance.now() - this.#lastTurn > TURN_MS) {
+          await nextTurn();
+          this.#lastTurn = performance.now();
+          this.checkOpen();
+        }
+      }
+    } finally {
+      work.return(undefined as T);
+      this.#busy = false;
+      this.#turns = null;
+      ended!();
+    }
   }
 
   /** @throws {Error} If the model is closed. */
@@ -275,14 +329,14 @@ export class Model {
     const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
     const kernels = await chooseKernels(options.kernels ?? "auto", memory, platform);
     const arena = new Arena(memory, kernels.heapBase());
+    const hints = recipeHints(recipe);
     // loading's scratch becomes the workspace afterwards
     const scratch = arena.allocate(
-      Math.max(stagingBytes(description, dtype), Workspace.size(kernels, config)),
+      Math.max(stagingBytes(description, dtype, hints), Workspace.size(kernels, config)),
     );
     const progress: LoadProgress = (loaded, total) => onProgress?.({ phase: "load", loaded, total });
     const loader = new WeightLoader(kernels, arena, description, scratch, progress, signal);
-    const sparsities = new Map(recipe?.recipe.projections.map((p) => [p.path, p.sparsity]));
-    const weights = await loader.load(description, dtype, (path) => sparsities.get(path) ?? 0);
+    const weights = await loader.load(description, dtype, hints);
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
     const recipeBytes = recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones);
@@ -349,8 +403,8 @@ export class Model {
   /** What it runs on. */
   get info(): EngineInfo {
     const layouts: { [projection: string]: string } = {};
-    for (const p of Object.values(this.engine.weights.layers[0]!.projections)) {
-      layouts[p.name.replace(/Proj$/, "_proj")] = p.matrix.layout;
+    for (const { matrix, parts } of this.engine.weights.layers[0]!.sites.flat()) {
+      for (const { name } of parts) layouts[name.replace(/Proj$/, "_proj")] = matrix.layout;
     }
     return {
       runtime: this.platform.runtime,

@@ -20,6 +20,12 @@ export interface PrefillOptions {
   readonly onChunk?: (done: number, total: number) => void;
 }
 
+/** Settings of a pass over one token. */
+export interface DecodeOptions extends Pick<PassOptions, "observe" | "forceMask"> {
+  /** Runs it dense even with a recipe. */
+  readonly dense?: boolean;
+}
+
 /**
  * One sequence of a model. Made by `model.session()`; `close()` gives its cache back.
  *
@@ -35,6 +41,7 @@ export class Session {
   readonly #cache: KvCache;
   #tokens: number[] = [];
   #closed = false;
+  #running = false;
 
   /** Use `model.session()`. */
   constructor(engine: Engine) {
@@ -62,19 +69,25 @@ export class Session {
    * @throws {RangeError} If there are none, or an id is not in the vocabulary.
    */
   prefill(ids: readonly number[], options: PrefillOptions = {}): Float32Array {
-    const before = this.length;
-    return this.#exclusive(() => {
-      this.#run(ids, options);
-      return this.#orForget(
-        before,
-        () => this.#copy(this.#engine.forward.logits((ids.length - 1) % MAX_TOKENS)),
-      );
-    });
+    return this.#alone(this.#prompt(ids, options));
+  }
+
+  /**
+   * The same in pieces of some milliseconds, between which timers, signals and other tasks get their turn. While it runs, other sessions of
+   * the model wait for it if they too run by this way, else get an error.
+   *
+   * @param options `signal` ends it within 50 ms, with the signal's reason; tokens that were not done are forgotten
+   */
+  prefillAsync(
+    ids: readonly number[],
+    options: PrefillOptions & { readonly signal?: AbortSignal } = {},
+  ): Promise<Float32Array> {
+    return this.#inTurns(this.#prompt(ids, options), options.signal);
   }
 
   /** Runs tokens for what they leave in the cache, or for an observer: no logits. Errors as {@linkcode Session.prefill}. */
   advance(ids: readonly number[], options: PrefillOptions = {}): void {
-    this.#exclusive(() => this.#run(ids, options));
+    this.#alone(this.#run(ids, options));
   }
 
   /**
@@ -88,16 +101,14 @@ export class Session {
   ): void {
     this.#engine.checkOpen();
     const { forward, memory, config } = this.#engine, block = this.#engine.logitsBlock();
-    this.#exclusive(() =>
-      this.#run(ids, options, (first, count) => {
-        for (let t = 0; t < count; t += block.rows) {
-          const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(t, rows, block.at);
-          for (let i = 0; i < rows; i++) {
-            each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
-          }
+    this.#alone(this.#run(ids, options, (first, count) => {
+      for (let t = 0; t < count; t += block.rows) {
+        const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(t, rows, block.at);
+        for (let i = 0; i < rows; i++) {
+          each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
         }
-      })
-    );
+      }
+    }));
   }
 
   /**
@@ -105,27 +116,21 @@ export class Session {
    *
    * @throws {ContextError} If the context is full.
    */
-  decode(
-    id: number,
-    options: Pick<PassOptions, "observe" | "forceMask"> & { readonly dense?: boolean } = {},
-  ): Float32Array {
-    const before = this.length;
-    return this.#exclusive(() => {
-      this.#check([id]);
-      const { forward } = this.#engine;
-      this.#engine.reserve(this.#cache, before + 1);
-      forward.count = this.count;
-      forward.run([id], before, this.#cache, {
-        ...options,
-        sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense,
-      });
-      this.#tokens.push(id);
-      return this.#orForget(before, () => this.#copy(forward.logits(0)));
-    });
+  decode(id: number, options: DecodeOptions = {}): Float32Array {
+    return this.#alone(this.#step(id, options));
   }
 
-  /** Forgets all tokens past the first n. */
+  /** The same in pieces, as {@linkcode Session.prefillAsync}. */
+  decodeAsync(
+    id: number,
+    options: DecodeOptions & { readonly signal?: AbortSignal } = {},
+  ): Promise<Float32Array> {
+    return this.#inTurns(this.#step(id, options), options.signal);
+  }
+
+  /** Forgets all tokens past the first n. @throws {Error} While a pass of this session is running. */
   truncate(n: number): void {
+    if (this.#running) throw new Error("a pass of this session is running: wait for it before truncate");
     if (!Number.isInteger(n) || n < 0 || n > this.length) {
       throw new RangeError(`truncate(${n}): the session has ${this.length} tokens`);
     }
@@ -133,12 +138,16 @@ export class Session {
     this.#cache.truncate(n);
   }
 
-  /** Gives the cache back to the model. Twice is once. */
+  /** Gives the cache back to the model; a pass that runs in turns fails at its next one. Twice is once. */
   close(): void {
     if (this.#closed) return;
+    this.#closed = true;
+    if (!this.#running) this.#release();
+  }
+
+  #release(): void {
     this.#tokens.length = 0;
     this.#cache.close();
-    this.#closed = true;
   }
 
   /** `using session = model.session()` closes it. */
@@ -146,33 +155,73 @@ export class Session {
     this.close();
   }
 
-  /**
-   * Sessions of a model share one workspace: while one runs, its callbacks may not run another.
-   *
-   * @throws {Error} If a pass is running.
-   */
-  #exclusive<T>(work: () => T): T {
-    const engine = this.#engine;
-    if (engine.busy) throw new Error("a pass of this model is running: its callbacks cannot run a session");
-    engine.busy = true;
+  #alone<T>(work: Generator<void, T>): T {
+    return this.#engine.alone(() => {
+      const mine = this.#whileRunning(work);
+      for (;;) {
+        const { done, value } = mine.next();
+        if (done) return value;
+      }
+    });
+  }
+
+  #inTurns<T>(work: Generator<void, T>, signal?: AbortSignal): Promise<T> {
+    return this.#engine.inTurns(this.#whileRunning(work), signal);
+  }
+
+  /** What is left of a pass that was given up is put away: its tokens are not kept, and a closed session lets go of its cache. */
+  *#whileRunning<T>(work: Generator<void, T>): Generator<void, T> {
+    this.#running = true;
     try {
-      return work();
+      for (;;) {
+        const { done, value } = work.next();
+        if (done) return value;
+        yield;
+        if (this.#closed) throw new Error("the session is closed");
+      }
     } finally {
-      engine.busy = false;
+      this.#running = false;
+      if (this.#closed) this.#release();
     }
   }
 
-  /** Tokens whose logits can't be had are not kept, so that a second try does not run them twice. */
-  #orForget<T>(before: number, logits: () => T): T {
+  *#prompt(ids: readonly number[], options: PrefillOptions): Generator<void, Float32Array> {
+    const before = this.length;
+    yield* this.#run(ids, options);
+    return this.#logits((ids.length - 1) % MAX_TOKENS, before);
+  }
+
+  *#step(id: number, options: DecodeOptions): Generator<void, Float32Array> {
+    const before = this.length;
+    this.#check([id]);
+    const { forward } = this.#engine;
+    this.#engine.reserve(this.#cache, before + 1);
+    forward.count = this.count;
+    yield* forward.run([id], before, this.#cache, {
+      ...options,
+      sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense,
+    });
+    this.#tokens.push(id);
+    return this.#logits(0, before);
+  }
+
+  /** A copy of the logits after token t of the last pass. Tokens whose logits can't be had are not kept, so that a second try does not run them twice. */
+  #logits(t: number, before: number): Float32Array {
+    const { forward, memory, config } = this.#engine;
     try {
-      return logits();
+      return new Float32Array(memory.buffer, forward.logits(t), config.vocabSize).slice();
     } catch (error) {
-      this.truncate(before);
+      this.#tokens.length = before;
+      this.#cache.truncate(before);
       throw error;
     }
   }
 
-  #run(ids: readonly number[], options: PrefillOptions, each?: (first: number, count: number) => void): void {
+  *#run(
+    ids: readonly number[],
+    options: PrefillOptions,
+    each?: (first: number, count: number) => void,
+  ): Generator<void, void> {
     if (ids.length === 0) throw new RangeError("no tokens to run: a prompt needs at least one");
     this.#check(ids);
     const engine = this.#engine, start = this.length, total = ids.length;
@@ -181,7 +230,7 @@ export class Session {
     const sparseFrom = sparseStart(options.prefill ?? "dense", start, total, engine.keepDense);
     for (let first = 0; first < total; first += MAX_TOKENS) {
       const chunk = ids.slice(first, first + MAX_TOKENS);
-      engine.forward.run(chunk, start + first, this.#cache, {
+      yield* engine.forward.run(chunk, start + first, this.#cache, {
         observe: options.observe,
         forceMask: options.forceMask,
         sparseFrom,
@@ -205,10 +254,6 @@ export class Session {
     if (this.length + ids.length > limit) {
       throw new ContextError(this.length + ids.length, limit, "these tokens");
     }
-  }
-
-  #copy(at: number): Float32Array {
-    return new Float32Array(this.#engine.memory.buffer, at, this.#engine.config.vocabSize).slice();
   }
 }
 

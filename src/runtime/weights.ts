@@ -1,138 +1,26 @@
 /** Weights from a file straight into the runtime's memory, slice by slice, each tensor in the layout its dtype asks for. */
 import { FormatError } from "../errors.ts";
-import { BLOCK, readTensor, type StorageType, type Tensor } from "../format/checkpoint.ts";
+import { BLOCK, readTensor, type Tensor } from "../format/checkpoint.ts";
 import type { Arena } from "../kernels/arena.ts";
-import { type Kernels, MAX_LIST_CHANNELS, padTo } from "../kernels/kernels.ts";
-import { type LlamaConfig, type ProjectionName, projectionPath, PROJECTIONS } from "../model/config.ts";
+import { type Kernels, padTo } from "../kernels/kernels.ts";
+import type { LlamaConfig } from "../model/config.ts";
 import type { LlamaDescription } from "../model/llama.ts";
-import type { Layer, Projection, Weights } from "./forward.ts";
-import { type Dtype, type Layout, type Matrix, planMatrix } from "./matrix.ts";
-
-/** Bytes of a file read at once, and of the floats they become. */
-const SLICE_BYTES = 2 ** 21;
+import type { Layer, Linear, Projection, Weights } from "./forward.ts";
+import type { Dtype, Matrix, MatrixPlan } from "./matrix.ts";
+import {
+  everyTensor,
+  type LinearPlan,
+  planEmbedding,
+  planLayer,
+  plannedBytes,
+  rawBytes,
+  type RecipeHints,
+  rowBytes,
+  sliceRows,
+} from "./plan.ts";
 
 /** What loading reports as it goes. */
 export type LoadProgress = (loadedBytes: number, totalBytes: number) => void;
-
-/**
- * Where a projection goes under a dtype; `auto` keeps what the file has as closely as a kernel can read it. Four-bit weights with more
- * channels than a list takes go to int8.
- *
- * @param sparsity what a recipe will skip of it; 0 without one
- */
-export function projectionLayout(
-  tensor: Pick<Tensor, "type" | "shape">,
-  dtype: Dtype | "auto",
-  sparsity: number,
-): Layout {
-  const { type } = tensor, [nOut, nIn] = tensor.shape as readonly [number, number];
-  const int8 = skipPaysI8(nOut, sparsity) ? "channels-i8" : "pairs-i8";
-  const fourBit = (type === "Q4_0" || type === "Q4_1") && padTo(nIn, 64) <= MAX_LIST_CHANNELS;
-  if (dtype === "auto") {
-    if (type === "F32") return "channels-f32";
-    if (type === "BF16" || type === "F16") return "channels-bf16";
-    return fourBit ? "group-i4" : int8;
-  }
-  if (dtype === "f32") return "channels-f32";
-  if (dtype === "bf16") return "channels-bf16";
-  // int4 is the file's own groups; what the file does not hold in 4 bits stays at 8
-  return dtype === "int4" && fourBit ? "group-i4" : int8;
-}
-
-/**
- * Whether int8 columns of nOut bytes are skipped faster than the dense kernel reads them all. From DRAM a jump costs as much as streaming
- * 5 to 10 KB, so short columns never pay: SmolLM2 at 50 % ran at 0.56 of dense, at 70 % (79 % measured) at 1.09 (Deno); the larger sizes
- * are those of the kernel prototypes, one projection at a time. Where it does not pay, channels that are not active are set to 0 and read.
- */
-function skipPaysI8(nOut: number, sparsity: number): boolean {
-  return sparsity >= (nOut >= 8192 ? 0.45 : nOut >= 3072 ? 0.6 : 0.75);
-}
-
-/** The same for the embedding and the head. */
-export function embeddingLayout(type: StorageType, dtype: Dtype | "auto"): Layout {
-  if (dtype === "f32" || (dtype === "auto" && type === "F32")) return "rows-f32";
-  if (dtype === "bf16" || (dtype === "auto" && (type === "BF16" || type === "F16"))) return "rows-bf16";
-  return "pairs-i8";
-}
-
-/** Scratch that loading needs: the largest slice raw, and as floats (a whole matrix where int8 balances its scales). */
-export function stagingBytes(model: LlamaDescription, dtype: Dtype | "auto"): number {
-  let floats = 0;
-  for (const tensor of everyTensor(model)) {
-    const nIn = tensor.shape[tensor.shape.length - 1]!;
-    const whole = tensor.shape.length === 2 &&
-      projectionLayout(tensor, dtype, 0) === "pairs-i8" &&
-      tensor !== model.embedding && tensor !== model.lmHead;
-    floats = Math.max(floats, 4 * nIn * (whole ? tensor.shape[0]! : stagedRows(tensor)));
-  }
-  return rawBytes(model) + padTo(floats, 64) + 64;
-}
-
-/** The part of it where slices lie as they are in the file; floats come after it. */
-function rawBytes(model: LlamaDescription): number {
-  let bytes = 0;
-  for (const tensor of everyTensor(model)) bytes = Math.max(bytes, rowBytes(tensor) * stagedRows(tensor));
-  return padTo(bytes, 64);
-}
-
-/** Rows of a tensor that lie in staging together, whole blocks of 64. */
-function stagedRows(tensor: Tensor): number {
-  return padTo(Math.min(tensor.shape.length === 2 ? tensor.shape[0]! : 1, sliceRows(tensor)), 64);
-}
-
-function* everyTensor(model: LlamaDescription): Iterable<Tensor> {
-  yield model.embedding;
-  if (model.lmHead !== model.embedding) yield model.lmHead;
-  yield model.finalNorm;
-  for (const layer of model.layers) {
-    yield layer.attentionNorm;
-    yield layer.mlpNorm;
-    for (const name of PROJECTIONS) {
-      yield layer.projections[name];
-      const bias = layer.biases[name];
-      if (bias !== undefined) yield bias;
-    }
-  }
-}
-
-/** How a matrix will lie in memory, and which scales it has. */
-function planTensor(
-  tensor: Tensor,
-  layout: Layout,
-  balanced: boolean,
-): { plan: ReturnType<typeof planMatrix>; mins: boolean; rowScale: boolean; channelScale: boolean } {
-  const mins = layout === "group-i4" && tensor.type === "Q4_1",
-    channelScale = balanced && (layout === "channels-i8" || layout === "pairs-i8"),
-    rowScale = layout === "channels-i8" || layout === "pairs-i8" || layout === "group-i4";
-  const [nOut, nIn] = tensor.shape as [number, number];
-  return { plan: planMatrix(layout, nIn, nOut, { mins, channelScale }), mins, rowScale, channelScale };
-}
-
-/** About what all weights will take, padding included. */
-function plannedBytes(model: LlamaDescription, dtype: Dtype | "auto"): number {
-  // up to five parts a matrix, each padded to 64 bytes
-  const padding = 5 * 64;
-  let bytes = 0;
-  for (const tensor of everyTensor(model)) {
-    const isHead = tensor === model.embedding || tensor === model.lmHead;
-    const layout = isHead ? embeddingLayout(tensor.type, dtype) : projectionLayout(tensor, dtype, 0);
-    bytes += tensor.shape.length === 2
-      ? planTensor(tensor, layout, !isHead).plan.bytes + padding
-      : 4 * padTo(tensor.shape[0]!, 64);
-  }
-  return bytes;
-}
-
-function rowBytes(tensor: Tensor): number {
-  const { values, bytes } = BLOCK[tensor.type];
-  return (tensor.shape[tensor.shape.length - 1]! / values) * bytes;
-}
-
-/** Rows a slice: a multiple of 64, the outputs of a block. */
-function sliceRows(tensor: Tensor): number {
-  const nIn = tensor.shape[tensor.shape.length - 1]!;
-  return Math.max(64, Math.floor(SLICE_BYTES / Math.max(4 * nIn, rowBytes(tensor)) / 64) * 64);
-}
 
 /** Reads every tensor of a model. */
 export class WeightLoader {
@@ -170,52 +58,33 @@ export class WeightLoader {
   /**
    * Loads all weights.
    *
-   * @param sparsityOf what a recipe will skip of the projection with this path; 0 for none
    * @throws {FormatError} If a tensor holds a value that is not finite; says which block.
    */
-  async load(
-    model: LlamaDescription,
-    dtype: Dtype | "auto",
-    sparsityOf: (path: string) => number,
-  ): Promise<Weights> {
+  async load(model: LlamaDescription, dtype: Dtype | "auto", recipe: RecipeHints): Promise<Weights> {
     const { config } = model;
-    this.#arena.reserve(plannedBytes(model, dtype));
-    const embedding = await this.#matrix(model.embedding, embeddingLayout(model.embedding.type, dtype));
-    const lmHead = model.lmHead === model.embedding
-      ? embedding
-      : await this.#matrix(model.lmHead, embeddingLayout(model.lmHead.type, dtype));
+    this.#arena.reserve(plannedBytes(model, dtype, recipe));
+    const embedding = await this.#embedding(model.embedding, dtype);
+    const lmHead = model.lmHead === model.embedding ? embedding : await this.#embedding(model.lmHead, dtype);
     const finalNorm = await this.#vector(model.finalNorm);
-    if (
-      dtype === "int4" &&
-      model.layers.some((layer) =>
-        PROJECTIONS.some((name) => projectionLayout(layer.projections[name], dtype, 0) !== "group-i4")
-      )
-    ) {
-      this.#warnOnce(
-        "int4 keeps a file's own 4-bit groups: projections that the file does not hold in Q4_0 or Q4_1 are int8",
-      );
-    }
     const layers: Layer[] = [];
     for (let l = 0; l < model.layers.length; l++) {
       const tensors = model.layers[l]!;
       const attentionNorm = await this.#vector(tensors.attentionNorm),
-        mlpNorm = await this.#vector(tensors.mlpNorm);
-      const projections = {} as { [name in ProjectionName]: Projection };
-      for (const name of PROJECTIONS) {
-        const tensor = tensors.projections[name], bias = tensors.biases[name];
-        projections[name] = {
-          name,
-          layer: l,
-          matrix: await this.#matrix(
-            tensor,
-            projectionLayout(tensor, dtype, sparsityOf(projectionPath(l, name))),
-            true,
-          ),
-          bias: bias === undefined ? 0 : await this.#vector(bias),
-          rule: null,
-        };
+        mlpNorm = await this.#vector(tensors.mlpNorm),
+        sites: Linear[][] = [];
+      for (const plans of planLayer(model, l, dtype, recipe)) {
+        const linears: Linear[] = [];
+        for (const plan of plans) linears.push(await this.#linear(plan, l, model));
+        sites.push(linears);
       }
-      layers.push({ attentionNorm, mlpNorm, projections });
+      layers.push({ attentionNorm, mlpNorm, sites });
+    }
+    if (
+      dtype === "int4" && layers.some(({ sites }) => sites.flat().some((l) => l.matrix.layout !== "group-i4"))
+    ) {
+      this.#warnOnce(
+        "int4 keeps a file's own 4-bit groups: projections that the file does not hold in Q4_0 or Q4_1 are int8",
+      );
     }
     return { config, embedding, lmHead, finalNorm, ropeFrequencies: this.#rope(config), layers };
   }
@@ -232,72 +101,86 @@ export class WeightLoader {
     return at;
   }
 
-  /** @param balanced int8 gets a channel scale beside the row's; projections only, as it takes the whole matrix at once */
-  async #matrix(tensor: Tensor, layout: Layout, balanced = false): Promise<Matrix> {
-    const nOut = tensor.shape[0]!, nIn = tensor.shape[1]!, k = this.#k;
-    const { plan, mins, rowScale, channelScale } = planTensor(tensor, layout, balanced),
-      { nInPadded, nOutPadded, chunk } = plan;
+  async #embedding(tensor: Tensor, dtype: Dtype | "auto"): Promise<Matrix> {
+    const matrix = this.#placeMatrix(planEmbedding(tensor, dtype));
+    await this.#fill(matrix, tensor, 0);
+    return matrix;
+  }
+
+  /** One matrix, its projections one after the other. */
+  async #linear({ plan, parts, at }: LinearPlan, layer: number, model: LlamaDescription): Promise<Linear> {
+    const matrix = this.#placeMatrix(plan), projections: Projection[] = [];
+    if (plan.balanced) await this.#fillBalanced(matrix, parts);
+    else for (const { tensor, offset } of parts) await this.#fill(matrix, tensor, offset);
+    for (const { name, tensor, offset } of parts) {
+      const tensorOfBias = model.layers[layer]!.biases[name];
+      const bias = tensorOfBias === undefined ? 0 : await this.#vector(tensorOfBias);
+      projections.push({ name, layer, nOut: tensor.shape[0]!, offset, bias, rule: null });
+    }
+    return { matrix, at, parts: projections };
+  }
+
+  #placeMatrix(plan: MatrixPlan): Matrix {
+    const { w, rowScale, channelScale, mins, minScale } = plan.sizes;
+    const place = (bytes: number): number => bytes === 0 ? 0 : this.#place(bytes);
+    return {
+      ...plan,
+      w: place(w),
+      rowScale: place(rowScale),
+      channelScale: place(channelScale),
+      mins: place(mins),
+      minScale: place(minScale),
+    };
+  }
+
+  /** Packs a tensor as outputs `offset` … of a matrix. */
+  async #fill(matrix: Matrix, tensor: Tensor, offset: number): Promise<void> {
+    const k = this.#k, rows = tensor.shape[0]!, step = sliceRows(tensor);
+    const { layout, nIn, nOut, nInPadded, chunk } = matrix;
     if (tensor.type === "F16" && (layout === "channels-bf16" || layout === "rows-bf16")) {
       this.#warnOnce("F16 weights rounded to bf16: 3 bits of precision are lost; --dtype f32 keeps them");
     }
-    const minBytes = mins ? (nInPadded / 64) * nOutPadded * 4 : 0,
-      outBytes = 4 * nOutPadded,
-      inBytes = 4 * nInPadded;
-    const scales = (rowScale ? outBytes : 0) + (channelScale ? inBytes : 0) +
-      (mins ? minBytes + outBytes : 0);
-    const matrix: Matrix = {
-      ...plan,
-      w: this.#place(plan.bytes - scales),
-      rowScale: rowScale ? this.#place(outBytes) : 0,
-      channelScale: channelScale ? this.#place(inBytes) : 0,
-      mins: mins ? this.#place(minBytes) : 0,
-      minScale: mins ? this.#place(outBytes) : 0,
-    };
-    if (channelScale) {
-      await this.#balancedI8(tensor, matrix);
-      return matrix;
-    }
-    const step = sliceRows(tensor);
-    for (let first = 0; first < nOut; first += step) {
-      const last = Math.min(nOut, first + step);
+    for (let first = 0; first < rows; first += step) {
+      const last = Math.min(rows, first + step), count = last - first, o = offset + first;
       if (layout === "group-i4") {
         await this.#raws(tensor, first, last);
         const bytes = rowBytes(tensor), rowBlocks = nIn / BLOCK[tensor.type].values;
-        for (let o = first; o < last; o += 64) {
+        for (let i = 0; i < count; i += 64) {
           const bad = k.packGroupI4(
             matrix.w,
             matrix.rowScale,
             matrix.mins,
             matrix.minScale,
-            this.#raw + (o - first) * bytes,
-            mins ? 1 : 0,
-            o,
-            Math.min(64, last - o),
+            this.#raw + i * bytes,
+            matrix.mins === 0 ? 0 : 1,
+            o + i,
+            Math.min(64, count - i),
             rowBlocks,
             nInPadded,
             chunk,
           );
-          if (bad >= 0) throw notFinite(tensor, o * rowBlocks + bad);
+          if (bad >= 0) throw notFinite(tensor, (first + i) * rowBlocks + bad);
         }
         continue;
       }
-      const floats = layout === "rows-f32" ? matrix.w + 4 * first * nIn : this.#floats;
+      const floats = layout === "rows-f32" ? matrix.w + 4 * o * nIn : this.#floats;
       await this.#read(tensor, first, last, floats);
-      if (layout === "channels-f32") k.packChannelsF32(matrix.w, floats, first, last - first, nIn, nOut);
-      else if (layout === "channels-bf16") {
-        k.packChannelsBf16(matrix.w, floats, first, last - first, nIn, nOut);
-      } else if (layout === "rows-bf16") k.packBf16(matrix.w + 2 * first * nIn, floats, (last - first) * nIn);
+      if (layout === "channels-f32") k.packChannelsF32(matrix.w, floats, o, count, nIn, nOut);
+      else if (layout === "channels-bf16") k.packChannelsBf16(matrix.w, floats, o, count, nIn, nOut);
+      else if (layout === "rows-bf16") k.packBf16(matrix.w + 2 * o * nIn, floats, count * nIn);
       else if (layout === "pairs-i8") {
-        k.packPairsI8(matrix.w, matrix.rowScale, floats, first, last - first, nIn, nInPadded);
+        k.packPairsI8(matrix.w, matrix.rowScale, floats, o, count, nIn, nInPadded);
       }
     }
-    return matrix;
   }
 
-  /** int8 with a row and a channel scale: found over the whole matrix. */
-  async #balancedI8(tensor: Tensor, m: Matrix): Promise<void> {
+  /** int8 with row and channel scales: found over the whole matrix, as all its projections take the same quantised x. */
+  async #fillBalanced(m: Matrix, parts: LinearPlan["parts"]): Promise<void> {
     const k = this.#k, floats = this.#floats;
-    await this.#read(tensor, 0, m.nOut, floats);
+    k.fillZeroF32(floats, m.nOut * m.nIn);
+    for (const { tensor, offset } of parts) {
+      await this.#read(tensor, 0, tensor.shape[0]!, floats + 4 * offset * m.nIn);
+    }
     new Float32Array(k.memory.buffer, m.rowScale, m.nOutPadded).fill(1);
     new Float32Array(k.memory.buffer, m.channelScale, m.nInPadded).fill(1);
     k.balanceScalesI8(m.rowScale, m.channelScale, floats, m.nOut, m.nIn);

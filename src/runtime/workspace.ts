@@ -10,7 +10,13 @@ export interface Strides {
   readonly hidden: number;
   readonly q: number;
   readonly kv: number;
+  /** q, k and v side by side. */
+  readonly qkv: number;
   readonly mlp: number;
+  /** gate and up side by side. */
+  readonly gateUp: number;
+  /** The widest input of a projection. */
+  readonly widest: number;
 }
 
 /** Byte offsets of every buffer. Shapes are given as [rows, columns] of f32 unless said otherwise. */
@@ -21,18 +27,12 @@ export class Workspace {
   readonly hidden: number;
   /** [MAX_TOKENS, strides.hidden]: the residual stream, normalised. */
   readonly normed: number;
-  /** [MAX_TOKENS, strides.q]. */
-  readonly q: number;
-  /** [MAX_TOKENS, strides.kv]. */
-  readonly k: number;
-  /** [MAX_TOKENS, strides.kv]. */
-  readonly v: number;
+  /** [MAX_TOKENS, strides.qkv]: q, then k from strides.q, then v from strides.q + strides.kv. */
+  readonly qkv: number;
   /** [MAX_TOKENS, strides.q]: what attention gives. */
   readonly attended: number;
-  /** [MAX_TOKENS, strides.mlp]. */
-  readonly gate: number;
-  /** [MAX_TOKENS, strides.mlp]. */
-  readonly up: number;
+  /** [MAX_TOKENS, strides.gateUp]: gate, then up from strides.mlp. */
+  readonly gateUp: number;
   /** [MAX_TOKENS, strides.hidden]: what o and down give, before it is added to the stream. */
   readonly output: number;
   /** [MAX_TOKENS, widest]: x with the channels that are not active set to 0. */
@@ -54,8 +54,9 @@ export class Workspace {
   readonly gathered: number;
   /** i16[widest]. */
   readonly quantised: number;
-  /** i32[widest]: sums of int8 products. */
+  /** i32 and f32, as wide as the outputs of a site: sums of int8 products; a product with a mask that was given. */
   readonly accumulator: number;
+  readonly replayed: number;
   /** Table, lists and sums of selectGroupI4. */
   readonly table: number;
   readonly list: number;
@@ -82,14 +83,14 @@ export class Workspace {
   /** @param start first byte of `Workspace.size(config)` free bytes, 64-byte aligned */
   constructor(kernels: Kernels, config: LlamaConfig, start: number) {
     const { numAttentionHeads, numKeyValueHeads, headDim } = config;
-    this.strides = {
-      hidden: padTo(config.hiddenSize, 64),
-      q: padTo(numAttentionHeads * headDim, 64),
-      kv: padTo(numKeyValueHeads * headDim, 64),
-      mlp: padTo(config.intermediateSize, 64),
-    };
-    const { hidden, q, kv, mlp } = this.strides;
-    const widest = Math.max(hidden, q, kv, mlp);
+    const hidden = padTo(config.hiddenSize, 64),
+      q = padTo(numAttentionHeads * headDim, 64),
+      kv = padTo(numKeyValueHeads * headDim, 64),
+      mlp = padTo(config.intermediateSize, 64),
+      qkv = q + 2 * kv,
+      gateUp = 2 * mlp,
+      widest = Math.max(hidden, q, mlp);
+    this.strides = { hidden, q, kv, qkv, mlp, gateUp, widest };
     let at = start;
     const take = (bytes: number): number => {
       const here = at;
@@ -99,12 +100,9 @@ export class Workspace {
     const rows = (stride: number): number => take(4 * MAX_TOKENS * stride);
     this.hidden = rows(hidden);
     this.normed = rows(hidden);
-    this.q = rows(q);
-    this.k = rows(kv);
-    this.v = rows(kv);
+    this.qkv = rows(qkv);
     this.attended = rows(q);
-    this.gate = rows(mlp);
-    this.up = rows(mlp);
+    this.gateUp = rows(gateUp);
     this.output = rows(hidden);
     this.active = rows(widest);
     this.rest = rows(widest);
@@ -117,7 +115,9 @@ export class Workspace {
     this.iota = vector();
     this.gathered = vector();
     this.quantised = vector();
-    this.accumulator = vector();
+    const outputs = (): number => take(4 * Math.max(hidden, qkv, gateUp));
+    this.accumulator = outputs();
+    this.replayed = outputs();
     this.table = take((widest / GROUP) * 32);
     this.list = take(2 * LIST_SPAN);
     this.groupSum = vector();

@@ -17,7 +17,13 @@ import {
 } from "../../src/model/config.ts";
 import { planBudget } from "../../src/recipe/budget.ts";
 import type { LoadedRecipe } from "../../src/recipe/recipe.ts";
-import { Forward, type Projection, type SparseRule } from "../../src/runtime/forward.ts";
+import {
+  Forward,
+  type Layer,
+  type Linear,
+  type Projection,
+  type SparseRule,
+} from "../../src/runtime/forward.ts";
 import { planMatrix } from "../../src/runtime/matrix.ts";
 import { Model } from "../../src/runtime/model.ts";
 import { logProbability } from "../../src/runtime/sampler.ts";
@@ -124,12 +130,16 @@ test("layers: thresholds, masks and outputs of three layers under six recipes", 
         u: factors === null ? 0 : place(factors.u),
         v: factors === null ? 0 : place(factors.v),
       };
-      const projection: Projection = { name: "qProj", layer: 0, matrix, bias: 0, rule };
+      const linear: Linear = {
+        matrix,
+        at: 0,
+        parts: [{ name: "qProj", layer: 0, nOut, offset: 0, bias: 0, rule }],
+      };
       const x = place(new Float32Array(nIn)), y = place(new Float32Array(nOut));
       for (let t = 0; t < layer.tokens; t++) {
         new Float32Array(memory.buffer, x, nIn).set(xs.subarray(t * nIn, (t + 1) * nIn));
         workspace.newInput();
-        const active = forward.project(projection, y, x, true);
+        const active = forward.project(linear, y, x, true);
         assert.equal(active, mode.nActive?.[t] ?? 0, what);
         const error = relativeError(new Float32Array(memory.buffer, y, nOut), mode.y[t]!);
         assert.ok(error <= 1e-5, `${what} token ${t}: relative error ${error}`);
@@ -185,8 +195,8 @@ function readMasks(
   let offset = 0;
   for (const layer of model.engine.weights.layers) {
     for (const name of PROJECTIONS) {
-      const p = layer.projections[name], row = Math.ceil(p.matrix.nIn / 8);
-      at.set(projectionPath(p.layer, name), [offset, row]);
+      const { linear, part } = find(layer, name), row = Math.ceil(linear.matrix.nIn / 8);
+      at.set(projectionPath(part.layer, name), [offset, row]);
       offset += row * recipe.replay.ids.length;
     }
   }
@@ -247,7 +257,7 @@ for (const rho of [1, 0.95]) {
     const io = readFileSync(requireShared(`golden/rsparse/${recipe.modules_io.file}`));
     for (const c of recipe.modules_io.cases) {
       const [, layer, name] = /layers\.(\d+)\.\w+\.(\w+)_proj/.exec(c.path)!,
-        p = engine.weights.layers[Number(layer)]!.projections[`${name}Proj` as ProjectionName];
+        { linear, part } = find(engine.weights.layers[Number(layer)]!, `${name}Proj` as ProjectionName);
       for (let t = 0; t < c.tokens; t++) {
         const x = new Float32Array(
           io.buffer.slice(
@@ -257,14 +267,23 @@ for (const rho of [1, 0.95]) {
         );
         const yAt = io.byteOffset + c.offset + 4 * c.nIn * c.tokens + 4 * c.nOut * t,
           y = new Float32Array(io.buffer.slice(yAt, yAt + 4 * c.nOut));
-        new Float32Array(memory.buffer, workspace.gate, c.nIn).set(x);
+        new Float32Array(memory.buffer, workspace.attended, c.nIn).set(x);
         // under a margin of 1e-5 float32 may disagree about one channel, and the file's own y may have either mask
-        const masksToTry = c.margin > 1e-5 ? [null] : [null, masks(Number(layer), p.name, t)];
+        const masksToTry = c.margin > 1e-5 ? [null] : [null, masks(Number(layer), part.name, t)];
         const errors = masksToTry.map((forced) => {
           workspace.newInput();
-          const active = forward.project(p, workspace.up, workspace.gate, true, forced);
+          const active = forward.project(
+            linear,
+            workspace.gateUp,
+            workspace.attended,
+            true,
+            forced && (() => forced),
+          );
           if (c.margin > 1e-5) assert.equal(active, c.nActive[t], `${c.path} token ${t}`);
-          return relativeError(new Float32Array(memory.buffer, workspace.up, c.nOut), y);
+          return relativeError(
+            new Float32Array(memory.buffer, workspace.gateUp + 4 * part.offset, c.nOut),
+            y,
+          );
         });
         assert.ok(Math.min(...errors) <= 1e-5, `${c.path} token ${t}: relative error ${errors}`);
       }
@@ -317,6 +336,14 @@ for (const rho of [1, 0.95]) {
   });
 }
 
+/** A projection and the matrix it lies in. */
+function find(layer: Layer, name: ProjectionName): { linear: Linear; part: Projection } {
+  for (const linear of layer.sites.flat()) {
+    for (const part of linear.parts) if (part.name === name) return { linear, part };
+  }
+  throw new Error(name);
+}
+
 /** Mean over projections of the share of active channels in a sparse run. */
 function keptFraction(model: Model, ids: readonly number[]): number {
   const { engine } = model, { weights, memory } = engine;
@@ -326,7 +353,7 @@ function keptFraction(model: Model, ids: readonly number[]): number {
     session.decode(id, {
       observe: (layer, site, x) => {
         for (const name of site) {
-          const { rule, matrix } = weights.layers[layer]!.projections[name];
+          const { linear: { matrix }, part: { rule } } = find(weights.layers[layer]!, name);
           const values = new Float32Array(memory.buffer, x, matrix.nIn),
             scale = new Float32Array(memory.buffer, rule!.scale, matrix.nIn);
           let active = 0;

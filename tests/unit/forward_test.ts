@@ -7,9 +7,9 @@ import { Arena } from "../../src/kernels/arena.ts";
 import { loadKernelModule } from "../../src/kernels/probe.ts";
 import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
-import { Forward, type Projection } from "../../src/runtime/forward.ts";
+import { Forward, type Linear } from "../../src/runtime/forward.ts";
 import { type Layout, type Matrix, planMatrix } from "../../src/runtime/matrix.ts";
-import { projectionLayout } from "../../src/runtime/weights.ts";
+import { projectionKind } from "../../src/runtime/plan.ts";
 import { Workspace } from "../../src/runtime/workspace.ts";
 import { recipeOfThreshold } from "../support/golden.ts";
 import { Random } from "../support/kernels.ts";
@@ -25,7 +25,7 @@ async function bench(): Promise<{
   workspace: Workspace;
   memory: WebAssembly.Memory;
   w: Float32Array;
-  projection: (layout: Layout) => Projection;
+  linear: (layout: Layout) => Linear;
   setInput: (x: Float32Array) => void;
 }> {
   const memory = new WebAssembly.Memory({ initial: 1 });
@@ -45,7 +45,7 @@ async function bench(): Promise<{
   const random = new Random(3), w = random.activations(N_OUT * N_IN).map((v) => Math.fround(v / 8));
   const forward = new Forward(kernels, workspace, { config, layers: [] } as never);
   const src = arena.allocate(4 * w.length);
-  const projection = (layout: Layout): Projection => {
+  const linear = (layout: Layout): Linear => {
     new Float32Array(memory.buffer, src, w.length).set(w);
     const plan = planMatrix(layout, N_IN, N_OUT, {}), rowScale = arena.allocate(4 * N_OUT);
     const matrix: Matrix = {
@@ -59,20 +59,20 @@ async function bench(): Promise<{
     if (layout === "channels-f32") kernels.packChannelsF32(matrix.w, src, 0, N_OUT, N_IN, N_OUT);
     else kernels.packPairsI8(matrix.w, rowScale, src, 0, N_OUT, N_IN, plan.nInPadded);
     const rule = { mode: "sparse", threshold: 1, scale: workspace.ones, rank: 0, u: 0, v: 0 } as const;
-    return { name: "qProj", layer: 0, matrix, bias: 0, rule };
+    return { matrix, at: 0, parts: [{ name: "qProj", layer: 0, nOut: N_OUT, offset: 0, bias: 0, rule }] };
   };
   const setInput = (x: Float32Array): void => {
     new Float32Array(memory.buffer, workspace.normed, N_IN).set(x);
     workspace.newInput();
   };
-  return { forward, workspace, memory, w, projection, setInput };
+  return { forward, workspace, memory, w, linear, setInput };
 }
 
 test("Forward.project: projections of one site in different layouts each select for themselves", async () => {
-  const { forward, workspace, memory, w, projection, setInput } = await bench();
+  const { forward, workspace, memory, w, linear, setInput } = await bench();
   const x = new Random(4).activations(N_IN),
-    channels = projection("channels-f32"),
-    pairs = projection("pairs-i8");
+    channels = linear("channels-f32"),
+    pairs = linear("pairs-i8");
   const wanted = Float64Array.from({ length: N_OUT }, (_, o) => {
     let sum = 0;
     for (let c = 0; c < N_IN; c++) if (Math.abs(x[c]!) > 1) sum += w[o * N_IN + c]! * x[c]!;
@@ -81,9 +81,9 @@ test("Forward.project: projections of one site in different layouts each select 
   const largest = Math.max(...wanted.map(Math.abs));
   setInput(x);
   for (const [i, p] of [channels, pairs, channels, channels, pairs].entries()) {
-    const active = forward.project(p, workspace.up, workspace.normed, true);
+    const active = forward.project(p, workspace.gateUp, workspace.normed, true);
     assert.equal(active, x.filter((v) => Math.abs(v) > 1).length);
-    const y = new Float32Array(memory.buffer, workspace.up, N_OUT),
+    const y = new Float32Array(memory.buffer, workspace.gateUp, N_OUT),
       bound = (p === pairs ? 0.05 : 1e-5) * largest;
     y.forEach((v, o) =>
       assert.ok(Math.abs(v - wanted[o]!) <= bound, `${i}: output ${o} is ${v}, not ${wanted[o]}`)
@@ -92,23 +92,23 @@ test("Forward.project: projections of one site in different layouts each select 
 });
 
 test("Forward.project: a given mask has a bit for each channel, no more and no less", async () => {
-  const { forward, workspace, projection, setInput } = await bench(), p = projection("channels-f32");
+  const { forward, workspace, linear, setInput } = await bench(), p = linear("channels-f32");
   setInput(new Float32Array(N_IN).fill(2));
   assert.equal(
-    forward.project(p, workspace.up, workspace.normed, true, new Uint8Array(N_IN / 8).fill(0x11)),
+    forward.project(p, workspace.gateUp, workspace.normed, true, () => new Uint8Array(N_IN / 8).fill(0x11)),
     N_IN / 4,
   );
   for (const bytes of [0, N_IN / 8 - 1, N_IN / 8 + 1]) {
     assert.throws(
-      () => forward.project(p, workspace.up, workspace.normed, true, new Uint8Array(bytes)),
+      () => forward.project(p, workspace.gateUp, workspace.normed, true, () => new Uint8Array(bytes)),
       RangeError,
     );
   }
 });
 
-test("projectionLayout: four-bit weights go to int8 where a list has no room for their channels", () => {
-  const of = (nIn: number): Layout => projectionLayout({ type: "Q4_0", shape: [64, nIn] }, "int4", 0);
-  assert.deepEqual([of(32000), of(32032), of(40960)], ["group-i4", "pairs-i8", "pairs-i8"]);
+test("projectionKind: four-bit weights go to int8 where a list has no room for their channels", () => {
+  const of = (nIn: number): string => projectionKind({ type: "Q4_0", shape: [64, nIn] }, "int4");
+  assert.deepEqual([of(32000), of(32032), of(40960)], ["group-i4", "i8", "i8"]);
 });
 
 test(

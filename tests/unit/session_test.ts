@@ -257,3 +257,41 @@ test("Model.load: an aborted signal ends it", { skip }, async () => {
   await assert.rejects(loading, { name: "AbortError" });
   assert.equal(calls, 1);
 });
+
+test("Session.prefillAsync, decodeAsync: as prefill and decode; passes of two sessions take their turns", {
+  skip,
+}, async () => {
+  await using model = await open();
+  const ids = Array.from({ length: 200 }, (_, i) => 4 + (i * 7) % 300);
+  const wanted = model.session(), prompt = wanted.prefill(ids), next = wanted.decode(9);
+  const a = model.session(), b = model.session();
+  const both = await Promise.all([a.prefillAsync(ids), b.prefillAsync(ids), b.decodeAsync(9)]);
+  assert.deepEqual(both, [prompt, prompt, next]);
+  assert.deepEqual([a.length, b.length], [200, 201]);
+});
+
+test(
+  "Session.prefillAsync: one that is aborted or closed meanwhile keeps whole chunks, or nothing",
+  { skip },
+  async () => {
+    await using model = await open();
+    const ids = Array.from({ length: 200 }, (_, i) => 4 + (i * 7) % 300), abort = new AbortController();
+    const session = model.session(),
+      observe = (layer: number): void => {
+        if (layer === 1 && session.length === 128) abort.abort(new Error("enough"));
+      };
+    await assert.rejects(session.prefillAsync(ids, { signal: abort.signal, observe }), /enough/);
+    assert.equal(session.length, 128);
+    assert.equal(session.prefill([5]).length, model.config.vocabSize);
+    const busy = session.prefillAsync([5], {
+      observe: () => {
+        assert.throws(() => session.truncate(0), /wait for it/);
+        assert.throws(() => session.decode(5), /a pass of this model is running/);
+        session.close();
+      },
+    });
+    await assert.rejects(busy, /the session is closed/);
+    assert.equal(session.length, 0);
+    assert.equal(model.session().prefill([5]).length, model.config.vocabSize);
+  },
+);

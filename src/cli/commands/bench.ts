@@ -1,7 +1,7 @@
 /** `rsparse bench WHAT`: speed of loading, prefill and decode, dense and sparse, in one process. */
 import { Argument, type Command, InvalidArgumentError } from "commander";
 import type { EngineInfo, Model } from "../../runtime/model.ts";
-import { wholeTurn } from "../../runtime/turn.ts";
+import { nextTurn } from "../../runtime/turn.ts";
 import { UsageError } from "../errors.ts";
 import { checkDial, describeRun, dtypeOf, loadModel, withModel } from "../generation.ts";
 import { addRunOptions, decimal, integer, type RunOptions } from "../model_option.ts";
@@ -98,7 +98,7 @@ async function benchTokens(
       const { speed, measured } = what === "decode"
         ? await decodeSpeed(model, prompt, tokens, variant, context.signal)
         : prefillSpeed(model, prompt, variant);
-      await wholeTurn();
+      await nextTurn();
       if (context.signal.aborted) break;
       if (rep < 0) continue;
       variant.speeds.push(speed);

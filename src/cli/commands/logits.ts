@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import type { Model } from "../../runtime/model.ts";
 import type { Prefill } from "../../runtime/session.ts";
-import { wholeTurn } from "../../runtime/turn.ts";
+import { nextTurn } from "../../runtime/turn.ts";
 import { UsageError } from "../errors.ts";
 import { describeRun, prefillOption, withModel } from "../generation.ts";
 import { addRunOptions, integer, type RunOptions } from "../model_option.ts";
@@ -131,7 +131,7 @@ async function runSequence(
     for (let first = 0; first < ids.length; first += step) {
       const chunk = ids.slice(first, first + step);
       session.prefillAll(chunk, (index, logits) => each(first + index, logits), { prefill });
-      await wholeTurn();
+      await nextTurn();
       if (context.signal.aborted) return null;
     }
   } finally {
