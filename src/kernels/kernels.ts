@@ -113,10 +113,14 @@ export interface Kernels {
   gemvChannelsF32(y: number, w: number, index: number, value: number, nActive: number, nOut: number): void;
   /** The same, channels bf16; y has room for nOut padded to 8. */
   gemvChannelsBf16(y: number, w: number, index: number, value: number, nActive: number, nOut: number): void;
+  /** y f32[nOut] += w x over all channels. Layout channels f32. */
+  gemvAllChannelsF32(y: number, w: number, x: number, nIn: number, nOut: number): void;
+  /** The same, channels bf16; y has room for nOut padded to 8. */
+  gemvAllChannelsBf16(y: number, w: number, x: number, nIn: number, nOut: number): void;
   /** y[o] = w[o, :] . x. Layout rows f32. */
   gemvRowsF32(y: number, w: number, x: number, nIn: number, nOut: number): void;
-  /** y[o] = w[o, :] . x. Layout rows bf16, widened exactly. */
-  gemvRowsBf16(y: number, w: number, x: number, nIn: number, nOut: number): void;
+  /** y[o] = w[o, :] . x. Layout rows bf16, widened exactly; `scratch` f32[nIn]. */
+  gemvRowsBf16(y: number, w: number, x: number, nIn: number, nOut: number, scratch: number): void;
 
   // int8 projections
 

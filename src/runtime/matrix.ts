@@ -158,7 +158,7 @@ export function multiplyVector(
       k.gemvRowsF32(y, m.w, x, m.nIn, m.nOut);
       return m.nIn;
     case "rows-bf16":
-      k.gemvRowsBf16(y, m.w, x, m.nIn, m.nOut);
+      k.gemvRowsBf16(y, m.w, x, m.nIn, m.nOut, s.gathered);
       return m.nIn;
     case "pairs-i8": {
       let active = m.nIn;

@@ -8,8 +8,8 @@ import {
   sumBound,
 } from "../support/kernels.ts";
 
-/** Real shapes of the models: nIn, nOut. */
-const SHAPES = [[576, 192], [1536, 576], [64, 160]] as const;
+/** Real shapes of the models, then columns long enough for the other walk in f32, and in bf16: nIn, nOut. */
+const SHAPES = [[576, 192], [1536, 576], [64, 160], [13, 1565], [14, 3085]] as const;
 
 type Layout = "channelsF32" | "channelsBf16" | "rowsF32" | "rowsBf16";
 
@@ -106,19 +106,32 @@ function runChannels(
   const { expected, bound } = product(kept, x, channels, before);
   assertWithin(y.values.subarray(0, nOut), expected, bound, what);
   if (channels.length === 0) assertSameBits(y.values.slice(0, nOut), before, `${what}: y without channels`);
+  if (share === 1) {
+    const all = bench.buffer("f32", padded), xs = bench.buffer("f32", x);
+    if (layout === "channelsF32") bench.kernels.gemvAllChannelsF32(all.at, w.at, xs.at, nIn, nOut);
+    else bench.kernels.gemvAllChannelsBf16(all.at, w.at, xs.at, nIn, nOut);
+    assertWithin(all.values.subarray(0, nOut), expected, bound, `${what}: gemvAllChannels`);
+    // terms are added in the same order; only relaxed multiply-adds round otherwise
+    if (bench.kernels.build !== "relaxed") {
+      assertSameBits(all.values.slice(0, nOut), y.values.slice(0, nOut), `${what}: all channels, as a list`);
+    }
+  }
   bench.reset(what);
 }
 
 for (const layout of ["channelsF32", "channelsBf16"] as const) {
   const name = layout === "channelsF32" ? "gemvChannelsF32" : "gemvChannelsBf16";
-  kernelTest(`${name}: adds the active columns, at every size around a tile`, (bench) => {
-    const random = new Random(31);
-    for (const nOut of SIZES) {
-      for (const nIn of [0, 1, 3, 4, 5, 8, 9, 16, 17]) {
-        for (const share of [0, 0.5, 1]) runChannels(bench, random, layout, nIn, nOut, share);
+  kernelTest(
+    `${name}, ${name.replace("vC", "vAllC")}: add the columns, at every size around a tile`,
+    (bench) => {
+      const random = new Random(31);
+      for (const nOut of SIZES) {
+        for (const nIn of [0, 1, 3, 5, 6, 7, 8, 9, 12, 13, 16, 17]) {
+          for (const share of [0, 0.5, 1]) runChannels(bench, random, layout, nIn, nOut, share);
+        }
       }
-    }
-  });
+    },
+  );
   kernelTest(`${name}: real shapes, from no channel to all`, (bench) => {
     const random = new Random(32);
     for (const [nIn, nOut] of SHAPES) {
@@ -139,7 +152,7 @@ for (const layout of ["rowsF32", "rowsBf16"] as const) {
       const xs = bench.buffer("f32", x);
       const y = bench.buffer("f32", nOut);
       const gemv = layout === "rowsF32" ? bench.kernels.gemvRowsF32 : bench.kernels.gemvRowsBf16;
-      gemv(y.at, w.at, xs.at, nIn, nOut);
+      gemv(y.at, w.at, xs.at, nIn, nOut, bench.buffer("f32", nIn).at);
       const { expected, bound } = product(kept, x, Array.from(x.keys()), new Float32Array(nOut));
       assertWithin(y.values, expected, bound, what);
       bench.reset(what);
