@@ -61,9 +61,9 @@ export function planMatrix(
   const [nInPadded, nOutPadded] = paddedSizes(layout, nIn, nOut), group = layout === "group-i4";
   const elements = nInPadded * nOutPadded, scaled = group || layout.endsWith("-i8");
   const sizes = {
-    // 2304 bytes a block of 64 x 64; mins 4 bytes a pair of groups and output
+    // mins take 4 bytes a pair of groups and output
     w: group
-      ? elements / 4096 * 2304
+      ? elements / 4096 * GROUP_BLOCK
       : elements * (layout.endsWith("f32") ? 4 : layout.endsWith("bf16") ? 2 : 1),
     rowScale: scaled ? 4 * nOutPadded : 0,
     channelScale: balanced ? 4 * nInPadded : 0,
