@@ -1,6 +1,6 @@
 /**
- * Builds the kernels: `assembly/index.ts` → `build/kernels.{baseline,relaxed,debug}.wasm`, and for the first two a module that
- * exports the bytes in base64, so that no runtime has to read a file to get them.
+ * Builds the kernels: `assembly/index.ts` (`assembly/relaxed.ts`) → `build/kernels.{baseline,relaxed,debug}.wasm`, and for the first
+ * two a module that exports the bytes in base64, so that no runtime has to read a file to get them.
  */
 import { Buffer } from "node:buffer";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
@@ -8,7 +8,6 @@ import asc from "assemblyscript/asc";
 
 const ROOT = new URL("..", import.meta.url);
 const COMMON = [
-  "assembly/index.ts",
   "--runtime",
   "stub",
   "--importMemory",
@@ -20,9 +19,9 @@ const COMMON = [
   "threads",
 ];
 const BUILDS: { readonly [name: string]: readonly string[] } = {
-  baseline: ["-O3", "--noAssert"],
-  relaxed: ["-O3", "--noAssert", "--enable", "relaxed-simd"],
-  debug: ["--debug"],
+  baseline: ["assembly/index.ts", "-O3", "--noAssert"],
+  relaxed: ["assembly/relaxed.ts", "-O3", "--noAssert", "--enable", "relaxed-simd"],
+  debug: ["assembly/index.ts", "--debug"],
 };
 
 /** Compiles every build. @throws {Error} With the compiler's own messages, if one does not compile. */

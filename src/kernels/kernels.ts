@@ -15,6 +15,10 @@
  *     group i4        [nOut/C][nIn/64][C/64] blocks of 2304 bytes, 64 outputs x 64 channels: 64 i16 pairs (d[o,g], d[o,g+1]), then
  *                     32 bytes a channel, 16 for each 32 outputs. Baseline: u16 unit l, bits 4k..4k+3 = output 8k+l. Relaxed:
  *                     byte j, low nibble = output j + (j < 8 ? 0 : 8), high nibble = that + 8. nOut and nIn padded to 64
+ *     quad i4         [nOut/16][nIn/64] blocks of 16 outputs x 64 channels, groups g and g+1: 16 i16 pairs (d[o,g], d[o,g+1]); with mins
+ *                     16 pairs (m'[o,g], m'[o,g+1]); 16 quads p of 2 vectors h. Byte 4l+i of a vector is channel 2p+i of g (i 0, 1) or
+ *                     2p+i-2 of g+1 (i 2, 3); low nibble = output 8h+l, high = 8h+4+l. 576 bytes, 640 with mins; one row scale for
+ *                     d and m'. nOut padded to 16, nIn to 64. Dense only; relaxed build (and reference)
  *     group mins      [nOut/16][nIn/64] blocks of 64 bytes: i16 pairs (m'[o,g], m'[o,g+1]) of 16 outputs, m' = m + 8d
  *     rows f32, bf16  w[o*nIn + c], plain bf16 order
  *
@@ -204,6 +208,24 @@ export interface Kernels {
     scratch: number,
   ): void;
 
+  // int4 on quads of channels, dense: methods of the relaxed build and the reference only
+
+  /**
+   * xq: a record of 80 bytes for each 64 channels of x f32[nIn]: i8[16, 4] in the order of the quads, scale = max / 127; i16[4]: -8 times
+   * the sums of g and of g+1, those sums; the scale, f32. nIn a multiple of 64.
+   */
+  quantizeQuadI4(xq: number, x: number, nIn: number): void;
+  /** y f32[nOut] = W x, overwritten, row scales and mins included. Layout quad i4: w, rowScale and y from any 16 outputs on. */
+  gemvQuadI4(
+    y: number,
+    w: number,
+    rowScale: number,
+    xq: number,
+    nIn: number,
+    nOut: number,
+    withMins: number,
+  ): void;
+
   // Prefill: y f32[nTokens, yStride] += x w. Weights are unpacked, 64 outputs (or fewer) at a time, into panels of 8 outputs
 
   /** a f32[ceil(nTokens/4), nIn, 4] from x f32[nTokens, xStride]; missing tokens are 0. */
@@ -242,6 +264,17 @@ export interface Kernels {
     o: number,
     nIn: number,
     chunk: number,
+  ): void;
+  /** 2 panels, 16 outputs, from output o, a multiple of 16. Relaxed build and reference only. */
+  unpackQuadI4(
+    panels: number,
+    d: number,
+    m: number,
+    w: number,
+    rowScale: number,
+    withMins: number,
+    o: number,
+    nIn: number,
   ): void;
   /** 32 outputs (4 panels) from output o, a multiple of 32; d is the row scale, m is 0. nOut is the padded one. */
   unpackChannelsI8(
@@ -340,6 +373,20 @@ export interface Kernels {
     rowBlocks: number,
     nIn: number,
     chunk: number,
+  ): number;
+  /**
+   * Rows o0.. (a multiple of 16) of quad i4 from the same blocks; rows past nRows up to a multiple of 16 become zero. Relaxed build and
+   * reference only. Returns what packGroupI4 does.
+   */
+  packQuadI4(
+    w: number,
+    rowScale: number,
+    blocks: number,
+    withMins: number,
+    o0: number,
+    nRows: number,
+    rowBlocks: number,
+    nIn: number,
   ): number;
 }
 

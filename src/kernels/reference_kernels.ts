@@ -5,6 +5,7 @@ import { gemmKernels } from "./reference/gemm.ts";
 import { int4Kernels } from "./reference/int4.ts";
 import { int8Kernels } from "./reference/int8.ts";
 import { packKernels } from "./reference/pack.ts";
+import { quadKernels } from "./reference/quad.ts";
 import { selectKernels } from "./reference/select.ts";
 import { vectorKernels } from "./reference/vectors.ts";
 
@@ -29,6 +30,7 @@ export function createReferenceKernels(memory: WebAssembly.Memory): Kernels {
     ...floatKernels(memory),
     ...int8Kernels(memory),
     ...int4Kernels(memory),
+    ...quadKernels(memory),
     ...gemmKernels(memory),
     ...packKernels(memory),
   };
