@@ -1,8 +1,10 @@
 /** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types. */
 import { spawnSync } from "node:child_process";
 import { chmodSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { builtinModules } from "node:module";
 import { join } from "node:path";
 import process from "node:process";
+import { pathToFileURL } from "node:url";
 import { build, type BuildOptions, stop } from "esbuild";
 import { prepare, ROOT } from "./prepare.ts";
 
@@ -18,7 +20,27 @@ export const BUNDLE: BuildOptions = {
   logLevel: "warning",
 };
 
-/** Bundles the library and the command line program into `dist/`, in place of what was there. */
+/**
+ * What bundles for browsers have in common: npm packages are in them, `node:` modules stay imports of adapters for other runtimes, which a page never
+ * loads.
+ */
+export const BROWSER: BuildOptions = {
+  ...BUNDLE,
+  platform: "browser",
+  packages: "bundle",
+  external: builtinModules.map((name) => `node:${name}`),
+  // its `exports` name only the build for Node
+  alias: {
+    "@huggingface/hub": join(ROOT, "node_modules", "@huggingface", "hub", "dist", "browser", "index.mjs"),
+  },
+};
+
+/** The source of a module, for bundling: paths that it makes from its own stay those of the source. */
+export function sourceAtHome(path: string): string {
+  return readFileSync(path, "utf8").replaceAll("import.meta.url", JSON.stringify(pathToFileURL(path).href));
+}
+
+/** Bundles the library, for runtimes and for browsers, and the command line program into `dist/`, in place of what was there. */
 export async function bundle(): Promise<void> {
   rmSync(join(ROOT, "dist"), { recursive: true, force: true });
   await build({
@@ -26,6 +48,13 @@ export async function bundle(): Promise<void> {
     entryPoints: { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts", cli: "src/cli/main.ts" },
     outdir: "dist",
     chunkNames: "chunks/[name]-[hash]",
+  });
+  await build({
+    ...BROWSER,
+    entryPoints: { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts" },
+    outdir: "dist/browser",
+    chunkNames: "chunks/[name]-[hash]",
+    minify: true,
   });
   chmodSync(join(ROOT, "dist", "cli.js"), 0o755);
 }

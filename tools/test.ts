@@ -1,26 +1,36 @@
 /**
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
- * Node 24 and Bun, and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
+ * Node 24 and Bun; those that a page can run in Chromium; and the examples of the docstrings on Deno. The last line counts tests over all
+ * runtimes.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
-import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
-import { BUNDLE, bundle } from "./build.ts";
+import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
+import { installChromium } from "./chromium.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRuntimes } from "./runtimes.ts";
 
+/**
+ * What a page can't do: start programs, listen, write files, hash and unpack by Node's modules. The two files run SmolLM2 for 150 s; that its bits are those of
+ * other runtimes is in `tests/parity`.
+ */
+const NOT_IN_A_PAGE =
+  /node:(child_process|http|os|zlib|crypto|module)"|support\/(cli|process|runtimes|chromium)\.ts"|from "esbuild"/;
+const NOT_IN_CHROMIUM = ["tests/golden/logits_test.ts", "tests/golden/rsparse_test.ts"];
 /** A model in f32 takes 600 MB: tests of these folders run one file at a time, with nothing beside them. */
 const HEAVY = ["golden", "parity"];
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
+type RuntimeName = Runtime["name"] | "chromium";
+
 interface Job {
-  readonly runtime: Runtime["name"];
+  readonly runtime: RuntimeName;
   readonly what: string;
   readonly command: readonly string[];
 }
@@ -51,13 +61,10 @@ async function bundleTests(): Promise<void> {
     plugins: [{
       name: "own-paths",
       setup(plugin) {
-        plugin.onLoad({ filter: /[\\/]tests[\\/].*\.ts$/ }, ({ path }) => ({
-          contents: readFileSync(path, "utf8").replaceAll(
-            "import.meta.url",
-            JSON.stringify(pathToFileURL(path).href),
-          ),
-          loader: "ts",
-        }));
+        plugin.onLoad(
+          { filter: /[\\/]tests[\\/].*\.ts$/ },
+          ({ path }) => ({ contents: sourceAtHome(path), loader: "ts" }),
+        );
       },
     }],
   });
@@ -81,6 +88,29 @@ async function bundleIfOld(): Promise<void> {
   writeFileSync(stamp, String(newest));
 }
 
+/** Files of a folder in one job, but for folders whose tests are heavy. */
+function jobsOf(
+  runtime: RuntimeName,
+  files: readonly string[],
+  command: (files: readonly string[]) => string[],
+): { readonly light: Job[]; readonly heavy: Job[] } {
+  const light: Job[] = [], heavy: Job[] = [];
+  for (const folder of new Set(files.map(folderOf))) {
+    const inFolder = files.filter((path) => folderOf(path) === folder);
+    if (!HEAVY.includes(folder)) light.push({ runtime, what: `tests/${folder}`, command: command(inFolder) });
+    else for (const file of inFolder) heavy.push({ runtime, what: file, command: command([file]) });
+  }
+  return { light, heavy };
+}
+
+function folderOf(path: string): string {
+  return path.split("/")[1] ?? "";
+}
+
+function canRunInChromium(path: string): boolean {
+  return !NOT_IN_CHROMIUM.includes(path) && !NOT_IN_A_PAGE.test(readFileSync(join(ROOT, path), "utf8"));
+}
+
 function testCommand(runtime: Runtime, files: readonly string[]): string[] {
   const [program] = runtime.command as [string];
   switch (runtime.name) {
@@ -98,7 +128,7 @@ function testCommand(runtime: Runtime, files: readonly string[]): string[] {
 }
 
 /** Numbers of the runner's own summary. */
-function readCounts(runtime: Runtime["name"], output: string): Counts {
+function readCounts(runtime: RuntimeName, output: string): Counts {
   const last = (pattern: RegExp): number => Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
   if (runtime === "deno") {
     return {
@@ -143,7 +173,7 @@ function runJob(job: Job): Promise<Counts> {
       if (status !== "exit status 0" && counts.failed === 0) counts.failed = 1;
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       if (counts.failed > 0) console.log(`\n${job.runtime}: ${job.what}: ${status}\n${output}`);
-      console.log(`${job.runtime.padEnd(8)}${job.what.padEnd(36)} ${describe(counts)}, ${seconds} s`);
+      console.log(`${job.runtime.padEnd(10)}${job.what.padEnd(36)} ${describe(counts)}, ${seconds} s`);
       resolve(counts);
     };
     child.on("error", (error) => finish(`cannot start ${program}: ${error.message}`));
@@ -174,52 +204,47 @@ async function main(): Promise<number> {
   const { pulledModel } = await import("../tests/support/models.ts");
   await pulledModel();
 
-  const found = runtimes();
-  const chosen = found.filter((runtime) => values.runtime === undefined || runtime.name === values.runtime);
+  const found = runtimes(), names: readonly RuntimeName[] = [...found.map(({ name }) => name), "chromium"];
+  const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
-    console.error(
-      `Cannot test on ${values.runtime}: no such runtime, there are ${
-        found.map(({ name }) => name).join(", ")
-      }`,
-    );
+    console.error(`Cannot test on ${values.runtime}: no such runtime, there are ${names.join(", ")}`);
     return 2;
   }
   if (values.runtime === undefined) {
     for (const name of ["node-20", "node-24", "bun"] as const) {
-      if (!found.some((runtime) => runtime.name === name)) {
-        console.log(`${name}: not to be had on this platform, not tested`);
-      }
+      if (!names.includes(name)) console.log(`${name}: not to be had on this platform, not tested`);
     }
   }
+  // also where only Deno is tested: its parity test runs a page
+  const chromium = await installChromium();
+  if (typeof chromium !== "string") console.log(`testing in ${chromium.version}`);
+  else console.log(`chromium: not to be had${process.env["CI"] ? "" : ", not tested"}: ${chromium}`);
 
   const files = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
-  const folderOf = (path: string): string => path.split("/")[1] ?? "";
   const light: Job[] = [], heavy: Job[] = [];
-  for (const runtime of chosen) {
-    for (const folder of new Set(files.map(folderOf))) {
-      const inFolder = files.filter((path) => folderOf(path) === folder);
-      if (HEAVY.includes(folder)) {
-        for (const file of inFolder) {
-          heavy.push({ runtime: runtime.name, what: file, command: testCommand(runtime, [file]) });
-        }
-      } else {
-        light.push({
-          runtime: runtime.name,
-          what: `tests/${folder}`,
-          command: testCommand(runtime, inFolder),
-        });
-      }
-    }
+  const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
+    light.push(...jobs.light);
+    heavy.push(...jobs.heavy);
+  };
+  for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
+    add(jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
       const examples = filesWithExamples().filter((path) => path.includes(filter));
       const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
       if (examples.length > 0) light.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
-
-  const totals = new Map<string, Counts>(
-    chosen.map(({ name }) => [name, { passed: 0, failed: 0, skipped: 0 }]),
-  );
+  const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
+  for (const name of chosen) if (name !== "chromium") totals.set(name, { ...none });
+  if (chosen.includes("chromium")) {
+    const inPage = files.filter(canRunInChromium);
+    const command = [process.execPath, "run", "-A", "--no-check", "tests/support/chromium_tests.ts"];
+    if (typeof chromium !== "string") add(jobsOf("chromium", inPage, (some) => [...command, ...some]));
+    // without one it counts as failed where a machine decides what lands
+    if (inPage.length > 0 && (typeof chromium !== "string" || process.env["CI"])) {
+      totals.set("chromium", { ...none });
+    }
+  }
   const work = async (jobs: Job[]): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) {
       const counts = await runJob(job);

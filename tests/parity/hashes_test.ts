@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { test } from "node:test";
+import { runInChromium, skipWithoutChromium } from "../support/chromium.ts";
 import { runProgram } from "../support/process.ts";
 import { runtimes, scriptCommand, thisRuntime } from "../support/runtimes.ts";
 import { skipWithout } from "../support/shared.ts";
@@ -43,9 +44,22 @@ for (const name of ["deno", "node-20", "node-24", "bun"] as const) {
       scriptCommand(runtime, "tests/parity/hashes_script.ts"),
     );
     assert.equal(code, 0, stderr);
-    const found: Hashes = JSON.parse(stdout), expected = await hashesHere();
-    const different = Object.keys(expected).filter((key) => found[key] !== expected[key]);
-    assert.deepEqual(different, [], `${name} differs in these of ${Object.keys(expected).length} cases`);
-    assert.deepEqual(Object.keys(found), Object.keys(expected));
+    await compareWithHere(name, JSON.parse(stdout));
   });
+}
+
+test("parity: chromium computes the bits of this run", { skip: skip || skipWithoutChromium() }, async () => {
+  const source = `
+import { parityHashes } from "./parity/hashes.ts";
+export const main = () => parityHashes();
+`;
+  const hashes = await runInChromium<Hashes>({ source }, { paths: true, timeoutMs: 10 * 60_000 });
+  await compareWithHere("chromium", hashes);
+});
+
+async function compareWithHere(name: string, found: Hashes): Promise<void> {
+  const expected = await hashesHere();
+  const different = Object.keys(expected).filter((key) => found[key] !== expected[key]);
+  assert.deepEqual(different, [], `${name} differs in these of ${Object.keys(expected).length} cases`);
+  assert.deepEqual(Object.keys(found), Object.keys(expected));
 }

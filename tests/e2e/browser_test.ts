@@ -1,0 +1,84 @@
+/** The library as a page has it: the bundle for browsers, a model that the page fetches, in a worker and on the page's own thread. */
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { test } from "node:test";
+import { Model } from "../../src/mod.ts";
+import { runInChromium, skipWithoutChromium } from "../support/chromium.ts";
+import { thisRuntime } from "../support/runtimes.ts";
+import { requireShared, rootPath, skipWithout } from "../support/shared.ts";
+
+interface Answer {
+  readonly text: string;
+  readonly isolated: boolean;
+  readonly threads: number;
+  readonly threadsReason: string | null;
+  readonly runtime: string;
+}
+
+const LIBRARY = "dist/browser/mod.js";
+// One runtime drives the page: what is tested is the same on all of them.
+const skip = skipWithout("data/models/stories260K") || skipWithoutChromium() ||
+  (thisRuntime().name === "deno" ? false : "Deno's run drives the page") ||
+  (existsSync(rootPath(LIBRARY)) ? false : "there is no dist/browser: deno task build");
+
+const OPTIONS = { maxTokens: 40, temperature: 0.8, seed: 7, ignoreEos: true } as const;
+const PAGE = `
+export async function main({ library, files, kernels, options }) {
+  const { Model } = await import(library);
+  const blobs = await Promise.all(files.map(async (name) => ({ name, blob: await (await fetch(name)).blob() })));
+  const model = await Model.load(blobs, { kernels });
+  let text = "";
+  for await (const part of model.generate("Once upon a time", options)) text += part.text;
+  const { runtime, threads, threadsReason } = model.info;
+  await model.close();
+  return { text, isolated: crossOriginIsolated, runtime, threads, threadsReason };
+}
+`;
+
+async function generateInPage(options: {
+  readonly isolated: boolean;
+  readonly thread: "page" | "worker";
+}): Promise<Answer> {
+  const folder = requireShared("data/models/stories260K");
+  return await runInChromium<Answer>({ source: PAGE }, {
+    ...options,
+    roots: [folder, rootPath("dist/browser")],
+    argument: {
+      library: `/fs${rootPath(LIBRARY)}`,
+      files: ["stories260K.bin", "tok512.bin"].map((name) => `/fs${folder}/${name}`),
+      kernels: "baseline",
+      options: OPTIONS,
+    },
+  });
+}
+
+async function generateHere(): Promise<string> {
+  await using model = await Model.load(requireShared("data/models/stories260K"), { kernels: "baseline" });
+  let text = "";
+  for await (const part of model.generate("Once upon a time", OPTIONS)) text += part.text;
+  return text;
+}
+
+for (
+  const [what, options] of Object.entries(
+    {
+      "in a worker of an isolated page": { isolated: true, thread: "worker" },
+      "in a worker of a page that is not isolated": { isolated: false, thread: "worker" },
+      "on the thread of an isolated page": { isolated: true, thread: "page" },
+      "on the thread of a page that is not isolated": { isolated: false, thread: "page" },
+    } as const,
+  )
+) {
+  test(
+    `browser: ${what}, the library loads a model and writes the text of this runtime`,
+    { skip },
+    async () => {
+      const answer = await generateInPage(options);
+      assert.equal(answer.text, await generateHere());
+      assert.equal(answer.isolated, options.isolated);
+      assert.match(answer.runtime, /^browser .*Chrome\/\d+/);
+      assert.equal(answer.threads, 1);
+      assert.match(answer.threadsReason!, /\w/);
+    },
+  );
+}
