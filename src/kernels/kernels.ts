@@ -398,6 +398,12 @@ export const MAX_LIST_CHANNELS = 32000;
 export const GROUP = 32;
 /** Bytes of one block of group i4, 64 outputs x 64 channels: 256 of scales, 2,048 of nibbles. */
 export const GROUP_BLOCK = 2304;
+/** Bytes of one block of quad i4, 16 outputs x 64 channels. */
+export function quadBlockBytes(withMins: boolean): number {
+  return withMins ? 640 : 576;
+}
+/** Bytes of 64 activations as quantizeQuadI4 writes them. */
+export const QUAD_RECORD = 80;
 /** Positions a page of the key-value cache. */
 export const PAGE_POSITIONS = 64;
 

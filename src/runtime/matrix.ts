@@ -1,5 +1,5 @@
 /** A weight matrix in the runtime's memory: how many bytes each layout takes, and its products for one token and for many. */
-import { GROUP, GROUP_BLOCK, type Kernels, padTo } from "../kernels/kernels.ts";
+import { GROUP, GROUP_BLOCK, type Kernels, padTo, quadBlockBytes } from "../kernels/kernels.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** How the projections can be kept in memory; int4 is the file's own 4-bit groups, never a second rounding. */
@@ -7,12 +7,16 @@ export const DTYPES = ["f32", "bf16", "int8", "int4"] as const;
 /** One of {@linkcode DTYPES}. */
 export type Dtype = (typeof DTYPES)[number];
 
-/** Layouts of `kernels.ts`. `rows` serve the embedding and the head; `pairs` those too, and int8 projections of a model without a recipe. */
+/**
+ * Layouts of `kernels.ts`. `rows` serve the embedding and the head; `pairs` those too, and int8 projections of a model without a recipe; `quad`
+ * is int4 that no recipe skips any of, with relaxed kernels.
+ */
 export type Layout =
   | "channels-f32"
   | "channels-bf16"
   | "channels-i8"
   | "group-i4"
+  | "quad-i4"
   | "rows-f32"
   | "rows-bf16"
   | "pairs-i8";
@@ -29,6 +33,8 @@ export interface MatrixPlan {
   readonly chunk: number;
   /** Whether it is int8 with a scale for each channel beside the row's. */
   readonly balanced: boolean;
+  /** Whether it is int4 with a min for each group. */
+  readonly withMins: boolean;
   /** Bytes of each part; 0 where there is no such part. */
   readonly sizes: {
     readonly w: number;
@@ -58,21 +64,25 @@ export function planMatrix(
   extra: { readonly mins?: boolean; readonly balanced?: boolean },
 ): MatrixPlan {
   const { mins = false, balanced = false } = extra;
-  const [nInPadded, nOutPadded] = paddedSizes(layout, nIn, nOut), group = layout === "group-i4";
-  const elements = nInPadded * nOutPadded, scaled = group || layout.endsWith("-i8");
+  const [nInPadded, nOutPadded] = paddedSizes(layout, nIn, nOut),
+    group = layout === "group-i4",
+    quad = layout === "quad-i4";
+  const elements = nInPadded * nOutPadded, scaled = group || quad || layout.endsWith("-i8");
   const sizes = {
     // mins take 4 bytes a pair of groups and output
     w: group
       ? elements / 4096 * GROUP_BLOCK
+      : quad
+      ? elements / 1024 * quadBlockBytes(mins)
       : elements * (layout.endsWith("f32") ? 4 : layout.endsWith("bf16") ? 2 : 1),
     rowScale: scaled ? 4 * nOutPadded : 0,
     channelScale: balanced ? 4 * nInPadded : 0,
-    mins: mins ? elements / 16 : 0,
-    minScale: mins ? 4 * nOutPadded : 0,
+    mins: group && mins ? elements / 16 : 0,
+    minScale: group && mins ? 4 * nOutPadded : 0,
   };
   const bytes = Object.values(sizes).reduce((sum, n) => sum + n);
   const chunk = group ? chunkSize(nOutPadded) : 0;
-  return { layout, nIn, nOut, nInPadded, nOutPadded, chunk, balanced, sizes, bytes };
+  return { layout, nIn, nOut, nInPadded, nOutPadded, chunk, balanced, withMins: mins, sizes, bytes };
 }
 
 function paddedSizes(layout: Layout, nIn: number, nOut: number): [nIn: number, nOut: number] {
@@ -89,6 +99,8 @@ function paddedSizes(layout: Layout, nIn: number, nOut: number): [nIn: number, n
       return [padTo(nIn, GROUP), padTo(nOut, 16)];
     case "group-i4":
       return [padTo(nIn, 64), padTo(nOut, 64)];
+    case "quad-i4":
+      return [padTo(nIn, 64), padTo(nOut, 16)];
   }
 }
 
@@ -153,6 +165,12 @@ export function multiplyVector(
           s.groupScratch,
         );}
       return active - (threshold < 0 ? m.nInPadded - m.nIn : 0);
+    }
+    case "quad-i4": {
+      if (threshold >= 0) throw new Error("quad-i4 holds matrices of which nothing is skipped");
+      k.quantizeQuadI4(s.quadRecords, x, m.nInPadded);
+      k.gemvQuadI4(y, m.w, m.rowScale, s.quadRecords, m.nInPadded, m.nOutPadded, m.withMins ? 1 : 0);
+      return m.nIn;
     }
     case "rows-f32":
       k.gemvRowsF32(y, m.w, x, m.nIn, m.nOut);
@@ -248,7 +266,8 @@ export function* multiplyTokens(
     xStride,
     nIn,
   );
-  const width = m.layout === "group-i4" ? 64 : m.layout === "channels-i8" ? 32 : 16;
+  const width = m.layout === "group-i4" ? 64 : m.layout === "channels-i8" ? 32 : 16,
+    mins = m.withMins ? 1 : 0;
   for (let o = 0; o < m.nOutPadded; o += width) {
     if (m.layout === "group-i4") {
       k.unpackGroupI4(
@@ -263,6 +282,8 @@ export function* multiplyTokens(
         nIn,
         m.chunk,
       );
+    } else if (m.layout === "quad-i4") {
+      k.unpackQuadI4(s.panels, s.panelScale, s.panelMin, m.w, m.rowScale, mins, o, nIn);
     } else if (m.layout === "channels-i8") {
       k.unpackChannelsI8(s.panels, s.panelScale, s.panelMin, m.w, m.rowScale, o, nIn, m.nOutPadded);
     } else k.unpackPairsI8(s.panels, s.panelScale, s.panelMin, m.w, m.rowScale, o, nIn);

@@ -329,14 +329,14 @@ export class Model {
     const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
     const kernels = await chooseKernels(options.kernels ?? "auto", memory, platform);
     const arena = new Arena(memory, kernels.heapBase());
-    const hints = recipeHints(recipe);
+    const plan = { dtype, recipe: recipeHints(recipe), quads: kernels.build === "relaxed" };
     // loading's scratch becomes the workspace afterwards
     const scratch = arena.allocate(
-      Math.max(stagingBytes(description, dtype, hints), Workspace.size(kernels, config)),
+      Math.max(stagingBytes(description, plan), Workspace.size(kernels, config)),
     );
     const progress: LoadProgress = (loaded, total) => onProgress?.({ phase: "load", loaded, total });
     const loader = new WeightLoader(kernels, arena, description, scratch, progress, signal);
-    const weights = await loader.load(description, dtype, hints);
+    const weights = await loader.load(description, plan);
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
     const recipeBytes = recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones);

@@ -15,10 +15,20 @@ export interface RecipeHints {
   sparsityOf(path: string): number;
   /** Whether two projections with one input always have the same active channels. */
   sharesMask(a: string, b: string): boolean;
+  /** Whether nothing is ever skipped of it. */
+  isDense(path: string): boolean;
 }
 
 /** Of a model without a recipe. */
-export const NO_RECIPE: RecipeHints = { sparsityOf: () => 0, sharesMask: () => true };
+export const NO_RECIPE: RecipeHints = { sparsityOf: () => 0, sharesMask: () => true, isDense: () => true };
+
+/** What decides where weights go, besides the file. */
+export interface PlanOptions {
+  readonly dtype: Dtype | "auto";
+  readonly recipe: RecipeHints;
+  /** Whether the kernels have quad i4. */
+  readonly quads: boolean;
+}
 
 /** One projection's place in the matrix it shares. */
 export interface PartPlan {
@@ -81,10 +91,9 @@ export function embeddingLayout(type: StorageType, dtype: Dtype | "auto"): Layou
 export function planLayer(
   model: LlamaDescription,
   layer: number,
-  dtype: Dtype | "auto",
-  recipe: RecipeHints,
+  options: PlanOptions,
 ): LinearPlan[][] {
-  const { projections } = model.layers[layer]!;
+  const { projections } = model.layers[layer]!, { dtype, recipe, quads } = options;
   return SITES.map((names) => {
     const linears: { kind: Kind; mins: boolean; at: number; parts: PartPlan[] }[] = [];
     let at = 0;
@@ -102,17 +111,22 @@ export function planLayer(
     return linears.map(({ kind, mins, at, parts }): LinearPlan => {
       const end = parts.at(-1)!, nOut = end.offset + end.tensor.shape[0]!, nIn = end.tensor.shape[1]!;
       const sparsity = recipe.sparsityOf(projectionPath(layer, parts[0]!.name));
-      const layout = kind !== "i8" ? kind : skipPaysI8(nOut, sparsity) ? "channels-i8" : "pairs-i8";
+      const layout = kind === "i8"
+        ? skipPaysI8(nOut, sparsity) ? "channels-i8" : "pairs-i8"
+        : kind === "group-i4" && quads &&
+            parts.every(({ name }) => recipe.isDense(projectionPath(layer, name)))
+        ? "quad-i4"
+        : kind;
       return { parts, at, plan: planMatrix(layout, nIn, nOut, { mins, balanced: kind === "i8" }) };
     });
   });
 }
 
 /** Scratch that loading needs: the largest slice raw, and as floats (a whole matrix where int8 balances its scales). */
-export function stagingBytes(model: LlamaDescription, dtype: Dtype | "auto", recipe: RecipeHints): number {
+export function stagingBytes(model: LlamaDescription, options: PlanOptions): number {
   let floats = 0;
   for (const tensor of everyTensor(model)) floats = Math.max(floats, 4 * width(tensor) * stagedRows(tensor));
-  for (const { plan } of everyLinear(model, dtype, recipe)) {
+  for (const { plan } of everyLinear(model, options)) {
     if (plan.balanced) floats = Math.max(floats, 4 * plan.nIn * padTo(plan.nOut, 64));
   }
   return rawBytes(model) + padTo(floats, 64) + 64;
@@ -126,7 +140,7 @@ export function rawBytes(model: LlamaDescription): number {
 }
 
 /** About what all weights will take, padding included. */
-export function plannedBytes(model: LlamaDescription, dtype: Dtype | "auto", recipe: RecipeHints): number {
+export function plannedBytes(model: LlamaDescription, options: PlanOptions): number {
   // up to five parts a matrix, each padded to 64 bytes
   const padding = 5 * 64;
   let bytes = 0;
@@ -134,9 +148,9 @@ export function plannedBytes(model: LlamaDescription, dtype: Dtype | "auto", rec
     if (tensor.shape.length === 1) bytes += 4 * padTo(width(tensor), 64);
   }
   for (const tensor of new Set([model.embedding, model.lmHead])) {
-    bytes += planEmbedding(tensor, dtype).bytes + padding;
+    bytes += planEmbedding(tensor, options.dtype).bytes + padding;
   }
-  for (const { plan } of everyLinear(model, dtype, recipe)) bytes += plan.bytes + padding;
+  for (const { plan } of everyLinear(model, options)) bytes += plan.bytes + padding;
   return bytes;
 }
 
@@ -147,10 +161,9 @@ export function planEmbedding(tensor: Tensor, dtype: Dtype | "auto"): MatrixPlan
 
 function* everyLinear(
   model: LlamaDescription,
-  dtype: Dtype | "auto",
-  recipe: RecipeHints,
+  options: PlanOptions,
 ): Iterable<LinearPlan> {
-  for (let l = 0; l < model.layers.length; l++) yield* planLayer(model, l, dtype, recipe).flat();
+  for (let l = 0; l < model.layers.length; l++) yield* planLayer(model, l, options).flat();
 }
 
 /** Every tensor of a model, once. */

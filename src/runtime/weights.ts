@@ -13,8 +13,8 @@ import {
   planEmbedding,
   planLayer,
   plannedBytes,
+  type PlanOptions,
   rawBytes,
-  type RecipeHints,
   rowBytes,
   sliceRows,
 } from "./plan.ts";
@@ -37,7 +37,7 @@ export class WeightLoader {
   /** What a user should know: a dtype that loses precision. */
   readonly warnings: string[] = [];
 
-  /** @param staging first of `stagingBytes(model, dtype)` bytes */
+  /** @param staging first of `stagingBytes` bytes */
   constructor(
     kernels: Kernels,
     arena: Arena,
@@ -60,9 +60,9 @@ export class WeightLoader {
    *
    * @throws {FormatError} If a tensor holds a value that is not finite; says which block.
    */
-  async load(model: LlamaDescription, dtype: Dtype | "auto", recipe: RecipeHints): Promise<Weights> {
-    const { config } = model;
-    this.#arena.reserve(plannedBytes(model, dtype, recipe));
+  async load(model: LlamaDescription, options: PlanOptions): Promise<Weights> {
+    const { config } = model, { dtype } = options;
+    this.#arena.reserve(plannedBytes(model, options));
     const embedding = await this.#embedding(model.embedding, dtype);
     const lmHead = model.lmHead === model.embedding ? embedding : await this.#embedding(model.lmHead, dtype);
     const finalNorm = await this.#vector(model.finalNorm);
@@ -72,7 +72,7 @@ export class WeightLoader {
       const attentionNorm = await this.#vector(tensors.attentionNorm),
         mlpNorm = await this.#vector(tensors.mlpNorm),
         sites: Linear[][] = [];
-      for (const plans of planLayer(model, l, dtype, recipe)) {
+      for (const plans of planLayer(model, l, options)) {
         const linears: Linear[] = [];
         for (const plan of plans) linears.push(await this.#linear(plan, l, model));
         sites.push(linears);
@@ -80,7 +80,8 @@ export class WeightLoader {
       layers.push({ attentionNorm, mlpNorm, sites });
     }
     if (
-      dtype === "int4" && layers.some(({ sites }) => sites.flat().some((l) => l.matrix.layout !== "group-i4"))
+      dtype === "int4" &&
+      layers.some(({ sites }) => sites.flat().some((l) => !l.matrix.layout.endsWith("-i4")))
     ) {
       this.#warnOnce(
         "int4 keeps a file's own 4-bit groups: projections that the file does not hold in Q4_0 or Q4_1 are int8",
@@ -136,7 +137,7 @@ export class WeightLoader {
   /** Packs a tensor as outputs `offset` … of a matrix. */
   async #fill(matrix: Matrix, tensor: Tensor, offset: number): Promise<void> {
     const k = this.#k, rows = tensor.shape[0]!, step = sliceRows(tensor);
-    const { layout, nIn, nOut, nInPadded, chunk } = matrix;
+    const { layout, nIn, nOut, nInPadded, chunk, withMins } = matrix;
     if (tensor.type === "F16" && (layout === "channels-bf16" || layout === "rows-bf16")) {
       this.#warnOnce("F16 weights rounded to bf16: 3 bits of precision are lost; --dtype f32 keeps them");
     }
@@ -161,6 +162,13 @@ export class WeightLoader {
           );
           if (bad >= 0) throw notFinite(tensor, (first + i) * rowBlocks + bad);
         }
+        continue;
+      }
+      if (layout === "quad-i4") {
+        await this.#raws(tensor, first, last);
+        const rowBlocks = nIn / BLOCK[tensor.type].values, mins = withMins ? 1 : 0;
+        const bad = k.packQuadI4(matrix.w, matrix.rowScale, this.#raw, mins, o, count, rowBlocks, nInPadded);
+        if (bad >= 0) throw notFinite(tensor, first * rowBlocks + bad);
         continue;
       }
       const floats = layout === "rows-f32" ? matrix.w + 4 * o * nIn : this.#floats;

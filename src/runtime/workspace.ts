@@ -1,5 +1,5 @@
 /** Buffers of one forward pass, shared by all sessions of a model: a pass runs to its end before another begins. */
-import { GROUP, type Kernels, LIST_SPAN, padTo } from "../kernels/kernels.ts";
+import { GROUP, type Kernels, LIST_SPAN, padTo, QUAD_RECORD } from "../kernels/kernels.ts";
 import type { LlamaConfig } from "../model/config.ts";
 
 /** Tokens that prefill takes through the model together: large enough to pay for unpacking weights, small enough for L2. */
@@ -62,6 +62,8 @@ export class Workspace {
   readonly list: number;
   readonly groupSum: number;
   readonly groupScratch: number;
+  /** Records of quantizeQuadI4. */
+  readonly quadRecords: number;
   /** [rank padded]: z = V^T x. */
   readonly z: number;
   /** u8[widest / 8]: a mask that a test gave. */
@@ -122,6 +124,7 @@ export class Workspace {
     this.list = take(2 * LIST_SPAN);
     this.groupSum = vector();
     this.groupScratch = take(Math.max(256, widest / GROUP * 2));
+    this.quadRecords = take((widest / 64) * QUAD_RECORD);
     this.z = vector();
     this.mask = take(widest / 8);
     this.packed = rows(widest);

@@ -197,7 +197,8 @@ for (const dtype of ["int4", "int8"] as const) {
           async () => {
             const model = await open(dtype, kernels, claimed);
             assert.equal(model.info.kernels, kernels);
-            const layout = dtype === "int4" ? "group-i4" : claimed === 0.8 ? "channels-i8" : "pairs-i8";
+            const int4 = kernels === "relaxed" && claimed === null ? "quad-i4" : "group-i4",
+              layout = dtype === "int4" ? int4 : claimed === 0.8 ? "channels-i8" : "pairs-i8";
             assert.deepEqual([...new Set(Object.values(model.info.layouts))], [layout]);
             assertClose(compare(model, path, prompts()), { mean: bar, ...OTHER_BARS[dtype] });
           },

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { QUAD_RECORD, quadI4Activation, quadI4BlockBytes } from "../../src/kernels/reference/layouts.ts";
+import { QUAD_RECORD, quadBlockBytes } from "../../src/kernels/kernels.ts";
+import { quadI4Activation } from "../../src/kernels/reference/layouts.ts";
 import { roundHalfEven } from "../../src/kernels/reference/memory.ts";
 import { type Blocks, constantBlocks, randomBlocks } from "../support/blocks.ts";
 import {
@@ -32,7 +33,7 @@ function pack(bench: Bench, blocks: Blocks, rowsACall: number = blocks.nRows): P
   const { nRows, rowBlocks, withMins } = blocks;
   const nIn = Math.ceil(rowBlocks / 2) * 64;
   const nOut = Math.ceil(nRows / 16) * 16;
-  const w = bench.buffer("u8", nOut / 16 * (nIn / 64) * quadI4BlockBytes(withMins));
+  const w = bench.buffer("u8", nOut / 16 * (nIn / 64) * quadBlockBytes(withMins));
   const rowScale = bench.buffer("f32", nOut);
   const rowBytes = rowBlocks * (withMins ? 20 : 18);
   for (let o = 0; o < nRows; o += rowsACall) {
@@ -187,7 +188,7 @@ kernelTest("gemvQuadI4: the same bits in one call and in calls of 16 outputs", (
     const parts = bench.buffer("f32", nOut);
     bench.kernels.gemvQuadI4(whole.at, w.at, rowScale.at, records.at, nIn, nOut, withMins ? 1 : 0);
     for (let o = 0; o < nOut; o += 16) {
-      const from = w.at + o / 16 * (nIn / 64) * quadI4BlockBytes(withMins);
+      const from = w.at + o / 16 * (nIn / 64) * quadBlockBytes(withMins);
       bench.kernels.gemvQuadI4(
         parts.at + 4 * o,
         from,
@@ -306,7 +307,7 @@ kernelTest("packQuadI4: tells the first block whose scale or min is not finite",
         view.setUint16((row * 3 + block) * blockBytes + at, bits, true);
         view.setUint16((36 * 3 + 2) * blockBytes, 0x7c00, true);
         const found = bench.kernels.packQuadI4(
-          bench.buffer("u8", 3 * 2 * quadI4BlockBytes(withMins)).at,
+          bench.buffer("u8", 3 * 2 * quadBlockBytes(withMins)).at,
           bench.buffer("f32", 48).at,
           bench.buffer("u8", bytes).at,
           withMins ? 1 : 0,

@@ -1,5 +1,5 @@
 /** Where the layouts of `kernels.ts` keep each weight. */
-import { GROUP, GROUP_BLOCK, padTo } from "../kernels.ts";
+import { GROUP, GROUP_BLOCK, padTo, QUAD_RECORD, quadBlockBytes } from "../kernels.ts";
 
 /** u16 index of weight (c, o) in channels bf16. */
 export function bf16Lane(c: number, o: number, nOut: number): number {
@@ -51,15 +51,10 @@ export function groupMin(o: number, g: number, nIn: number): number {
   return (Math.floor(o / 16) * (nIn / 64) + (g >> 1)) * 64 + (o % 16) * 4 + (g % 2) * 2;
 }
 
-/** Bytes of one 16 outputs x 64 channels block of quad i4. */
-export function quadI4BlockBytes(withMins: boolean): number {
-  return withMins ? 640 : 576;
-}
-
 /** Byte offset of the i16 scale of output o, group g in quad i4; its min is 64 bytes on. */
 export function quadI4Scale(o: number, g: number, nIn: number, withMins: boolean): number {
   const block = Math.floor(o / 16) * (nIn / 64) + (g >> 1);
-  return block * quadI4BlockBytes(withMins) + (o % 16) * 4 + (g % 2) * 2;
+  return block * quadBlockBytes(withMins) + (o % 16) * 4 + (g % 2) * 2;
 }
 
 /** Byte offset of weight (o, c) in quad i4; output o's nibble is the high one where o has bit 2. */
@@ -68,11 +63,8 @@ export function quadI4Byte(o: number, c: number, nIn: number, withMins: boolean)
   const quad = (c % GROUP) >> 1;
   const byte = ((c % 64) >> 5) * 2 + c % 2;
   const head = withMins ? 128 : 64;
-  return block * quadI4BlockBytes(withMins) + head + quad * 32 + ((o % 16) >> 3) * 16 + (o % 4) * 4 + byte;
+  return block * quadBlockBytes(withMins) + head + quad * 32 + ((o % 16) >> 3) * 16 + (o % 4) * 4 + byte;
 }
-
-/** Bytes of a record of 64 quantised activations. */
-export const QUAD_RECORD = 80;
 
 /** Byte offset of channel c's i8 in the records. */
 export function quadI4Activation(c: number): number {

@@ -1,5 +1,5 @@
-import { GROUP, type Kernels } from "../kernels.ts";
-import { QUAD_RECORD, quadI4Activation, quadI4Byte, quadI4Scale } from "./layouts.ts";
+import { GROUP, type Kernels, QUAD_RECORD } from "../kernels.ts";
+import { quadI4Activation, quadI4Byte, quadI4Scale } from "./layouts.ts";
 import { clamp, f16ToNumber, memoryViews, quantiseFactor, roundHalfEven } from "./memory.ts";
 
 /** Bytes from a scale of quad i4 to its min. */
