@@ -31,16 +31,16 @@ function add(s: v128, w: v128, x: v128): v128 { return f32x4.add(s, f32x4.mul(w,
  * y f32[nOut] += sum of value[a] * w[index[a], :]. The other loop order, outputs outside, is 2 to 3 times slower than dense; touching the first lines of
  * the group or of the next one changes nothing (within 3 %) from 2 KB a column up.
  *
- * @param w       f32[nIn, nOut], channel-major: a channel that is skipped is memory never read
+ * @param w       f32, channel-major: output o of channel c is element c * stride + o; a channel that is skipped is memory never read
  * @param index   u32[nActive], channel numbers
  * @param value   f32[nActive], x at those channels
  * @param nActive may be 0, which leaves y as it was
  */
-export function gemv_channels_f32(y: usize, w: usize, index: usize, value: usize, nActive: u32, nOut: u32): void {
+export function gemv_channels_f32(y: usize, w: usize, index: usize, value: usize, nActive: u32, nOut: u32, stride: u32): void {
   if (nActive == 0) return;
-  const bytes = <usize>nOut << 2, last = index + (<usize>(nActive - 1) << 2), isShort = bytes <= SHORT_COLUMN;
-  const vectors = isShort ? bytes & ~31 : bytes & ~63, end = y + vectors;
-  if (vectors != bytes) tail_f32(end, y + bytes, w + vectors, index, value, last, bytes);
+  const all = <usize>nOut << 2, bytes = <usize>stride << 2, last = index + (<usize>(nActive - 1) << 2), isShort = all <= SHORT_COLUMN;
+  const vectors = isShort ? all & ~31 : all & ~63, end = y + vectors;
+  if (vectors != all) tail_f32(end, y + all, w + vectors, index, value, last, bytes);
   if (isShort) {
     for (; index <= last; index += 32, value += 32) {
       let p0 = column(w, index, last, bytes); const x0 = factor(index, last, value);
@@ -107,13 +107,14 @@ function tail_f32(y: usize, end: usize, w: usize, index: usize, value: usize, la
  * The same with bf16 weights. Sixteen bytes hold outputs o..o+7 as u16 lanes o o+4 o+1 o+5 o+2 o+6 o+3 o+7, so that a shift gives o..o+3
  * and a mask o+4..o+7.
  *
- * @param y f32[nOut rounded up to 8]; the columns are padded with zeros
+ * @param y      f32[nOut rounded up to 8]; the columns are padded with zeros
+ * @param stride a multiple of 8
  */
-export function gemv_channels_bf16(y: usize, w: usize, index: usize, value: usize, nActive: u32, nOut: u32): void {
+export function gemv_channels_bf16(y: usize, w: usize, index: usize, value: usize, nActive: u32, nOut: u32, stride: u32): void {
   if (nActive == 0) return;
-  const padded = (<usize>nOut + 7) & ~7, bytes = padded << 1, last = index + (<usize>(nActive - 1) << 2);
+  const padded = (<usize>nOut + 7) & ~7, bytes = <usize>stride << 1, last = index + (<usize>(nActive - 1) << 2);
   const end = y + (padded << 2), high = i32x4.splat(K_HIGH16);
-  if (bytes <= SHORT_COLUMN) {
+  if (padded << 1 <= SHORT_COLUMN) {
     for (; index <= last; index += 32, value += 32) {
       let p0 = column(w, index, last, bytes); const x0 = factor(index, last, value);
       let p1 = column(w, index + 4, last, bytes); const x1 = factor(index + 4, last, value + 4);

@@ -1,8 +1,8 @@
-export { K_LOW4, K_LOW16, K_HIGH16, K_ONE, K_MAGIC, K_MAGIC_BITS } from "./lanes";
+export { K_LOW4, K_LOW16, K_HIGH16, K_ONE, K_FOUR, K_MAGIC, K_MAGIC_BITS } from "./lanes";
 export * from "./vectors";
 export * from "./rope";
 export * from "./attention";
-export { select_channels_f32, mask_channels_f32, force_channels_f32 } from "./select";
+export { select_channels_f32, gather_f32, mask_channels_f32, force_channels_f32 } from "./select";
 export * from "./select_group_i4";
 export * from "./gemv_float";
 export * from "./gemv_i8";

@@ -6,6 +6,7 @@ export let K_LOW4: i32 = 15;
 export let K_LOW16: i32 = 0xffff;
 export let K_HIGH16: i32 = 0xffff0000;
 export let K_ONE: i32 = 1;
+export let K_FOUR: i32 = 4;
 // 1.5 * 2^23: added to |v| < 2^22 it leaves v rounded to nearest even in the low bits
 export let K_MAGIC: f32 = 12582912.0;
 export let K_MAGIC_BITS: i32 = 0x4b400000;

@@ -88,8 +88,8 @@ export interface Kernels {
   // Selection
 
   /**
-   * Channels with `scale[c] * |x[c]| > threshold`, ascending: index u32[], value f32[] (x itself). Both need 3 spare entries.
-   * Returns how many. scale f32[n].
+   * Channels with `scale[c] * |x[c]| > threshold`, ascending: index u32[n + 8], value f32[n + 8] (x itself). Returns how many; eight more
+   * entries name the last of them (0 if there is none) with value 0. scale f32[n].
    */
   selectChannelsF32(
     index: number,
@@ -99,6 +99,8 @@ export interface Kernels {
     threshold: number,
     n: number,
   ): number;
+  /** out[i] = x[index[i]] for n entries; `out` and `index` have room for n rounded up to 4. */
+  gatherF32(out: number, x: number, index: number, n: number): void;
   /** active[c] = x[c] where selected else 0; rest[c] = x[c] - active[c]. Returns how many were selected. */
   maskChannelsF32(
     active: number,
@@ -113,10 +115,29 @@ export interface Kernels {
 
   // Float projections
 
-  /** y f32[nOut] += sum over a of value[a] * w[index[a], :]. Layout channels f32. */
-  gemvChannelsF32(y: number, w: number, index: number, value: number, nActive: number, nOut: number): void;
-  /** The same, channels bf16; y has room for nOut padded to 8. */
-  gemvChannelsBf16(y: number, w: number, index: number, value: number, nActive: number, nOut: number): void;
+  /**
+   * y f32[nOut] += sum over a of value[a] * w[index[a], :]. Layout channels f32; w is output o0 of channel 0, and `stride` counts outputs from
+   * one channel to the next, so that threads can share the outputs.
+   */
+  gemvChannelsF32(
+    y: number,
+    w: number,
+    index: number,
+    value: number,
+    nActive: number,
+    nOut: number,
+    stride: number,
+  ): void;
+  /** The same, channels bf16; o0 a multiple of 8, y has room for nOut padded to 8, stride is padded to 8. */
+  gemvChannelsBf16(
+    y: number,
+    w: number,
+    index: number,
+    value: number,
+    nActive: number,
+    nOut: number,
+    stride: number,
+  ): void;
   /** y f32[nOut] += w x over all channels. Layout channels f32. */
   gemvAllChannelsF32(y: number, w: number, x: number, nIn: number, nOut: number): void;
   /** The same, channels bf16; y has room for nOut padded to 8. */
@@ -136,9 +157,18 @@ export interface Kernels {
   quantizeI16(xq: number, x: number, factor: number, n: number, nPadded: number): number;
   /**
    * acc i32[nOut], in the kernel's own order, += selected columns: index u32[nActive], xq i16[nActive] already gathered, both
-   * padded to a multiple of 8 with xq = 0 and any valid index. Layout channels i8, nOut a multiple of 32.
+   * padded to a multiple of 8 with xq = 0 and any valid index. Layout channels i8, nOut a multiple of 32; w and stride as in
+   * `gemvChannelsF32`, o0 a multiple of 32.
    */
-  gemvChannelsI8(acc: number, w: number, index: number, xq: number, nActive: number, nOut: number): void;
+  gemvChannelsI8(
+    acc: number,
+    w: number,
+    index: number,
+    xq: number,
+    nActive: number,
+    nOut: number,
+    stride: number,
+  ): void;
   /** y[o] = s * rowScale[o] * sum, from acc and sumX = sum of all xq that went into it; undoes acc's order. */
   finishChannelsI8(y: number, acc: number, rowScale: number, s: number, sumX: number, nOut: number): void;
   /** Sum of i16[n], n a multiple of 8. */

@@ -4,7 +4,10 @@ import type { Kernels } from "./kernels.ts";
 
 /** Settings that depend on the engine rather than on the build. */
 export interface WasmKernelOptions {
-  /** How the int4 stream touches memory ahead: V8 15 drops plain loads, JavaScriptCore's atomic loads are slow. */
+  /**
+   * How the int4 stream touches memory ahead: V8 15 drops plain loads, JavaScriptCore's atomic loads are slow. `plain` also takes the int8
+   * kernel with fewer channels at a time, for an engine that is short of registers.
+   */
   readonly touch?: "atomic" | "plain";
 }
 
@@ -33,7 +36,10 @@ export function kernelsOf(
   for (const [name, value] of Object.entries(exports)) {
     if (typeof value === "function") functions[camelCase(name)] = value;
   }
-  if (options.touch === "plain") functions.gemvGroupI4List = functions.gemvGroupI4ListPlain;
+  if (options.touch === "plain") {
+    functions.gemvGroupI4List = functions.gemvGroupI4ListPlain;
+    functions.gemvChannelsI8 = functions.gemvChannelsI8Six;
+  }
   const dequantize = (type: StorageType, y: number, blocks: number, n: number): number =>
     (functions[camelCase(`dequantize_${type.toLowerCase()}`)] as (
       y: number,

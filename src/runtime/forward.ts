@@ -346,7 +346,7 @@ export class Forward {
     const { rank, u, v } = rule!;
     if (rank === 0) return;
     this.#k.gemvRowsF32(this.#s.z, v, x, m.nIn, rank);
-    this.#k.gemvChannelsF32(y + 4 * offset, u, this.#s.iota, this.#s.z, rank, nOut);
+    this.#k.gemvChannelsF32(y + 4 * offset, u, this.#s.iota, this.#s.z, rank, nOut, nOut);
   }
 
   /** normed = rms norm of the stream. */

@@ -109,6 +109,9 @@ function chunkSize(nOutPadded: number): number {
   for (let chunk = Math.min(1024, nOutPadded);; chunk -= 64) if (nOutPadded % chunk === 0) return chunk;
 }
 
+/** Above so many outputs y falls out of L1 (32 KB and more) from one column to the next, and several columns at a time are faster. */
+const MAX_OUTPUTS_IN_ORDER = 6144;
+
 /**
  * y = W x for one token, reading all channels whose scale * |x| passes the threshold (-1: all of them).
  *
@@ -129,19 +132,23 @@ export function multiplyVector(
   switch (m.layout) {
     case "channels-f32":
     case "channels-bf16": {
-      const active = s.select("list", x, scale, threshold, m.nIn);
+      const isF32 = m.layout === "channels-f32", { nIn, nOut } = m;
       k.fillZeroF32(y, m.nOutPadded);
-      if (m.layout === "channels-f32") k.gemvChannelsF32(y, m.w, s.index, s.value, active, m.nOut);
-      else k.gemvChannelsBf16(y, m.w, s.index, s.value, active, m.nOut);
+      if (threshold < 0 && nOut <= MAX_OUTPUTS_IN_ORDER) {
+        (isF32 ? k.gemvAllChannelsF32 : k.gemvAllChannelsBf16)(y, m.w, x, nIn, nOut);
+        return nIn;
+      }
+      const active = threshold < 0 ? nIn : s.select("list", x, scale, threshold, nIn);
+      const [index, value] = threshold < 0 ? [s.iota, x] : [s.index, s.value];
+      (isF32 ? k.gemvChannelsF32 : k.gemvChannelsBf16)(y, m.w, index, value, active, nOut, m.nOutPadded);
       return active;
     }
     case "channels-i8": {
       const active = s.select("list", x, scale, threshold, m.nIn);
-      s.gatherChannelScale(m.channelScale, m.nInPadded, active);
+      k.gatherF32(s.gathered, m.channelScale, s.index, active);
       const padded = padTo(active, 8), unit = k.quantizeI16(s.quantised, s.value, s.gathered, active, padded);
-      s.padIndex(active, padded);
       k.fillZeroF32(s.accumulator, m.nOutPadded);
-      k.gemvChannelsI8(s.accumulator, m.w, s.index, s.quantised, padded, m.nOutPadded);
+      k.gemvChannelsI8(s.accumulator, m.w, s.index, s.quantised, padded, m.nOutPadded, m.nOutPadded);
       k.finishChannelsI8(y, s.accumulator, m.rowScale, unit, k.sumI16(s.quantised, padded), m.nOutPadded);
       return active;
     }

@@ -174,18 +174,4 @@ export class Workspace {
     this.#selected = { form, x, scale, threshold, n, active };
     return active;
   }
-
-  /** gathered[a] = channelScale[index[a]]. */
-  gatherChannelScale(channelScale: number, nIn: number, nActive: number): void {
-    const { buffer } = this.#kernels.memory;
-    const index = new Uint32Array(buffer, this.index, nActive),
-      out = new Float32Array(buffer, this.gathered, nActive);
-    const scales = new Float32Array(buffer, channelScale, nIn);
-    for (let a = 0; a < nActive; a++) out[a] = scales[index[a]!]!;
-  }
-
-  /** Names channel 0 from nActive to padded, where x is 0. */
-  padIndex(nActive: number, padded: number): void {
-    new Uint32Array(this.#kernels.memory.buffer, this.index, padded).fill(0, nActive);
-  }
 }

@@ -129,7 +129,10 @@ function runChannels(
   const acc = bench.buffer("i32", new Int32Array(nOut));
   const y = bench.buffer("f32", nOut);
   const s = 0.0037;
-  kernels.gemvChannelsI8(acc.at, w.at, index.at, gathered.at, channels.length + padding, nOut);
+  // in two calls, as threads share the outputs of one matrix
+  const length = channels.length + padding;
+  kernels.gemvChannelsI8(acc.at, w.at, index.at, gathered.at, length, 32, nOut);
+  kernels.gemvChannelsI8(acc.at + 128, w.at + 32, index.at, gathered.at, length, nOut - 32, nOut);
   kernels.finishChannelsI8(y.at, acc.at, rows.at, Math.fround(s), sumX, nOut);
   const expected = integerProduct(q, xq, channels, nIn, rowScale, Math.fround(s));
   assertWithin(y.values.subarray(0, nRows), expected, bar(expected), what);
@@ -137,7 +140,7 @@ function runChannels(
   bench.reset(what);
 }
 
-kernelTest("gemvChannelsI8, finishChannelsI8: the integer product of the active channels", (bench) => {
+function runAllChannels(bench: Bench): void {
   const random = new Random(43);
   for (const nOut of [32, 64, 96]) {
     for (const nIn of [1, 3, 4, 5, 15, 16, 17, 63, 64, 67]) {
@@ -148,7 +151,15 @@ kernelTest("gemvChannelsI8, finishChannelsI8: the integer product of the active 
     for (const share of [0.5, 1]) runChannels(bench, random, nIn, nOut, share);
   }
   runChannels(bench, random, 17, 64, 1, 49);
-});
+}
+
+kernelTest("gemvChannelsI8, finishChannelsI8: the integer product of the active channels", runAllChannels);
+
+kernelTest(
+  "gemvChannelsI8: six channels at a time, for engines short of registers",
+  async (_bench, build) => runAllChannels(await openBench(build, { touch: "plain" })),
+  ["baseline", "relaxed", "debug"],
+);
 
 kernelTest("gemvChannelsI8: adds to what earlier channels left", (bench) => {
   const { kernels } = bench;
@@ -171,8 +182,8 @@ kernelTest("gemvChannelsI8: adds to what earlier channels left", (bench) => {
   const values = bench.buffer("i16", xq);
   const acc = bench.buffer("i32", new Int32Array(nOut));
   const y = bench.buffer("f32", nOut);
-  kernels.gemvChannelsI8(acc.at, w.at, index.at, values.at, 16, nOut);
-  kernels.gemvChannelsI8(acc.at, w.at, index.at + 64, values.at + 32, 32, nOut);
+  kernels.gemvChannelsI8(acc.at, w.at, index.at, values.at, 16, nOut, nOut);
+  kernels.gemvChannelsI8(acc.at, w.at, index.at + 64, values.at + 32, 32, nOut, nOut);
   kernels.finishChannelsI8(y.at, acc.at, rows.at, 1, kernels.sumI16(values.at, nIn), nOut);
   const expected = integerProduct(q, xq, Array.from(xq.keys()), nIn, rowScale, 1);
   assertWithin(y.values, expected, bar(expected), "two calls");
@@ -200,7 +211,7 @@ kernelTest("gemvChannelsI8, gemvPairsI8: 8,256 channels at the ends of the range
     );
     const sumX = kernels.sumI16(xq.at, nIn);
     kernels.packChannelsI8(w.at, src.at, ones.at, ones.at, nOut, nIn, nOut);
-    kernels.gemvChannelsI8(acc.at, w.at, index.at, xq.at, nIn, nOut);
+    kernels.gemvChannelsI8(acc.at, w.at, index.at, xq.at, nIn, nOut, nOut);
     kernels.finishChannelsI8(y.at, acc.at, ones.at, 1, sumX, nOut);
     assertWithin(y.values, expected, bar(expected), "channels");
 
@@ -392,7 +403,7 @@ kernelTest("gemvChannelsI8: balanced weights and 12-bit x are within 1.5 % of th
   const acc = bench.buffer("i32", new Int32Array(nOut));
   const index = bench.buffer("u32", x.map((_, c) => c));
   const y = bench.buffer("f32", nOut);
-  kernels.gemvChannelsI8(acc.at, w.at, index.at, xq.at, nIn, nOut);
+  kernels.gemvChannelsI8(acc.at, w.at, index.at, xq.at, nIn, nOut, nOut);
   kernels.finishChannelsI8(y.at, acc.at, rowScale.at, s, kernels.sumI16(xq.at, nIn), nOut);
   let error = 0;
   let size = 0;

@@ -24,14 +24,17 @@ function runSelect(bench: Bench, x: Float32Array, scale: Float32Array, threshold
   const expected = activeChannels(x, scale, threshold);
   const xs = bench.buffer("f32", x);
   const scales = bench.buffer("f32", scale);
-  const index = bench.buffer("u32", n + 3);
-  const value = bench.buffer("f32", n + 3);
+  const index = bench.buffer("u32", n + 8);
+  const value = bench.buffer("f32", n + 8);
   const what = `n ${n}, threshold ${threshold}`;
   const count = bench.kernels.selectChannelsF32(index.at, value.at, xs.at, scales.at, threshold, n);
   assert.equal(count, expected.length, what);
   assert.deepEqual(Array.from(index.values.subarray(0, count)), expected, what);
   assertSameBits(value.values.slice(0, count), Float32Array.from(expected, (c) => x[c]!), what);
   assertSameBits(xs.values, x, `${what}: x`);
+  const last = expected.at(-1) ?? 0;
+  assert.deepEqual(Array.from(index.values.subarray(count, count + 8)), new Array(8).fill(last), what);
+  assertSameBits(value.values.slice(count, count + 8), new Float32Array(8), `${what}: padding`);
 
   const active = bench.buffer("f32", n);
   const rest = bench.buffer("f32", n);
@@ -69,8 +72,8 @@ kernelTest("selectChannelsF32: the threshold is rounded to float32", (bench) => 
 kernelTest("selectChannelsF32: NaN is not active, infinity is", (bench) => {
   const x = new Float32Array([NaN, 1, NaN, Infinity, 2, NaN, -Infinity]);
   const scales = bench.buffer("f32", new Float32Array(7).fill(1));
-  const index = bench.buffer("u32", 10);
-  const value = bench.buffer("f32", 10);
+  const index = bench.buffer("u32", 15);
+  const value = bench.buffer("f32", 15);
   const count = bench.kernels.selectChannelsF32(
     index.at,
     value.at,
@@ -102,5 +105,16 @@ kernelTest("forceChannelsF32: takes the channels whose bit is set, and counts am
       assertSameBits(rest.values, x.map((v, c) => chosen.has(c) ? 0 : v), `n ${n}: rest`);
       bench.reset(`n ${n}`);
     }
+  }
+});
+
+kernelTest("gatherF32: any order, and repeats", (bench) => {
+  const random = new Random(13), x = random.activations(70), xs = bench.buffer("f32", x);
+  for (const n of SIZES) {
+    const padded = Math.ceil(n / 4) * 4, list = Uint32Array.from({ length: padded }, () => random.below(70));
+    const out = bench.buffer("f32", padded), index = bench.buffer("u32", list);
+    bench.kernels.gatherF32(out.at, xs.at, index.at, n);
+    assertSameBits(out.values.slice(0, n), Float32Array.from(list.subarray(0, n), (c) => x[c]!), `n ${n}`);
+    bench.checkGuards(`n ${n}`);
   }
 });

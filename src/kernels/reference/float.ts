@@ -51,14 +51,14 @@ export function floatKernels(
   }
 
   return {
-    gemvChannelsF32(y, w, index, value, nActive, nOut) {
+    gemvChannelsF32(y, w, index, value, nActive, nOut, stride) {
       const { f32 } = views();
-      channels(y, index, value, nActive, nOut, (c, o) => f32[(w >>> 2) + c * nOut + o]!);
+      channels(y, index, value, nActive, nOut, (c, o) => f32[(w >>> 2) + c * stride + o]!);
     },
 
-    gemvChannelsBf16(y, w, index, value, nActive, nOut) {
+    gemvChannelsBf16(y, w, index, value, nActive, nOut, stride) {
       const { u16 } = views();
-      channels(y, index, value, nActive, nOut, (c, o) => bf16ToF32(u16[(w >>> 1) + bf16Lane(c, o, nOut)]!));
+      channels(y, index, value, nActive, nOut, (c, o) => bf16ToF32(u16[(w >>> 1) + bf16Lane(c, o, stride)]!));
     },
 
     gemvAllChannelsF32(y, w, x, nIn, nOut) {

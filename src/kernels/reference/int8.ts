@@ -25,10 +25,10 @@ export function int8Kernels(
       return Math.fround(largest / limit);
     },
 
-    gemvChannelsI8(acc, w, index, xq, nActive, nOut) {
+    gemvChannelsI8(acc, w, index, xq, nActive, nOut, stride) {
       const { u8, i16, u32, i32 } = views();
       for (let a = 0; a < nActive; ++a) {
-        const column = w + u32[(index >>> 2) + a]! * nOut;
+        const column = w + u32[(index >>> 2) + a]! * stride;
         const v = i16[(xq >>> 1) + a]!;
         for (let o = 0; o < nOut; ++o) {
           i32[(acc >>> 2) + o]! += v * signedByte(u8[column + o]!, channelsI8Bias(o));

@@ -9,7 +9,7 @@ export function isActive(x: number, scale: number, threshold: number): boolean {
 /** Which channels a token uses. */
 export function selectKernels(
   memory: WebAssembly.Memory,
-): Pick<Kernels, "selectChannelsF32" | "maskChannelsF32" | "forceChannelsF32"> {
+): Pick<Kernels, "selectChannelsF32" | "gatherF32" | "maskChannelsF32" | "forceChannelsF32"> {
   const views = memoryViews(memory);
 
   function split(
@@ -42,7 +42,15 @@ export function selectKernels(
         f32[(value >>> 2) + count] = v;
         ++count;
       }
+      const last = count > 0 ? u32[(index >>> 2) + count - 1]! : 0;
+      u32.fill(last, (index >>> 2) + count, (index >>> 2) + count + 8);
+      f32.fill(0, (value >>> 2) + count, (value >>> 2) + count + 8);
       return count;
+    },
+
+    gatherF32(out, x, index, n) {
+      const { f32, u32 } = views();
+      for (let i = 0; i < n; ++i) f32[(out >>> 2) + i] = f32[(x >>> 2) + u32[(index >>> 2) + i]!]!;
     },
 
     maskChannelsF32(active, rest, x, scale, threshold, n) {
