@@ -1,5 +1,5 @@
 /**
- * `deno run -A bench/perplexity.ts --data FILE [-m MODEL] [--dtype D] [--kernels K] [--pass decode|prefill] [--pieces N] [--workers N]`:
+ * `deno run -A bench/perplexity.ts --data FILE [-m MODEL] [--dtype D] [--kernels K] [--kv KV] [--pass decode|prefill] [--pieces N] [--workers N]`:
  * perplexity of a text cut into pieces of 1,024 tokens, no BOS, the first token of a piece not scored. `decode` runs token by token, but
  * for the first of each piece, which generation takes the way of prompts; `prefill` as prompts. The pieces are shared among processes, so
  * that a machine with many cores has the whole of WikiText-2 in minutes. Prints one line of JSON.
@@ -24,6 +24,7 @@ const { values } = parseArgs({
     data: { type: "string" },
     dtype: { type: "string", default: "auto" },
     kernels: { type: "string", default: "auto" },
+    kv: { type: "string", default: "f32" },
     pass: { type: "string", default: "decode" },
     pieces: { type: "string", default: "Infinity" },
     workers: { type: "string", default: "1" },
@@ -37,9 +38,9 @@ else {
   const sums = await Promise.all(Array.from({ length: workers }, (_, i) => inProcess(i)));
   const nll = sums.reduce((sum, part) => sum + part.nll, 0);
   const tokens = sums.reduce((sum, part) => sum + part.tokens, 0);
-  const { model, dtype, kernels, pass, pieces } = values;
+  const { model, dtype, kernels, kv, pass, pieces } = values;
   console.log(
-    JSON.stringify({ model, dtype, kernels, pass, pieces, tokens, perplexity: Math.exp(nll / tokens) }),
+    JSON.stringify({ model, dtype, kernels, kv, pass, pieces, tokens, perplexity: Math.exp(nll / tokens) }),
   );
 }
 
@@ -64,6 +65,7 @@ async function score(first: number): Promise<Sum> {
   const model = await Model.load(values.model, {
     dtype: values.dtype as "auto",
     kernels: values.kernels as "auto",
+    kv: values.kv as "f32",
     threads: 1,
   });
   const ids = model.description.tokenizer.encode(new TextDecoder().decode(bytes));

@@ -17,7 +17,8 @@ export {
   type GenerateResult,
   type Part,
 } from "./runtime/generate.ts";
-export { type Prefill, type PrefillOptions, type Session } from "./runtime/session.ts";
+export { KV_TYPES, type KvType } from "./runtime/kv_cache.ts";
+export { type DecodeOptions, type Prefill, type PrefillOptions, type Session } from "./runtime/session.ts";
 export { type PassOptions, type SparsityCount } from "./runtime/forward.ts";
 export { type Dtype, DTYPES } from "./runtime/matrix.ts";
 export { Sampler, type SamplingOptions } from "./runtime/sampler.ts";

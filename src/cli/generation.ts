@@ -131,6 +131,7 @@ export async function loadModel(
     threads: options.threads,
     kernels: options.kernels,
     dtype: options.dtype,
+    kv: options.kv,
     onProgress: ({ loaded, total }) => context.progress.update("loading", loaded, total),
     signal: context.signal,
   }).finally(() => context.progress.end());

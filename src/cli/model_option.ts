@@ -17,6 +17,7 @@ export interface RunOptions extends ModelOption {
   readonly threads?: number;
   readonly kernels: "auto" | "baseline" | "relaxed";
   readonly dtype: "auto" | "f32" | "bf16" | "int8" | "int4";
+  readonly kv: "f32" | "bf16";
   readonly seed?: number;
 }
 
@@ -41,6 +42,13 @@ export function addEngineOptions(command: Command): Command {
     .addOption(
       new Option("--dtype <dtype>", "storage of the projections in memory; int4: the file's own 4-bit groups")
         .choices(["auto", "f32", "bf16", "int8", "int4"]).default("auto"),
+    )
+    .addOption(
+      new Option("--kv <type>", "storage of keys and values; bf16 takes half the memory").choices([
+        "f32",
+        "bf16",
+      ])
+        .default("f32"),
     );
 }
 

@@ -55,33 +55,65 @@ export interface Kernels {
     interleaved: number,
   ): void;
 
-  // Attention over a paged cache: a page holds 64 positions, [nKvHeads, 64, headDim] for k and for v
+  // Attention over a paged cache: see `kvTile` for how a page holds its 64 positions
 
-  /** Writes one position's k and v, f32[nKvHeads, headDim] each, to slot 0..63 of a page's k and v parts. */
+  /**
+   * Writes k and v, f32[nTokens, stride] each from the first key head, to positions position …: `pages` u32[] are the pages' byte offsets, a layer's
+   * tiles, one for each key head, are at + offset.
+   */
   storeKvF32(
-    kPage: number,
-    vPage: number,
+    pages: number,
+    offset: number,
     k: number,
     v: number,
+    nTokens: number,
+    stride: number,
+    position: number,
     nKvHeads: number,
     headDim: number,
-    slot: number,
+  ): void;
+  /** The same, rounded to bf16. */
+  storeKvBf16(
+    pages: number,
+    offset: number,
+    k: number,
+    v: number,
+    nTokens: number,
+    stride: number,
+    position: number,
+    nKvHeads: number,
+    headDim: number,
   ): void;
   /**
-   * out f32[nHeads, headDim] = softmax(q k^T / sqrt(headDim)) v over positions 0..nPositions-1.
-   * `pages` u32[ceil(nPositions/64)]; page p's k part is at pages[p] + kOffset, its v part at pages[p] + vOffset.
-   * `scores` f32[pad64(nPositions)] is scratch. headDim is a multiple of 4.
+   * out f32[nTokens, outStride] = softmax(q k^T / sqrt(headDim)) v of the `group` query heads that share one key head, whose tile is at
+   * + offset: queries q f32[nTokens, qStride] at positions position …, each over all positions up to its own. headDim a multiple of 4; `scratch`
+   * attentionScratchBytes.
    */
-  attentionPagedF32(
+  attentionF32(
     out: number,
     q: number,
     pages: number,
-    kOffset: number,
-    vOffset: number,
-    scores: number,
-    nPositions: number,
-    nHeads: number,
-    nKvHeads: number,
+    offset: number,
+    scratch: number,
+    position: number,
+    nTokens: number,
+    outStride: number,
+    qStride: number,
+    group: number,
+    headDim: number,
+  ): void;
+  /** The same over pages of bf16. */
+  attentionBf16(
+    out: number,
+    q: number,
+    pages: number,
+    offset: number,
+    scratch: number,
+    position: number,
+    nTokens: number,
+    outStride: number,
+    qStride: number,
+    group: number,
     headDim: number,
   ): void;
 
@@ -436,6 +468,23 @@ export function quadBlockBytes(withMins: boolean): number {
 export const QUAD_RECORD = 80;
 /** Positions a page of the key-value cache. */
 export const PAGE_POSITIONS = 64;
+
+/**
+ * How many numbers a page holds for one key head, and where v begins among them. With width = headDim rounded up to 8:
+ *
+ *     k [8 panels][headDim][8 positions] in 64 * width numbers, v [width / 8 panels][64 positions][8 numbers]
+ *
+ * In bf16 each 8 are u16 lanes 0 4 1 5 2 6 3 7, so that a shift gives the first four and a mask the others.
+ */
+export function kvTile(headDim: number): { readonly length: number; readonly v: number } {
+  const part = PAGE_POSITIONS * padTo(headDim, 8);
+  return { length: 2 * part, v: part };
+}
+
+/** Bytes of attention's scratch: the scores of a page, and four rows a tile of queries, results and state. */
+export function attentionScratchBytes(nTokens: number, group: number, headDim: number): number {
+  return 16 * PAGE_POSITIONS + Math.ceil(nTokens * group / 4) * (16 * (headDim + padTo(headDim, 8)) + 32);
+}
 
 /** n rounded up to a multiple of m. */
 export function padTo(n: number, m: number): number {

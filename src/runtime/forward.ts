@@ -1,5 +1,5 @@
 /** The forward pass of a Llama: tokens in, logits out; dense or sparse, one token or many. */
-import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
+import { type Kernels, padTo } from "../kernels/kernels.ts";
 import type { LlamaConfig, ProjectionName } from "../model/config.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { clearTokens, type Matrix, multiplyTokens, multiplyVector, readRow } from "./matrix.ts";
@@ -104,8 +104,6 @@ export class Forward {
   readonly #k: Kernels;
   readonly #s: Workspace;
   readonly #w: Weights;
-  /** f32 scratch for attention scores, at least as many as there are positions: {@linkcode Forward.run}'s caller sees to it. */
-  scores = 0;
   /** Where the passes are counted: the session's that runs. */
   count: SparsityCount = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };
 
@@ -142,7 +140,7 @@ export class Forward {
       const layer = w.layers[l]!;
       this.#normalise(layer.attentionNorm, n);
       yield* this.#site(l, 0, s.qkv, strides.qkv, s.normed, strides.hidden, position, n, options);
-      this.#attend(l, position, n, cache);
+      yield* this.#attend(l, position, n, cache);
       yield* this.#site(l, 1, s.output, strides.hidden, s.attended, strides.q, position, n, options);
       k.addF32(s.hidden, s.output, n * strides.hidden);
       this.#normalise(layer.mlpNorm, n);
@@ -170,39 +168,46 @@ export class Forward {
   }
 
   /** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`. */
-  #attend(l: number, position: number, n: number, cache: KvCache): void {
-    const k = this.#k, s = this.#s, { strides } = s, parts = cache.parts(l);
+  *#attend(l: number, position: number, n: number, cache: KvCache): Generator<void, void> {
+    const k = this.#k, s = this.#s, { strides } = s;
     const { numAttentionHeads, numKeyValueHeads, headDim, ropeDim, ropeInterleaved } = this.#w.config;
-    const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0;
+    const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0, keys = s.qkv + 4 * strides.q;
     for (let t = 0; t < n; t++) {
-      const q = s.qkv + 4 * strides.qkv * t,
-        key = q + 4 * strides.q,
-        at = position + t,
-        page = cache.page(at);
-      const angles = s.cosSin + 8 * nPairs * t;
-      k.ropeF32(q, angles, numAttentionHeads, headDim, nPairs, interleaved);
-      k.ropeF32(key, angles, numKeyValueHeads, headDim, nPairs, interleaved);
-      k.storeKvF32(
-        page + parts.k,
-        page + parts.v,
-        key,
-        key + 4 * strides.kv,
-        numKeyValueHeads,
-        headDim,
-        at % PAGE_POSITIONS,
-      );
-      k.attentionPagedF32(
-        s.attended + 4 * strides.q * t,
-        q,
+      const angles = s.cosSin + 8 * nPairs * t, row = 4 * strides.qkv * t;
+      k.ropeF32(s.qkv + row, angles, numAttentionHeads, headDim, nPairs, interleaved);
+      k.ropeF32(keys + row, angles, numKeyValueHeads, headDim, nPairs, interleaved);
+    }
+    const store = cache.type === "f32" ? k.storeKvF32 : k.storeKvBf16,
+      attend = cache.type === "f32" ? k.attentionF32 : k.attentionBf16,
+      group = numAttentionHeads / numKeyValueHeads;
+    store(
+      cache.table,
+      cache.tile(l, 0),
+      keys,
+      keys + 4 * strides.kv,
+      n,
+      strides.qkv,
+      position,
+      numKeyValueHeads,
+      headDim,
+    );
+    for (let head = 0; head < numKeyValueHeads; head++) {
+      const first = 4 * head * group * headDim;
+      attend(
+        s.attended + first,
+        s.qkv + first,
         cache.table,
-        parts.k,
-        parts.v,
-        this.scores,
-        at + 1,
-        numAttentionHeads,
-        numKeyValueHeads,
+        cache.tile(l, head),
+        s.attention,
+        position,
+        n,
+        strides.q,
+        strides.qkv,
+        group,
         headDim,
       );
+      // 128 tokens at 8,000 positions take SmolLM2 10 ms a head
+      if (n > 1) yield;
     }
   }
 

@@ -1,27 +1,41 @@
 /**
- * Keys and values in pages of 64 positions. A page holds its positions for all layers, f32[nLayers, 2, nKvHeads, 64, headDim], so a cache
- * grows by whole pages without moving anything, and pages of closed sessions serve the next one.
+ * Keys and values in pages of 64 positions. A page holds its positions for all layers, [nLayers, nKvHeads] tiles of `kvTile` in f32 or bf16,
+ * so a cache grows by whole pages without moving anything, and pages of closed sessions serve the next one.
  */
 import type { Arena } from "../kernels/arena.ts";
-import { PAGE_POSITIONS } from "../kernels/kernels.ts";
+import { kvTile, PAGE_POSITIONS } from "../kernels/kernels.ts";
 import type { LlamaConfig } from "../model/config.ts";
+
+/** How keys and values are kept. */
+export const KV_TYPES = ["f32", "bf16"] as const;
+/** One of {@linkcode KV_TYPES}. */
+export type KvType = (typeof KV_TYPES)[number];
 
 /** The pages of one model. */
 export class PagePool {
   /** Bytes of a page. */
   readonly pageBytes: number;
-  /** Bytes of one layer's k, or v, in a page. */
-  readonly partBytes: number;
+  /** Bytes of one key head's k and v of one layer in a page. */
+  readonly tileBytes: number;
+  readonly type: KvType;
+  readonly #nKvHeads: number;
   readonly #arena: Arena;
   readonly #free: number[] = [];
   /** Page tables of closed sessions, by capacity: a server that opens a session a request would fill the memory with them. */
   readonly #freeTables: Map<number, number[]> = new Map();
   #made = 0;
 
-  constructor(arena: Arena, config: LlamaConfig) {
+  constructor(arena: Arena, config: LlamaConfig, type: KvType) {
     this.#arena = arena;
-    this.partBytes = 4 * config.numKeyValueHeads * PAGE_POSITIONS * config.headDim;
-    this.pageBytes = 2 * config.numHiddenLayers * this.partBytes;
+    this.type = type;
+    this.#nKvHeads = config.numKeyValueHeads;
+    this.tileBytes = (type === "f32" ? 4 : 2) * kvTile(config.headDim).length;
+    this.pageBytes = config.numHiddenLayers * config.numKeyValueHeads * this.tileBytes;
+  }
+
+  /** Offset in a page of a layer's key head. */
+  tile(layer: number, head: number): number {
+    return (layer * this.#nKvHeads + head) * this.tileBytes;
   }
 
   /** Bytes of all pages, in use or free. */
@@ -90,15 +104,14 @@ export class KvCache {
     }
   }
 
-  /** Offsets in a page of a layer's k and v. */
-  parts(layer: number): { k: number; v: number } {
-    const k = 2 * layer * this.#pool.partBytes;
-    return { k, v: k + this.#pool.partBytes };
+  /** How its pages are kept. */
+  get type(): KvType {
+    return this.#pool.type;
   }
 
-  /** The page of a position. */
-  page(position: number): number {
-    return this.#pages[Math.floor(position / PAGE_POSITIONS)]!;
+  /** Offset in a page of a layer's key head. */
+  tile(layer: number, head: number): number {
+    return this.#pool.tile(layer, head);
   }
 
   /** Gives back the pages past the first n positions. */

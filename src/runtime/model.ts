@@ -14,7 +14,7 @@ import { checkRecipe, type LoadedRecipe, parseRecipe } from "../recipe/recipe.ts
 import { applyRecipe, recipeHints } from "./apply_recipe.ts";
 import { Forward, type Weights } from "./forward.ts";
 import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
-import { KvCache, PagePool } from "./kv_cache.ts";
+import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES } from "./matrix.ts";
 import { Session } from "./session.ts";
 import { stagingBytes } from "./plan.ts";
@@ -44,6 +44,8 @@ export interface LoadOptions {
   readonly kernels?: KernelChoice | "reference" | WebAssembly.Module | Uint8Array;
   /** How projections are kept in memory; `auto` (default) stays closest to the file. */
   readonly dtype?: Dtype | "auto";
+  /** How keys and values are kept: `bf16` takes half the memory of `f32` (default) and rounds them to 8 bits. */
+  readonly kv?: KvType;
   /** Most positions of a session; default and limit: the model's own context. */
   readonly contextLength?: number;
   /** Called as bytes come: from the network or from the file. */
@@ -108,20 +110,20 @@ export class Engine {
   #busy = false;
   #lastTurn = 0;
   #parts: EngineParts | null;
-  #scoresLength = 0;
   #logitsBlock: { at: number; rows: number } | null = null;
 
   constructor(
     parts: Pick<EngineParts, "kernels" | "arena" | "workspace" | "weights">,
     contextLength: number,
     keepDense: number,
+    kv: KvType,
   ) {
     const { kernels, arena, workspace, weights } = parts;
     this.config = weights.config;
     this.#parts = {
       ...parts,
       forward: new Forward(kernels, workspace, weights),
-      pool: new PagePool(arena, weights.config),
+      pool: new PagePool(arena, weights.config, kv),
     };
     this.contextLength = contextLength;
     this.keepDense = keepDense;
@@ -159,17 +161,6 @@ export class Engine {
 
   newCache(): KvCache {
     return new KvCache(this.#open.pool, this.#open.arena);
-  }
-
-  /** Makes room for positions 0 to n - 1 in a cache and in what attention needs. */
-  reserve(cache: KvCache, n: number): void {
-    cache.reserve(n);
-    if (n > this.#scoresLength) {
-      // nothing is noted before memory has been had
-      const length = Math.max(256, 2 ** Math.ceil(Math.log2(n)));
-      this.forward.scores = this.#open.arena.allocate(4 * padTo(length, 64));
-      this.#scoresLength = length;
-    }
   }
 
   /** Room for the logits of several tokens: made when first asked for. */
@@ -305,13 +296,14 @@ export class Model {
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
     const began = performance.now();
-    const { threads = 1, dtype = "auto", signal, onProgress } = options;
+    const { threads = 1, dtype = "auto", kv = "f32", signal, onProgress } = options;
     if (!Number.isInteger(threads) || threads < 1) {
       throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
     }
     if (dtype !== "auto" && !DTYPES.includes(dtype)) {
       throw new RangeError(`dtype: ${dtype} found, auto, ${DTYPES.join(", ")} wanted`);
     }
+    if (!KV_TYPES.includes(kv)) throw new RangeError(`kv: ${kv} found, ${KV_TYPES.join(" or ")} wanted`);
     const platform = await detectPlatform();
     const files = await openSource(source, platform, options);
     const description = await openModel(files);
@@ -340,7 +332,12 @@ export class Model {
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
     const recipeBytes = recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones);
-    const engine = new Engine({ kernels, arena, workspace, weights }, limit, recipe?.recipe.keepDense ?? 0);
+    const engine = new Engine(
+      { kernels, arena, workspace, weights },
+      limit,
+      recipe?.recipe.keepDense ?? 0,
+      kv,
+    );
     return new Model({
       description,
       engine,

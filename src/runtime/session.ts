@@ -195,7 +195,7 @@ export class Session {
     const before = this.length;
     this.#check([id]);
     const { forward } = this.#engine;
-    this.#engine.reserve(this.#cache, before + 1);
+    this.#cache.reserve(before + 1);
     forward.count = this.count;
     yield* forward.run([id], before, this.#cache, {
       ...options,
@@ -225,7 +225,7 @@ export class Session {
     if (ids.length === 0) throw new RangeError("no tokens to run: a prompt needs at least one");
     this.#check(ids);
     const engine = this.#engine, start = this.length, total = ids.length;
-    engine.reserve(this.#cache, start + total);
+    this.#cache.reserve(start + total);
     engine.forward.count = this.count;
     const sparseFrom = sparseStart(options.prefill ?? "dense", start, total, engine.keepDense);
     for (let first = 0; first < total; first += MAX_TOKENS) {

@@ -1,5 +1,12 @@
 /** Buffers of one forward pass, shared by all sessions of a model: a pass runs to its end before another begins. */
-import { GROUP, type Kernels, LIST_SPAN, padTo, QUAD_RECORD } from "../kernels/kernels.ts";
+import {
+  attentionScratchBytes,
+  GROUP,
+  type Kernels,
+  LIST_SPAN,
+  padTo,
+  QUAD_RECORD,
+} from "../kernels/kernels.ts";
 import type { LlamaConfig } from "../model/config.ts";
 
 /** Tokens that prefill takes through the model together: large enough to pay for unpacking weights, small enough for L2. */
@@ -39,6 +46,8 @@ export class Workspace {
   readonly active: number;
   /** [MAX_TOKENS, widest]: x - active. */
   readonly rest: number;
+  /** Scratch of attention, for one key head. */
+  readonly attention: number;
   /** [MAX_TOKENS, nPairs, 2]: cos and sin of each position. */
   readonly cosSin: number;
   /** [vocabSize padded]. */
@@ -108,6 +117,9 @@ export class Workspace {
     this.output = rows(hidden);
     this.active = rows(widest);
     this.rest = rows(widest);
+    this.attention = take(
+      attentionScratchBytes(MAX_TOKENS, numAttentionHeads / numKeyValueHeads, headDim),
+    );
     this.cosSin = take(4 * MAX_TOKENS * config.ropeDim);
     this.logits = take(4 * padTo(config.vocabSize, 64));
     const vector = (): number => take(4 * (widest + 32));

@@ -1,46 +1,47 @@
+import { attentionScratchBytes, kvTile } from "../../src/kernels/kernels.ts";
 import { assertSameBits, assertWithin, type Bench, kernelTest, Random } from "../support/kernels.ts";
 
 interface Case {
-  nPositions: number;
-  nHeads: number;
+  /** The first query's position, and how many there are. */
+  position: number;
+  nTokens: number;
+  group: number;
   nKvHeads: number;
   headDim: number;
   /** Standard deviation of q: 1 mixes positions, 60 makes one of them win by more than e^88. */
   spread: number;
+  type: "f32" | "bf16";
 }
 
-/** Plain softmax attention in float64, and what a float32 one may be off. */
-function plainAttention(q: Float32Array, k: Float32Array, v: Float32Array, at: Case) {
-  const { nPositions, nHeads, nKvHeads, headDim } = at;
-  const out = new Float64Array(nHeads * headDim);
-  const bound = new Float64Array(nHeads * headDim);
-  for (let head = 0; head < nHeads; ++head) {
-    const kvHead = Math.floor(head * nKvHeads / nHeads);
-    const row = (p: number) => (p * nKvHeads + kvHead) * headDim;
-    let scoreError = 0;
-    const scores = Array.from({ length: nPositions }, (_, p) => {
-      let dot = 0;
-      let magnitude = 0;
-      for (let d = 0; d < headDim; ++d) {
-        const term = q[head * headDim + d]! * k[row(p) + d]!;
-        dot += term;
-        magnitude += Math.abs(term);
-      }
-      scoreError = Math.max(scoreError, sumOf(headDim + 3, magnitude) / Math.sqrt(headDim));
-      return dot / Math.sqrt(headDim);
-    });
-    const largest = Math.max(...scores);
-    const weights = scores.map((score) => Math.exp(score - largest));
-    const total = weights.reduce((a, b) => a + b, 0);
-    for (let d = 0; d < headDim; ++d) {
-      let magnitude = 0;
-      for (let p = 0; p < nPositions; ++p) {
-        out[head * headDim + d]! += weights[p]! / total * v[row(p) + d]!;
-        magnitude += weights[p]! / total * Math.abs(v[row(p) + d]!);
-      }
-      // scores err by scoreError in the exponent, above and below the line; exp by 2 ulps, the two sums by n
-      bound[head * headDim + d] = (4 * scoreError + (2 * nPositions + 16) * 2 ** -23) * magnitude + 1e-30;
+/** Plain softmax attention of one query in float64, and what a float32 one may be off. */
+function plainAttention(
+  q: Float32Array,
+  k: (p: number, i: number) => number,
+  v: (p: number, i: number) => number,
+  nPositions: number,
+): { out: Float64Array; bound: Float64Array } {
+  const headDim = q.length, out = new Float64Array(headDim), bound = new Float64Array(headDim);
+  let scoreError = 0;
+  const scores = Array.from({ length: nPositions }, (_, p) => {
+    let dot = 0, magnitude = 0;
+    for (let i = 0; i < headDim; ++i) {
+      const term = q[i]! * k(p, i);
+      dot += term;
+      magnitude += Math.abs(term);
     }
+    scoreError = Math.max(scoreError, sumOf(headDim + 3, magnitude) / Math.sqrt(headDim));
+    return dot / Math.sqrt(headDim);
+  });
+  const largest = Math.max(...scores), weights = scores.map((score) => Math.exp(score - largest));
+  const total = weights.reduce((a, b) => a + b, 0);
+  for (let i = 0; i < headDim; ++i) {
+    let magnitude = 0;
+    for (let p = 0; p < nPositions; ++p) {
+      out[i]! += weights[p]! / total * v(p, i);
+      magnitude += weights[p]! / total * Math.abs(v(p, i));
+    }
+    // scores err by scoreError in the exponent, above and below the line; exp by 2 ulps, the two sums by n
+    bound[i] = (4 * scoreError + (2 * nPositions + 24) * 2 ** -23) * magnitude + 1e-30;
   }
   return { out, bound };
 }
@@ -49,92 +50,198 @@ function sumOf(n: number, magnitude: number): number {
   return (n + 1) * 2 ** -23 * magnitude;
 }
 
-function runAttention(bench: Bench, random: Random, at: Case): void {
-  const { nPositions, nHeads, nKvHeads, headDim } = at;
-  const what = JSON.stringify(at);
-  const { kernels } = bench;
-  const kv = nKvHeads * headDim;
-  const k = random.weights(nPositions * kv);
-  const v = random.activations(nPositions * kv);
-  const qs = random.weights(nHeads * headDim, at.spread);
+const words = new DataView(new ArrayBuffer(4));
+/** Rounded to bf16, to nearest even. */
+function bf16(value: number): number {
+  words.setFloat32(0, value);
+  const bits = words.getUint32(0);
+  words.setUint32(0, ((bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000) >>> 0);
+  return words.getFloat32(0);
+}
 
+interface Cache {
+  readonly table: number;
+  readonly offset: number;
+  readonly tileBytes: number;
+}
+
+/** Pages that hold k and v f32[n, kv] from position 0, stored `step` tokens at a time. */
+function fill(bench: Bench, at: Case, k: Float32Array, v: Float32Array, step: number): Cache {
+  const { nKvHeads, headDim, type } = at, { kernels } = bench, kv = nKvHeads * headDim, n = k.length / kv;
+  const tileBytes = (type === "f32" ? 4 : 2) * kvTile(headDim).length, layerBytes = nKvHeads * tileBytes;
   // three layers a page, the second one used; pages lie in memory in reverse; what is not stored stays NaN
-  const part = 64 * kv * 4;
-  const nPages = Math.ceil(nPositions / 64);
-  const pages = Array.from({ length: nPages }, () => bench.buffer("f32", 6 * part / 4)).reverse();
-  const table = bench.buffer("u32", pages.map((page) => page.at));
-  const [kOffset, vOffset] = [2 * part, 3 * part];
-  const kRow = bench.buffer("f32", kv);
-  const vRow = bench.buffer("f32", kv);
-  for (let p = 0; p < nPositions; ++p) {
-    kRow.values.set(k.subarray(p * kv, (p + 1) * kv));
-    vRow.values.set(v.subarray(p * kv, (p + 1) * kv));
-    const page = pages[p >> 6]!.at;
-    kernels.storeKvF32(page + kOffset, page + vOffset, kRow.at, vRow.at, nKvHeads, headDim, p % 64);
+  const pages = Array.from({ length: Math.ceil(n / 64) }, () => bench.buffer("u8", 3 * layerBytes)).reverse();
+  const table = bench.buffer("u32", pages.map((page) => page.at)).at;
+  const ks = bench.buffer("f32", k), vs = bench.buffer("f32", v);
+  const store = type === "f32" ? kernels.storeKvF32 : kernels.storeKvBf16;
+  for (let t = 0; t < n; t += step) {
+    const count = Math.min(step, n - t), from = 4 * t * kv;
+    store(table, layerBytes, ks.at + from, vs.at + from, count, kv, t, nKvHeads, headDim);
   }
-  const q = bench.buffer("f32", qs);
-  const out = bench.buffer("f32", nHeads * headDim);
-  const scores = bench.buffer("f32", nPages * 64);
-  kernels.attentionPagedF32(
-    out.at,
-    q.at,
-    table.at,
-    kOffset,
-    vOffset,
-    scores.at,
-    nPositions,
-    nHeads,
-    nKvHeads,
-    headDim,
-  );
-  const expected = plainAttention(qs, k, v, at);
-  assertWithin(out.values, expected.out, expected.bound, what);
-  assertSameBits(q.values, qs, `${what}: q`);
+  return { table, offset: layerBytes, tileBytes };
+}
+
+function runAttention(bench: Bench, random: Random, at: Case): void {
+  const { position, nTokens, group, nKvHeads, headDim, type } = at, what = JSON.stringify(at);
+  const { kernels } = bench, n = position + nTokens, kv = nKvHeads * headDim, row = group * kv;
+  const k = random.weights(n * kv),
+    v = random.activations(n * kv),
+    qs = random.weights(nTokens * row, at.spread);
+  const cache = fill(bench, at, k, v, 5);
+  // rows of q and of the results have strides of their own
+  const q = bench.buffer("f32", new Float32Array(nTokens * (row + 4)));
+  for (let t = 0; t < nTokens; ++t) q.values.set(qs.subarray(t * row, (t + 1) * row), t * (row + 4));
+  const out = bench.buffer("f32", nTokens * (row + 8));
+  const scratch = bench.buffer("u8", attentionScratchBytes(nTokens, group, headDim));
+  const attend = type === "f32" ? kernels.attentionF32 : kernels.attentionBf16;
+  for (let head = 0; head < nKvHeads; ++head) {
+    const first = 4 * head * group * headDim, offset = cache.offset + head * cache.tileBytes;
+    attend(
+      out.at + first,
+      q.at + first,
+      cache.table,
+      offset,
+      scratch.at,
+      position,
+      nTokens,
+      row + 8,
+      row + 4,
+      group,
+      headDim,
+    );
+  }
+  const kept = type === "f32" ? (x: number): number => x : bf16;
+  for (let t = 0; t < nTokens; ++t) {
+    for (let head = 0; head < group * nKvHeads; ++head) {
+      const first = Math.floor(head / group) * headDim;
+      const { out: wanted, bound } = plainAttention(
+        qs.subarray(t * row + head * headDim, t * row + (head + 1) * headDim),
+        (p, i) => kept(k[p * kv + first + i]!),
+        (p, i) => kept(v[p * kv + first + i]!),
+        position + t + 1,
+      );
+      const from = t * (row + 8) + head * headDim;
+      assertWithin(
+        out.values.subarray(from, from + headDim),
+        wanted,
+        bound,
+        `${what}, token ${t}, head ${head}`,
+      );
+    }
+  }
   bench.reset(what);
 }
 
-kernelTest("attentionPagedF32: is softmax(q k^T / sqrt(d)) v across page boundaries", (bench) => {
-  const random = new Random(21);
-  for (const nPositions of [1, 2, 3, 4, 5, 15, 17, 63, 64, 65, 67, 127, 128, 129]) {
-    runAttention(bench, random, { nPositions, nHeads: 3, nKvHeads: 1, headDim: 16, spread: 1 });
-  }
-});
+const ONE: Case = { position: 0, nTokens: 1, group: 3, nKvHeads: 1, headDim: 16, spread: 1, type: "f32" };
 
-kernelTest("attentionPagedF32: head sizes and groups of 1, 3 and 4 query heads", (bench) => {
-  const random = new Random(22);
-  for (const headDim of [4, 8, 12, 16, 20, 64, 72, 128]) {
-    for (const [nHeads, nKvHeads] of [[1, 1], [2, 2], [9, 3], [4, 1], [8, 2]] as const) {
-      runAttention(bench, random, { nPositions: 67, nHeads, nKvHeads, headDim, spread: 1 });
+kernelTest("attentionF32, attentionBf16: one query is softmax(q k^T / sqrt(d)) v across pages", (bench) => {
+  const random = new Random(21);
+  for (const nPositions of [1, 2, 3, 7, 8, 9, 15, 17, 63, 64, 65, 72, 127, 128, 129]) {
+    for (const type of ["f32", "bf16"] as const) {
+      runAttention(bench, random, { ...ONE, position: nPositions - 1, type });
     }
   }
 });
 
-kernelTest("attentionPagedF32: scores hundreds apart neither overflow nor leak", (bench) => {
-  const random = new Random(23);
-  for (const nPositions of [1, 5, 66]) {
-    runAttention(bench, random, { nPositions, nHeads: 3, nKvHeads: 3, headDim: 64, spread: 60 });
+kernelTest("attentionF32, attentionBf16: head sizes, and groups of 1 to 8 query heads", (bench) => {
+  const random = new Random(22);
+  for (const headDim of [4, 8, 12, 16, 20, 64, 72, 128]) {
+    for (const [group, nKvHeads] of [[1, 1], [1, 2], [3, 2], [4, 1], [5, 1], [8, 1]] as const) {
+      const type = headDim % 3 === 0 ? "bf16" : "f32";
+      runAttention(bench, random, { ...ONE, position: 66, group, nKvHeads, headDim, type });
+    }
   }
 });
 
-kernelTest("storeKvF32: writes one slot of each head and nothing beside it", (bench) => {
-  const random = new Random(24);
-  const [nKvHeads, headDim] = [3, 8];
-  for (const slot of [0, 1, 63]) {
-    const k = random.weights(nKvHeads * headDim);
-    const v = random.weights(nKvHeads * headDim);
-    const kPage = bench.buffer("f32", new Float32Array(nKvHeads * 64 * headDim).fill(5));
-    const vPage = bench.buffer("f32", new Float32Array(nKvHeads * 64 * headDim).fill(6));
-    const [ks, vs] = [bench.buffer("f32", k), bench.buffer("f32", v)];
-    bench.kernels.storeKvF32(kPage.at, vPage.at, ks.at, vs.at, nKvHeads, headDim, slot);
-    const expected = (row: Float32Array, old: number) => {
-      const page = new Float32Array(nKvHeads * 64 * headDim).fill(old);
-      for (let head = 0; head < nKvHeads; ++head) {
-        page.set(row.subarray(head * headDim, (head + 1) * headDim), (head * 64 + slot) * headDim);
+kernelTest(
+  "attentionF32, attentionBf16: many queries each see what is before them and themselves",
+  (bench) => {
+    const random = new Random(25);
+    for (
+      const [position, nTokens] of [[0, 2], [0, 5], [0, 64], [0, 65], [3, 4], [61, 7], [64, 3], [
+        130,
+        9,
+      ]] as const
+    ) {
+      for (const group of [1, 3, 4]) {
+        for (const type of ["f32", "bf16"] as const) {
+          runAttention(bench, random, { ...ONE, position, nTokens, group, nKvHeads: 2, headDim: 12, type });
+        }
       }
-      return page;
+    }
+  },
+);
+
+kernelTest("attentionF32: scores hundreds apart neither overflow nor leak", (bench) => {
+  const random = new Random(23);
+  for (const position of [0, 4, 65, 200]) {
+    runAttention(bench, random, {
+      ...ONE,
+      position,
+      nTokens: 3,
+      nKvHeads: 3,
+      group: 1,
+      headDim: 64,
+      spread: 60,
+    });
+  }
+});
+
+kernelTest(
+  "attentionF32: a query's result does not depend on the others of its call, bit for bit",
+  (bench) => {
+    const random = new Random(26), at = { ...ONE, headDim: 64 }, { kernels } = bench;
+    const n = 140, group = 3, row = group * 64, k = random.weights(n * 64), v = random.activations(n * 64);
+    const cache = fill(bench, at, k, v, n), q = bench.buffer("f32", random.weights(n * row));
+    const scratch = bench.buffer("u8", attentionScratchBytes(n, group, 64));
+    const run = (first: number, count: number): Float32Array => {
+      const out = bench.buffer("f32", count * row), from = q.at + 4 * row * first;
+      kernels.attentionF32(
+        out.at,
+        from,
+        cache.table,
+        cache.offset,
+        scratch.at,
+        first,
+        count,
+        row,
+        row,
+        group,
+        64,
+      );
+      return out.values.slice();
     };
-    assertSameBits(kPage.values, expected(k, 5), `k, slot ${slot}`);
-    assertSameBits(vPage.values, expected(v, 6), `v, slot ${slot}`);
+    const whole = run(0, n);
+    for (const [first, count] of [[0, 1], [0, 63], [50, 31], [63, 2], [139, 1]] as const) {
+      assertSameBits(
+        run(first, count),
+        whole.subarray(first * row, (first + count) * row),
+        `${first}, ${count}`,
+      );
+    }
     bench.reset();
+  },
+);
+
+kernelTest("storeKvF32, storeKvBf16: write the slots of their positions and nothing beside them", (bench) => {
+  const random = new Random(24), nKvHeads = 2, headDim = 12, kv = nKvHeads * headDim;
+  for (const type of ["f32", "bf16"] as const) {
+    const tile = kvTile(headDim).length,
+      store = type === "f32" ? bench.kernels.storeKvF32 : bench.kernels.storeKvBf16;
+    const pages = [0, 1].map(() =>
+      bench.buffer(type === "f32" ? "u32" : "u16", new Uint32Array(nKvHeads * tile).fill(7))
+    );
+    const table = bench.buffer("u32", pages.map(({ at }) => at));
+    const k = bench.buffer("f32", random.weights(5 * kv)), v = bench.buffer("f32", random.weights(5 * kv));
+    store(table.at, 0, k.at, v.at, 5, kv, 62, nKvHeads, headDim);
+    // positions 62 and 63 on the first page, 0, 1, 2 on the second; v is padded to 16 numbers with zeros
+    for (const [i, slots] of [2, 3].entries()) {
+      const written = Array.from(pages[i]!.values).filter((word) => word !== 7).length;
+      const wanted = slots * nKvHeads * (headDim + 16);
+      if (written !== wanted) {
+        throw new Error(`${type}: ${written} numbers written on page ${i}, ${wanted} wanted`);
+      }
+    }
+    bench.reset(type);
   }
 });

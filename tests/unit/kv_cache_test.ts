@@ -10,7 +10,7 @@ const PAGE = 2 * 2 * 2 * 16 * 64 * 4;
 
 function pool(maximum: number = 100): { arena: Arena; pages: PagePool } {
   const arena = new Arena(new WebAssembly.Memory({ initial: 1, maximum }), 1024);
-  return { arena, pages: new PagePool(arena, CONFIG) };
+  return { arena, pages: new PagePool(arena, CONFIG, "f32") };
 }
 
 function tableOf(cache: KvCache, arena: Arena, pages: number): number[] {
@@ -23,14 +23,17 @@ test("KvCache: grows by whole pages, and its table names them in order", () => {
     cache.reserve(positions);
     assert.equal(pages.bytes, wanted * PAGE, `${positions} positions`);
   }
-  const table = tableOf(cache, arena, 3);
-  assert.equal(new Set(table).size, 3);
-  assert.deepEqual([0, 63, 64, 128].map((position) => cache.page(position)), [
-    table[0],
-    table[0],
-    table[1],
-    table[2],
-  ]);
+  assert.equal(new Set(tableOf(cache, arena, 3)).size, 3);
+});
+
+test("PagePool: bf16 takes half, and tiles of heads and layers lie side by side", () => {
+  const { arena } = pool(), half = new PagePool(arena, CONFIG, "bf16");
+  assert.equal(half.pageBytes, PAGE / 2);
+  const tiles = [[0, 0], [0, 1], [1, 0], [1, 1]].map(([layer, head]) => half.tile(layer!, head!));
+  assert.deepEqual(tiles, [0, 1, 2, 3].map((i) => i * PAGE / 8));
+  // 8,192 positions of SmolLM2 within 190 MB
+  const smollm2 = { numHiddenLayers: 30, numKeyValueHeads: 3, headDim: 64 } as LlamaConfig;
+  assert.ok(8192 / 64 * new PagePool(arena, smollm2, "bf16").pageBytes <= 190e6);
 });
 
 test("KvCache: a table that grows keeps its pages", () => {
@@ -76,21 +79,21 @@ test("KvCache.close: twice gives nothing away twice", () => {
   a.reserve(1);
   b.reserve(1);
   assert.notEqual(a.table, b.table);
-  assert.notEqual(a.page(0), b.page(0));
+  assert.notEqual(tableOf(a, arena, 1)[0], tableOf(b, arena, 1)[0]);
 });
 
 test("KvCache.reserve: where memory ends it throws, and what was there stays", () => {
   // 32 pages of WebAssembly are room for 63 of ours, but not for the 64th or for a table of 2^20
   const { arena, pages } = pool(32), cache = new KvCache(pages, arena);
   cache.reserve(1);
-  const table = cache.table, page = cache.page(0);
+  const table = cache.table, page = tableOf(cache, arena, 1)[0];
   assert.throws(() => cache.reserve(64 * 2 ** 20), RangeError);
   assert.equal(cache.table, table);
   assert.deepEqual(tableOf(cache, arena, 1), [page]);
   // the table that did not fit is not taken for one that is there
   assert.throws(() => cache.reserve(64 * 2 ** 20), RangeError);
   assert.throws(() => cache.reserve(64 * 80), RangeError);
-  assert.equal(cache.page(0), page);
+  assert.equal(tableOf(cache, arena, 1)[0], page);
   assert.equal(tableOf(cache, arena, 1)[0], page);
   assert.equal(new Set(tableOf(cache, arena, 60)).size, 60);
 });

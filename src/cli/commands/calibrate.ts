@@ -9,7 +9,7 @@ import { addEngineOptions, addModelOption, decimal, integer, type RunOptions } f
 import { type CliContext, formatBytes, formatTable } from "../output.ts";
 
 interface CalibrateCommandOptions
-  extends Pick<RunOptions, "model" | "threads" | "kernels" | "dtype" | "seed"> {
+  extends Pick<RunOptions, "model" | "threads" | "kernels" | "dtype" | "kv" | "seed"> {
   readonly data?: string;
   readonly tokens?: number;
   readonly sparsity?: number;
