@@ -36,29 +36,60 @@ function sameScale(a: Float32Array | null, b: Float32Array | null): boolean {
  * @returns bytes that scales and factors took
  */
 export function applyRecipe(weights: Weights, loaded: LoadedRecipe, arena: Arena, ones: number): number {
-  const before = arena.used;
-  const place = (values: Float32Array, length: number): number => {
-    const at = arena.allocate(4 * length);
-    new Float32Array(arena.memory.buffer, at, values.length).set(values);
-    return at;
-  };
+  const before = arena.used, { memory } = arena;
   const rules = new Map(loaded.recipe.projections.map((p) => [p.path, p]));
   for (const [l, { sites }] of weights.layers.entries()) {
     for (const { matrix, parts } of sites.flat()) {
-      const scale = loaded.scale(projectionPath(l, parts[0]!.name));
-      const scaleAt = scale === null ? ones : place(scale, padTo(matrix.nIn, 64));
-      for (const p of parts) {
-        const path = projectionPath(l, p.name), recipe = rules.get(path)!, factors = loaded.factors(path);
-        p.rule = {
-          mode: recipe.mode,
-          threshold: recipe.threshold,
-          scale: scaleAt,
-          rank: recipe.rank,
-          u: factors === null ? 0 : place(factors.u, factors.u.length),
-          v: factors === null ? 0 : place(factors.v, factors.v.length),
-        };
+      const paths = parts.map(({ name }) => projectionPath(l, name));
+      const scale = loaded.scale(paths[0]!);
+      let scaleAt = ones;
+      if (scale !== null) {
+        scaleAt = arena.allocate(4 * padTo(matrix.nIn, 64));
+        new Float32Array(memory.buffer, scaleAt, scale.length).set(scale);
+      }
+      const ranks = paths.map((path) => loaded.factors(path) === null ? 0 : rules.get(path)!.rank);
+      const kind = matrix.layout === "channels-f32" ? "f32" : "bf16", bytes = kind === "f32" ? 4 : 2;
+      const first = arena.allocate(bytes * matrix.nIn * ranks.reduce((sum, rank) => sum + rank));
+      let v = first;
+      for (const [i, p] of parts.entries()) {
+        const factors = loaded.factors(paths[i]!), { mode, threshold, rank } = rules.get(paths[i]!)!;
+        let u = 0;
+        if (factors !== null) {
+          u = arena.allocate(bytes * rank * padTo(p.nOut, 8));
+          if (kind === "f32") {
+            new Float32Array(memory.buffer, u, factors.u.length).set(factors.u);
+            new Float32Array(memory.buffer, v, factors.v.length).set(factors.v);
+          } else {
+            writeChannelsBf16(
+              new Uint16Array(memory.buffer, u, rank * padTo(p.nOut, 8)),
+              factors.u,
+              rank,
+              p.nOut,
+            );
+            new Uint16Array(memory.buffer, v, factors.v.length).set(roundBf16(factors.v));
+          }
+        }
+        p.rule = { mode, threshold, scale: scaleAt, rank, factors: kind, u, v };
+        v += bytes * matrix.nIn * ranks[i]!;
       }
     }
   }
   return arena.used - before;
+}
+
+/** Bits of each value in bf16, to nearest even. */
+function roundBf16(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return Uint16Array.from(bits, (b) => (b + 0x7fff + ((b >>> 16) & 1)) >>> 16);
+}
+
+/** Layout channels bf16 from f32[nIn, nOut]. */
+function writeChannelsBf16(w: Uint16Array, src: Float32Array, nIn: number, nOut: number): void {
+  const rounded = roundBf16(src), stride = padTo(nOut, 8);
+  for (let c = 0; c < nIn; c++) {
+    for (let o = 0; o < nOut; o++) {
+      const within = o % 8;
+      w[c * stride + o - within + 2 * (within % 4) + (within >> 2)] = rounded[c * nOut + o]!;
+    }
+  }
 }

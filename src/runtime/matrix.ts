@@ -112,6 +112,26 @@ function chunkSize(nOutPadded: number): number {
 /** Above so many outputs y falls out of L1 (32 KB and more) from one column to the next, and several columns at a time are faster. */
 const MAX_OUTPUTS_IN_ORDER = 6144;
 
+/** y f32[nOut padded] += W x over all channels of a channel-major float matrix. */
+export function addAllChannels(
+  k: Kernels,
+  s: Workspace,
+  layout: "channels-f32" | "channels-bf16",
+  y: number,
+  w: number,
+  x: number,
+  nIn: number,
+  nOut: number,
+): void {
+  const isF32 = layout === "channels-f32";
+  if (nOut <= MAX_OUTPUTS_IN_ORDER) {
+    (isF32 ? k.gemvAllChannelsF32 : k.gemvAllChannelsBf16)(y, w, x, nIn, nOut);
+  } else {
+    const [, stride] = paddedSizes(layout, nIn, nOut);
+    (isF32 ? k.gemvChannelsF32 : k.gemvChannelsBf16)(y, w, s.iota, x, nIn, nOut, stride);
+  }
+}
+
 /**
  * y = W x for one token, reading all channels whose scale * |x| passes the threshold (-1: all of them).
  *
@@ -132,15 +152,14 @@ export function multiplyVector(
   switch (m.layout) {
     case "channels-f32":
     case "channels-bf16": {
-      const isF32 = m.layout === "channels-f32", { nIn, nOut } = m;
       k.fillZeroF32(y, m.nOutPadded);
-      if (threshold < 0 && nOut <= MAX_OUTPUTS_IN_ORDER) {
-        (isF32 ? k.gemvAllChannelsF32 : k.gemvAllChannelsBf16)(y, m.w, x, nIn, nOut);
-        return nIn;
+      if (threshold < 0) {
+        addAllChannels(k, s, m.layout, y, m.w, x, m.nIn, m.nOut);
+        return m.nIn;
       }
-      const active = threshold < 0 ? nIn : s.select("list", x, scale, threshold, nIn);
-      const [index, value] = threshold < 0 ? [s.iota, x] : [s.index, s.value];
-      (isF32 ? k.gemvChannelsF32 : k.gemvChannelsBf16)(y, m.w, index, value, active, nOut, m.nOutPadded);
+      const active = s.select("list", x, scale, threshold, m.nIn);
+      const product = m.layout === "channels-f32" ? k.gemvChannelsF32 : k.gemvChannelsBf16;
+      product(y, m.w, s.index, s.value, active, m.nOut, m.nOutPadded);
       return active;
     }
     case "channels-i8": {

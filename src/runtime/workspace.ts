@@ -73,7 +73,7 @@ export class Workspace {
   readonly groupScratch: number;
   /** Records of quantizeQuadI4. */
   readonly quadRecords: number;
-  /** [rank padded]: z = V^T x. */
+  /** [ranks of all projections of a linear]: z = V^T x; each rank is at most its projection's outputs. */
   readonly z: number;
   /** u8[widest / 8]: a mask that a test gave. */
   readonly mask: number;
@@ -137,7 +137,7 @@ export class Workspace {
     this.groupSum = vector();
     this.groupScratch = take(Math.max(256, widest / GROUP * 2));
     this.quadRecords = take((widest / 64) * QUAD_RECORD);
-    this.z = vector();
+    this.z = outputs();
     this.mask = take(widest / 8);
     this.packed = rows(widest);
     this.tokenScale = take(4 * MAX_TOKENS * (widest / GROUP));

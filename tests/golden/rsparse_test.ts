@@ -127,6 +127,7 @@ test("layers: thresholds, masks and outputs of three layers under six recipes", 
         threshold: mode.threshold ?? -1,
         scale: mode.rho > 0 && mode.rho < 1 ? scaleAt : workspace.ones,
         rank: mode.rank,
+        factors: "f32",
         u: factors === null ? 0 : place(factors.u),
         v: factors === null ? 0 : place(factors.v),
       };

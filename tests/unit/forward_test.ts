@@ -58,7 +58,15 @@ async function bench(): Promise<{
     };
     if (layout === "channels-f32") kernels.packChannelsF32(matrix.w, src, 0, N_OUT, N_IN, N_OUT);
     else kernels.packPairsI8(matrix.w, rowScale, src, 0, N_OUT, N_IN, plan.nInPadded);
-    const rule = { mode: "sparse", threshold: 1, scale: workspace.ones, rank: 0, u: 0, v: 0 } as const;
+    const rule = {
+      mode: "sparse",
+      threshold: 1,
+      scale: workspace.ones,
+      rank: 0,
+      factors: "f32",
+      u: 0,
+      v: 0,
+    } as const;
     return { matrix, at: 0, parts: [{ name: "qProj", layer: 0, nOut: N_OUT, offset: 0, bias: 0, rule }] };
   };
   const setInput = (x: Float32Array): void => {
