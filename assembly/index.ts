@@ -12,3 +12,4 @@ export * from "./gemm_i16";
 export * from "./pack";
 export * from "./dequantize";
 export * from "./svd";
+export * from "./team";

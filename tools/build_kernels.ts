@@ -1,10 +1,12 @@
 /**
- * Builds the kernels: `assembly/index.ts` (`assembly/relaxed.ts`) → `build/kernels.{baseline,relaxed,debug}.wasm`, and for the first
- * two a module that exports the bytes in base64, so that no runtime has to read a file to get them.
+ * Builds the kernels: `assembly/index.ts` (`assembly/relaxed.ts`) → `build/kernels.{baseline,relaxed,debug}.wasm`; for the first two also
+ * `kernels.*.shared.wasm`, which import shared memory, and a module that exports the plain bytes in base64, so that no runtime has to read a
+ * file to get either.
  */
 import { Buffer } from "node:buffer";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import asc from "assemblyscript/asc";
+import { withSharedMemory } from "../src/kernels/probe.ts";
 
 const ROOT = new URL("..", import.meta.url);
 const COMMON = [
@@ -52,6 +54,7 @@ export async function buildKernels(): Promise<void> {
     }
     await writeFile(new URL(`kernels.${name}.wasm`, out), bytes);
     if (name !== "debug") {
+      await writeFile(new URL(`kernels.${name}.shared.wasm`, out), withSharedMemory(new Uint8Array(bytes)));
       const base64 = Buffer.from(bytes).toString("base64");
       await writeFile(
         new URL(`kernels_${name}.js`, out),

@@ -30,4 +30,37 @@ export const platform: Platform = {
   rssBytes: () => null,
   uptimeMs: () => performance.now(),
   tryLock: (path) => noFiles(`lock ${path}`),
+  cores: () => globalThis.navigator?.hardwareConcurrency ?? 1,
+  ...(typeof Worker === "function" ? { startWorker } : {}),
 };
+
+function startWorker(
+  code: string,
+  data: unknown,
+  events: { message(message: unknown): void; end(reason: string): void },
+): { terminate(): Promise<void> } {
+  // a Blob's URL: the code is of no file that a bundler would know of
+  const url = URL.createObjectURL(
+    new Blob(
+      [`onmessage = ({ data }) => { (${code})(data, (message) => postMessage(message)); close(); };`],
+      {
+        type: "text/javascript",
+      },
+    ),
+  );
+  const worker = new Worker(url);
+  worker.onmessage = ({ data }) => events.message(data);
+  worker.onerror = (event) => {
+    event.preventDefault();
+    URL.revokeObjectURL(url);
+    events.end(event.message || "the page's content security policy may forbid workers from blob: URLs");
+  };
+  worker.postMessage(data);
+  return {
+    terminate() {
+      worker.terminate();
+      URL.revokeObjectURL(url);
+      return Promise.resolve();
+    },
+  };
+}

@@ -35,6 +35,17 @@ export interface Platform {
    * The lock of a process that died counts no longer after some seconds.
    */
   tryLock(path: string): Promise<{ release(): Promise<void> } | null>;
+  /** Cores that this process may use. */
+  cores(): number;
+  /**
+   * Starts a worker that runs `code`, the source of a function of `data` and of what sends a message. It does not keep the process alive.
+   * `end` is called once when it ends, with the reason, where the runtime can tell. Absent where there are no workers.
+   */
+  startWorker?(
+    code: string,
+    data: unknown,
+    events: { message(message: unknown): void; end(reason: string): void },
+  ): { terminate(): Promise<void> };
   /** Runs a program to its end; absent where there are no processes. Rejects if it can't be started. */
   run?(
     command: string,

@@ -3,9 +3,10 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { openAsBlob } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
-import { homedir } from "node:os";
+import { availableParallelism, homedir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { Worker } from "node:worker_threads";
 import type { Platform } from "./platform.ts";
 
 /** Bytes read at a time for hashing: larger ones were no faster (98 MB in 0.1 s on Deno). */
@@ -61,6 +62,8 @@ export function serverPlatform(runtime: string): Platform {
     rssBytes: () => process.memoryUsage.rss(),
     uptimeMs: () => process.uptime() * 1000,
     tryLock,
+    cores: () => availableParallelism(),
+    startWorker,
     run,
   };
 }
@@ -118,6 +121,29 @@ async function tryLock(path: string): Promise<{ release(): Promise<void> } | nul
     }
   }
   return null;
+}
+
+/**
+ * Node's workers, in Deno and Bun too: Deno's own cannot be made not to keep the process alive, and one that sleeps in `Atomics.wait` when it is
+ * terminated lets no process end (2.9.6).
+ */
+function startWorker(
+  code: string,
+  data: unknown,
+  events: { message(message: unknown): void; end(reason: string): void },
+): { terminate(): Promise<void> } {
+  const worker = new Worker(
+    `const { parentPort, workerData } = require("node:worker_threads");
+(${code})(workerData, (message) => parentPort.postMessage(message));`,
+    // no arguments of this process: a module that it loads first is not for the worker
+    { eval: true, workerData: data, execArgv: [] },
+  );
+  let reason = "it ended";
+  worker.on("message", events.message);
+  worker.on("error", (error) => reason = String(error));
+  worker.on("exit", () => events.end(reason));
+  worker.unref();
+  return { terminate: async () => void await worker.terminate() };
 }
 
 function run(
