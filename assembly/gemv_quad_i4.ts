@@ -5,9 +5,12 @@
 // leaves the sums of g and g+1 side by side in the i16 halves of a lane, and one i16 dot with the scale pair ends 64 channels: 12 operations
 // beside the 224 of the nibbles. Mins share the row's scale, so their product is a second dot into the same i32, without a pass of its own.
 //
-// Against the group tile, its min pass included, 30 layers of SmolLM2 from DRAM took 0.77 of the time in Deno, 0.78 in Node 24, 0.66 in Bun
-// (30 GB/s of the 37 there are). What changed nothing or lost: 4 quads a round (-1 %), 8 and 16 (-8, -25 %: V8 hoists the loads and spills),
-// 32 outputs a block, touches ahead (-15 %), scales and mins in 8 bits (10 % fewer bytes, same time: arithmetic is the limit).
+// Against the group tile, its min pass included, 30 layers of SmolLM2 from DRAM took 0.79 of the time in Deno and Node 24, 0.68 in Bun (30 GB/s
+// of the 37 there are), TinyLlama's 0.84 and 0.70. What changed nothing or lost: one or 4 quads a round (1 %), 8 and 16 (-8, -25 %: V8 hoists
+// the loads and spills), 32 outputs a block, touches ahead (-15 %), two blocks of 16 outputs from both halves of the matrix in turns (0 to
+// -5 %; three or more streams a third of the speed), scales and mins in 8 bits (10 % fewer bytes, the same time: arithmetic is the limit).
+// i32x4.relaxed_dot_i8x16_i7x16_add_s, with the four bytes of a lane from one group, is one instruction where V8 has VNNI: 14 % faster in cache,
+// 1 to 4 % from DRAM (TinyLlama 6 %), 1.55 times slower elsewhere: not worth a second order of the nibbles.
 import { K_LOW4, K_MAGIC, K_MAGIC_BITS, madd, max_f32, round_i32, sum_i32 } from "./lanes";
 
 // @ts-ignore: decorator
