@@ -5,6 +5,7 @@ import type { GenerateOptions, GenerateResult, Part } from "../runtime/generate.
 import type { EngineInfo, MemoryInfo, Model } from "../runtime/model.ts";
 import type { Prefill } from "../runtime/session.ts";
 import { nextTurn } from "../runtime/turn.ts";
+import { dtypeOf } from "./dtype.ts";
 import { UsageError } from "./errors.ts";
 import { addRunOptions, decimal, integer, locate, type RunOptions } from "./model_option.ts";
 import type { CliContext } from "./output.ts";
@@ -284,25 +285,6 @@ function recipeDocument(model: Model, options: GenerateOptions): RunDocument["re
     rho: recipe.rho,
     sha256: sha256 ?? null,
   };
-}
-
-const DTYPE_OF: readonly (readonly [RegExp, string])[] = [
-  [/f32$/, "f32"],
-  [/bf16$/, "bf16"],
-  [/i8$/, "int8"],
-  [/i4$/, "int4"],
-];
-
-/** How most weights of the projections are kept in memory. */
-export function dtypeOf(model: Model): string {
-  const weights = new Map<string, number>();
-  for (const layer of model.engine.weights.layers) {
-    for (const { matrix: { layout, nIn, nOut } } of layer.sites.flat()) {
-      const dtype = DTYPE_OF.find(([pattern]) => pattern.test(layout))?.[1] ?? layout;
-      weights.set(dtype, (weights.get(dtype) ?? 0) + nIn * nOut);
-    }
-  }
-  return [...weights].reduce((best, next) => next[1] > best[1] ? next : best)[0];
 }
 
 /** What ran: model, weights, recipe, kernels, runtime, threads. */

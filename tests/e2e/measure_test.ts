@@ -180,22 +180,6 @@ test("calibrate: wrong usage and files that can't be had", withStories, async ()
   ]);
 });
 
-test("bench: rows with a median and its spread", withStories, async () => {
-  const load = await json<{ rows: Record<string, unknown>[] }>([
-    "bench",
-    "load",
-    "-m",
-    stories(),
-    "--reps",
-    "2",
-  ]);
-  assert.deepEqual(Object.keys(load.rows[0]!["ms"] as object), ["median", "min", "max", "n"]);
-  const { stdout } = await rsparse(["bench", "prefill", "-m", stories(), "--reps", "2", "-n", "16"]);
-  assert.match(stdout, /^what +model .*\nprefill +stories260K +f32 +dense .* 2 +tok\/s\n$/);
-  await failure(2, /without a recipe/, ["bench", "decode", "-m", stories(), "--sparsity", "0,0.5"]);
-  await failure(2, /Allowed choices are decode, prefill, load/, ["bench", "everything"]);
-});
-
 test("demo: one question, dense and sparse", withStories, async () => {
   const demo = await json<{ dense: RunDocument; sparse: RunDocument; speedup: number }>(
     ["demo", "-m", stories(), "-p", "Once upon a time", "-n", "30"],

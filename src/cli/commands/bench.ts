@@ -1,47 +1,30 @@
-/** `rsparse bench WHAT`: speed of loading, prefill and decode, dense and sparse, in one process. */
-import { Argument, type Command, InvalidArgumentError } from "commander";
+/** `rsparse bench WHAT`: speed of loading, prefill, decode and single kernels, dense and sparse, in one process. */
+import process from "node:process";
+import { Argument, type Command, InvalidArgumentError, Option } from "commander";
 import type { EngineInfo, Model } from "../../runtime/model.ts";
-import { nextTurn } from "../../runtime/turn.ts";
+import type { Row } from "../bench/rows.ts";
+import type { ShapeName } from "../bench/shapes.ts";
+import type { BenchHost, Variant } from "../bench/variants.ts";
+import { dtypeOf } from "../dtype.ts";
 import { UsageError } from "../errors.ts";
-import { checkDial, describeRun, dtypeOf, loadModel, withModel } from "../generation.ts";
-import { addRunOptions, decimal, integer, type RunOptions } from "../model_option.ts";
-import { type CliContext, formatTable } from "../output.ts";
+import { checkDial, describeRun, loadModel } from "../generation.ts";
+import { addRunOptions, decimal, integer, locate, type RunOptions } from "../model_option.ts";
+import type { CliContext } from "../output.ts";
 
 interface BenchOptions extends RunOptions {
+  readonly shape?: ShapeName;
+  readonly layers?: number;
   readonly sparsity?: readonly number[];
-  readonly reps: number;
+  readonly reps?: number;
   readonly tokens?: number;
 }
 
-type What = "decode" | "prefill" | "load";
+const WHATS = ["decode", "prefill", "kernels", "load"] as const;
+type What = (typeof WHATS)[number];
 
-interface Stat {
-  readonly median: number;
-  readonly min: number;
-  readonly max: number;
-  readonly n: number;
-}
-
-interface Row {
-  readonly name: What;
-  readonly shape: string;
-  readonly dtype: string;
-  readonly sparsity: number;
-  readonly variant: string;
-  readonly tokensPerSecond?: Stat;
-  readonly ms?: Stat;
-  /** Of the median, over that of the dense row. */
-  readonly speedup?: number;
-  readonly measuredSparsity?: number | null;
-}
-
-/** Repeated until there are enough tokens: what the text says makes no difference to a dense run. */
-const TEXT =
-  "The old lighthouse keeper climbed the stairs every evening to light the lamp. Ships far out at sea " +
-  "could see it and steer away from the rocks. One winter a storm broke the glass, and he stood beside the flame " +
-  "all night and shielded it from the wind with his own coat. In the morning the fishermen brought him bread. ";
-const DECODE_PROMPT = 16;
-const DEFAULT_TOKENS = { decode: 64, prefill: 128 } as const;
+const DEFAULT_TOKENS = { decode: 64, prefill: 128, kernels: 128 } as const;
+/** A whole token's sample takes a tenth of a second and more, a kernel's some milliseconds. */
+const DEFAULT_REPS = { decode: 5, prefill: 5, load: 5, kernels: 21 } as const;
 
 /** Adds the command. */
 export function register(program: Command, context: CliContext): void {
@@ -49,17 +32,35 @@ export function register(program: Command, context: CliContext): void {
     .description(
       "measure speed: medians of runs that take turns in one process, after one that does not count",
     )
-    .addArgument(new Argument("<what>", "what to measure").choices(["decode", "prefill", "load"]));
+    .addArgument(new Argument("<what>", "what to measure").choices(WHATS));
   addRunOptions(command)
-    .option("--sparsity <list>", "such as 0,0.5: 0 is dense, the other one is --recipe's", sparsities)
-    .option("--reps <n>", "runs of each variant that count", integer(1, 1000), 5)
-    .option("-n, --tokens <n>", "tokens to generate (64), or of the prompt (128)", integer(2))
+    .addOption(
+      new Option("--shape <name>", "random weights of this shape instead of a model")
+        .choices(["smollm2-135m", "tinyllama-1.1b", "llama2-7b"]),
+    )
+    .option(
+      "--layers <n>",
+      "blocks of --shape to hold, time is scaled to all; without it as many as fit 1 GiB",
+      integer(1),
+    )
+    .option(
+      "--sparsity <list>",
+      "such as 0,0.5: 0 is dense, others are calibrated for the run; with --recipe 0 or its own",
+      sparsities,
+    )
+    .option("--reps <n>", "runs of each variant that count (5; kernels 21)", integer(1, 1000))
+    .option("-n, --tokens <n>", "tokens to generate (64), or of the prompt (128)", integer(1))
     .action(async (what: What, options: BenchOptions) => {
-      const { engine, rows }: Measured = what === "load"
+      const modelGiven = command.getOptionValueSource("model") === "cli";
+      await checkOptions(what, options, modelGiven);
+      const { engine, rows } = what === "load"
         ? await benchLoad(context, options)
-        : await withModel(context, options, (model) => benchTokens(context, model, what, options));
+        : await benchVariants(context, what, options, modelGiven);
       if (context.options.json) await context.printJson({ engine, rows });
-      else if (rows.length > 0) await context.print(table(rows));
+      else if (rows.length > 0) {
+        const { rowTable } = await import("../bench/rows.ts");
+        await context.print(rowTable(rows));
+      }
     });
 }
 
@@ -70,121 +71,176 @@ function sparsities(text: string): number[] {
   return list;
 }
 
+/** Refuses what makes no sense together, before anything is loaded. */
+async function checkOptions(what: What, options: BenchOptions, modelGiven: boolean): Promise<void> {
+  const { shape, recipe, layers, tokens } = options;
+  const refuse = (why: string): never => {
+    throw new UsageError(`Cannot bench ${what}: ${why}`);
+  };
+  if (shape !== undefined && modelGiven) refuse("both --shape and --model given: one of them wanted");
+  if (shape !== undefined && recipe !== undefined) {
+    refuse("--recipe belongs to a model and --shape has random weights: give --sparsity alone");
+  }
+  if (layers !== undefined && shape === undefined) refuse("--layers is of --shape: give it too");
+  if (what === "load") {
+    if (shape !== undefined) refuse("--shape has no file to load: give --model");
+    if (tokens !== undefined) refuse("loading has no tokens: leave out -n");
+    if (options.sparsity?.some((sparsity) => sparsity !== 0)) {
+      refuse("it takes no --sparsity: give --recipe FILE to load a recipe too");
+    }
+    return;
+  }
+  if (what === "kernels" && recipe !== undefined) {
+    refuse("kernels are given thresholds for --sparsity: leave out --recipe");
+  }
+  if (what === "decode" && tokens === 1) {
+    refuse("the first token comes with the prompt: -n of at least 2 wanted");
+  }
+  if (what === "kernels" && tokens !== undefined && tokens > 128) {
+    refuse(`-n ${tokens}: a chunk of a prompt has at most 128 tokens`);
+  }
+  for (const sparsity of options.sparsity ?? []) if (recipe !== undefined) checkDial(recipe, sparsity);
+  if (shape === undefined) return;
+  const { SHAPES } = await import("../bench/shapes.ts");
+  const { numHiddenLayers, maxPositionEmbeddings } = SHAPES[shape];
+  if (layers !== undefined && layers > numHiddenLayers) {
+    refuse(`--layers ${layers}: ${shape} has ${numHiddenLayers}`);
+  }
+  const { DECODE_PROMPT } = await import("../bench/tokens.ts");
+  const wanted = (tokens ?? 0) + (what === "decode" ? DECODE_PROMPT : 0);
+  if (wanted > maxPositionEmbeddings) {
+    refuse(
+      `${wanted} tokens are more than the context of ${shape}, ${maxPositionEmbeddings}: give a smaller -n`,
+    );
+  }
+}
+
 interface Measured {
-  readonly engine: EngineInfo;
+  readonly engine: EngineInfo | null;
   readonly rows: readonly Row[];
 }
 
-interface Variant {
-  readonly sparsity: number;
-  readonly name: string;
-  readonly speeds: number[];
-  measured: number | null;
+/** Rows of what was measured until Ctrl-C, if it came. */
+async function benchVariants(
+  context: CliContext,
+  what: Exclude<What, "load">,
+  options: BenchOptions,
+  modelGiven: boolean,
+): Promise<Measured> {
+  const host = hostOf(context), tokens = options.tokens ?? DEFAULT_TOKENS[what];
+  const reps = options.reps ?? DEFAULT_REPS[what];
+  const shape = options.shape ?? (what === "kernels" && !modelGiven ? "smollm2-135m" : undefined);
+  const { closeVariants } = await import("../bench/variants.ts");
+  let variants: Variant[];
+  try {
+    variants = await openVariants(context, host, what, { ...options, shape });
+  } catch (error) {
+    if (context.signal.aborted) return { engine: null, rows: [] };
+    throw error;
+  }
+  try {
+    const { model } = variants[0]!, name = shape ?? model.description.name;
+    const { SHAPES } = await import("../bench/shapes.ts");
+    const layers = shape === undefined ? model.config.numHiddenLayers : SHAPES[shape].numHiddenLayers;
+    const { measureTokens, DECODE_PROMPT } = await import("../bench/tokens.ts");
+    if (what !== "kernels") {
+      model.checkContext(what === "decode" ? DECODE_PROMPT : tokens, what === "decode" ? tokens : 0);
+    }
+    context.note(`${describeRun(model)}: ${what}, ${tokens} tokens, ${reps} runs each`);
+    const rows = what === "kernels"
+      ? await (await import("../bench/kernels.ts")).measureKernels(host, variants, {
+        shape: name,
+        reps,
+        tokens,
+        layers,
+      })
+      : await measureTokens(host, variants, { what, shape: name, tokens, reps, layers });
+    return { engine: model.info, rows };
+  } finally {
+    await closeVariants(variants);
+  }
 }
 
-/** Rows of what was measured until Ctrl-C, if it came. */
-async function benchTokens(
+function hostOf(context: CliContext): BenchHost {
+  return {
+    signal: context.signal,
+    note: (line) => context.note(line),
+    progress: context.progress,
+    // Bun has the function and counts nothing: 0 each time
+    interruptions: () => process.resourceUsage().involuntaryContextSwitches,
+  };
+}
+
+async function openVariants(
   context: CliContext,
-  model: Model,
-  what: "decode" | "prefill",
+  host: BenchHost,
+  what: Exclude<What, "load">,
   options: BenchOptions,
-): Promise<Measured> {
-  const variants = chooseVariants(model, options), tokens = options.tokens ?? DEFAULT_TOKENS[what];
-  const prompt = promptOf(model, what === "decode" ? DECODE_PROMPT : tokens);
-  model.checkContext(prompt.length, what === "decode" ? tokens : 0);
-  context.note(`${describeRun(model)}: ${what}, ${tokens} tokens, ${options.reps} runs each`);
-  for (let rep = -1; rep < options.reps && !context.signal.aborted; rep++) {
-    for (const variant of variants) {
-      const { speed, measured } = what === "decode"
-        ? await decodeSpeed(model, prompt, tokens, variant, context.signal)
-        : prefillSpeed(model, prompt, variant);
-      await nextTurn();
-      if (context.signal.aborted) break;
-      if (rep < 0) continue;
-      variant.speeds.push(speed);
-      variant.measured = measured;
-      context.progress.update(what, rep + 1, options.reps, "runs");
+): Promise<Variant[]> {
+  const { loadVariants, modelOfShape } = await import("../bench/variants.ts");
+  const { shape, layers, threads, kernels, signal } = { ...options, signal: context.signal };
+  const sparsities = options.sparsity ?? [0];
+  if (shape === undefined && what !== "kernels" && options.recipe !== undefined) {
+    const model = await loadModel(context, options), own = model.recipe!.recipe;
+    try {
+      return (options.sparsity ?? [0, own.sparsity]).map((sparsity) => {
+        checkDial(options.recipe, sparsity, model);
+        return { sparsity, name: sparsity === 0 ? "dense" : own.method, model };
+      });
+    } catch (error) {
+      await model.close();
+      throw error;
     }
   }
-  context.progress.end();
-  const dense = variants.find(({ sparsity, speeds }) => sparsity === 0 && speeds.length > 0);
-  const rows = variants.filter(({ speeds }) => speeds.length > 0).map((variant): Row => {
-    const tokensPerSecond = statOf(variant.speeds);
-    const row = {
-      name: what,
-      shape: model.description.name,
-      dtype: dtypeOf(model),
-      sparsity: variant.sparsity,
-      variant: variant.name,
-      tokensPerSecond,
-      measuredSparsity: variant.measured,
-    };
-    return dense === undefined || variant === dense
-      ? row
-      : { ...row, speedup: tokensPerSecond.median / statOf(dense.speeds).median };
-  });
-  return { engine: model.info, rows };
-}
-
-function chooseVariants(model: Model, options: BenchOptions): Variant[] {
-  const recipe = model.recipe?.recipe;
-  const wanted = options.sparsity ?? (recipe === undefined ? [0] : [0, recipe.sparsity]);
-  return wanted.map((sparsity) => {
-    checkDial(options.recipe, sparsity, model);
-    return { sparsity, name: sparsity === 0 ? "dense" : recipe!.method, speeds: [], measured: null };
-  });
-}
-
-function promptOf(model: Model, length: number): number[] {
-  const piece = model.description.tokenizer.encode(TEXT);
-  return Array.from({ length }, (_, i) => piece[i % piece.length]!);
-}
-
-async function decodeSpeed(
-  model: Model,
-  prompt: readonly number[],
-  tokens: number,
-  { sparsity }: Variant,
-  signal: AbortSignal,
-): Promise<{ speed: number; measured: number | null }> {
-  for await (
-    const { result } of model.generate(prompt, { maxTokens: tokens, ignoreEos: true, sparsity, signal })
-  ) {
-    if (result) return { speed: result.decodeTokensPerSecond ?? 0, measured: result.measuredSparsity };
-  }
-  throw new Error("a generation ended without its result");
-}
-
-function prefillSpeed(
-  model: Model,
-  prompt: readonly number[],
-  { sparsity }: Variant,
-): { speed: number; measured: number | null } {
-  const session = model.session();
-  try {
-    const began = performance.now();
-    session.prefill(prompt, { prefill: sparsity === 0 ? "dense" : "sparse" });
-    const ms = performance.now() - began, { kept, dense } = session.count;
-    return { speed: prompt.length / ms * 1000, measured: dense > 0 ? 1 - kept / dense : null };
-  } finally {
-    session.close();
-  }
+  const { Model } = await import("../../runtime/model.ts");
+  const dtype = options.dtype === "auto" ? "int4" : options.dtype;
+  const files = shape === undefined
+    ? (await locate(context, options.model)).files
+    : modelOfShape(shape, dtype, layers).files;
+  const recipes = await import("../bench/recipes.ts");
+  return await loadVariants(
+    host,
+    sparsities,
+    async (recipe) => {
+      const model = await Model.load(files, {
+        recipe,
+        threads,
+        kernels,
+        dtype: options.dtype,
+        signal,
+        onProgress: ({ loaded, total }) => context.progress.update("loading", loaded, total),
+      }).finally(() => context.progress.end());
+      if (recipe === undefined) { for (const warning of model.warnings) context.note(`warning: ${warning}`); }
+      return model;
+    },
+    async (dense, sparsity) => {
+      if (what === "kernels") {
+        const { benchThreshold } = await import("../bench/kernels.ts");
+        const hash = await dense.hash(), threshold = (nIn: number): number => benchThreshold(nIn, sparsity);
+        return recipes.recipeOfThresholds(dense.config, hash, sparsity, threshold);
+      }
+      context.note(`calibrating for sparsity ${sparsity} …`);
+      return shape === undefined
+        ? await recipes.calibratedRecipe(dense, sparsity, signal)
+        : await recipes.syntheticRecipe(dense, sparsity, signal);
+    },
+  );
 }
 
 /** Reading and packing the weights of files that are there; the first time warms the system's file cache. */
-async function benchLoad(
-  context: CliContext,
-  options: BenchOptions,
-): Promise<Measured> {
-  if (options.sparsity?.some((sparsity) => sparsity !== 0)) {
-    throw new UsageError("Cannot take --sparsity with `bench load`: give --recipe FILE to load a recipe too");
-  }
-  const times: number[] = [];
+async function benchLoad(context: CliContext, options: BenchOptions): Promise<Measured> {
+  const times: number[] = [], reps = options.reps ?? DEFAULT_REPS.load;
   let first: { engine: EngineInfo; shape: string; dtype: string; sparsity: number; variant: string } | null =
     null;
-  for (let rep = -1; rep < options.reps; rep++) {
+  for (let rep = -1; rep < reps && !context.signal.aborted; rep++) {
     const began = performance.now();
-    const model = await loadModel(context, options);
+    let model: Model;
+    try {
+      model = await loadModel(context, options);
+    } catch (error) {
+      if (context.signal.aborted && first !== null) break;
+      throw error;
+    }
     const ms = performance.now() - began, recipe = model.recipe?.recipe;
     first ??= {
       engine: model.info,
@@ -193,51 +249,11 @@ async function benchLoad(
       sparsity: recipe?.sparsity ?? 0,
       variant: recipe?.method ?? "dense",
     };
-    if (rep < 0) context.note(`${describeRun(model)}: load, ${options.reps} runs`);
+    if (rep < 0) context.note(`${describeRun(model)}: load, ${reps} runs`);
     else times.push(ms);
     await model.close();
   }
+  const { statOf } = await import("../bench/rows.ts");
   const { engine, ...rest } = first!;
-  return { engine, rows: [{ name: "load", ...rest, ms: statOf(times) }] };
-}
-
-function statOf(values: readonly number[]): Stat {
-  const sorted = [...values].sort((a, b) => a - b), n = sorted.length, half = n >> 1;
-  const median = n % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
-  return { median, min: sorted[0]!, max: sorted[n - 1]!, n };
-}
-
-function table(rows: readonly Row[]): string {
-  const header = [
-    "what",
-    "model",
-    "dtype",
-    "variant",
-    "sparsity",
-    "measured",
-    "median",
-    "min",
-    "max",
-    "n",
-    "unit",
-    "speedup",
-  ];
-  return formatTable([
-    header,
-    ...rows.map((row) => {
-      const stat = row.tokensPerSecond ?? row.ms!;
-      return [
-        row.name,
-        row.shape,
-        row.dtype,
-        row.variant,
-        String(row.sparsity),
-        row.measuredSparsity?.toFixed(3) ?? "",
-        ...[stat.median, stat.min, stat.max].map((value) => value.toFixed(1)),
-        String(stat.n),
-        row.tokensPerSecond ? "tok/s" : "ms",
-        row.speedup === undefined ? "" : `${row.speedup.toFixed(2)}x`,
-      ];
-    }),
-  ]);
+  return { engine, rows: times.length === 0 ? [] : [{ name: "load", ...rest, ms: statOf(times) }] };
 }

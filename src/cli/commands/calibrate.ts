@@ -6,7 +6,8 @@ import type { Model } from "../../runtime/model.ts";
 import { UsageError } from "../errors.ts";
 import { describeRun, withModel } from "../generation.ts";
 import { addEngineOptions, addModelOption, decimal, integer, type RunOptions } from "../model_option.ts";
-import { type CliContext, formatBytes, formatTable } from "../output.ts";
+import { type CliContext, formatBytes } from "../output.ts";
+import { formatTable } from "../table.ts";
 
 interface CalibrateCommandOptions
   extends Pick<RunOptions, "model" | "threads" | "kernels" | "dtype" | "kv" | "seed"> {

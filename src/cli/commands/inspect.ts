@@ -3,7 +3,8 @@ import type { Command } from "commander";
 import type { SafetensorsCheckpoint } from "../../format/safetensors.ts";
 import type { LlamaDescription } from "../../model/llama.ts";
 import { locate } from "../model_option.ts";
-import { type CliContext, formatBytes, formatTable } from "../output.ts";
+import { type CliContext, formatBytes } from "../output.ts";
+import { formatTable } from "../table.ts";
 
 interface TensorRow {
   readonly name: string;

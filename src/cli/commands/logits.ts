@@ -6,7 +6,8 @@ import { nextTurn } from "../../runtime/turn.ts";
 import { UsageError } from "../errors.ts";
 import { describeRun, prefillOption, withModel } from "../generation.ts";
 import { addRunOptions, integer, type RunOptions } from "../model_option.ts";
-import { type CliContext, formatTable, isArrayOf, readJsonInput } from "../output.ts";
+import { type CliContext, isArrayOf, readJsonInput } from "../output.ts";
+import { formatTable } from "../table.ts";
 
 interface LogitsOptions extends RunOptions {
   readonly tokens?: string;

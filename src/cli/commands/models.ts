@@ -1,6 +1,7 @@
 /** `rsparse models`: what `-m` knows by name. */
 import type { Command } from "commander";
-import { type CliContext, formatBytes, formatTable } from "../output.ts";
+import { type CliContext, formatBytes } from "../output.ts";
+import { formatTable } from "../table.ts";
 
 /** Adds the command. */
 export function register(program: Command, context: CliContext): void {
