@@ -20,7 +20,7 @@ export {
 export { KV_TYPES, type KvType } from "./runtime/kv_cache.ts";
 export { type DecodeOptions, type Prefill, type PrefillOptions, type Session } from "./runtime/session.ts";
 export { type PassOptions, type SparsityCount } from "./runtime/forward.ts";
-export { type Dtype, DTYPES } from "./runtime/matrix.ts";
+export { type Dtype, DTYPES, type Layout, type RunMethod } from "./runtime/matrix.ts";
 export { Sampler, type SamplingOptions } from "./runtime/sampler.ts";
 export { type KernelChoice } from "./kernels/probe.ts";
 export { type ChatMessage } from "./model/chat_template.ts";

@@ -7,6 +7,7 @@ function noFiles(what: string): Promise<never> {
 
 /** The platform of this page or worker. */
 export const platform: Platform = {
+  cpu: () => "",
   runtime: `browser ${globalThis.navigator?.userAgent ?? "unknown"}`,
   hasFiles: false,
   env: () => undefined,

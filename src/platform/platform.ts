@@ -35,6 +35,8 @@ export interface Platform {
    * The lock of a process that died counts no longer after some seconds.
    */
   tryLock(path: string): Promise<{ release(): Promise<void> } | null>;
+  /** The processor's name; empty where it can't be known. */
+  cpu(): string;
   /** Cores that this process may use. */
   cores(): number;
   /**

@@ -12,7 +12,7 @@ export function recipeHints(loaded: LoadedRecipe | null): RecipeHints {
   const rules = new Map(loaded.recipe.projections.map((p) => [p.path, p]));
   return {
     sparsityOf: (path) => rules.get(path)!.sparsity,
-    isDense: (path) => rules.get(path)!.mode === "dense",
+    skips: (path) => !["dense", "low_rank"].includes(rules.get(path)!.mode),
     sharesMask: (a, b) => {
       const p = rules.get(a)!, q = rules.get(b)!;
       if (p.mode === "dense" || p.mode === "low_rank" || q.mode === "dense" || q.mode === "low_rank") {

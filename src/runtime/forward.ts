@@ -6,9 +6,11 @@ import {
   addAllChannels,
   clearTokens,
   type Matrix,
+  multiplyByRule,
   multiplyTokens,
   multiplyVector,
   readRow,
+  type RunMethod,
 } from "./matrix.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
@@ -52,6 +54,8 @@ export interface Linear {
   readonly matrix: Matrix;
   /** Its first output in the site's row of activations, a multiple of 64. */
   readonly at: number;
+  /** How it runs by a sparse rule. */
+  readonly method: RunMethod;
   /** Their rules differ at most in rank, u and v. */
   readonly parts: readonly Projection[];
 }
@@ -292,24 +296,21 @@ export class Forward {
     } else {
       const masks = linear.parts.map(({ name }) => forced?.(name) ?? null);
       if (masks.some((mask) => mask !== null)) return this.#replay(linear, y, x, masks);
-      active = multiplyVector(k, s, m, y, x, rule.scale, rule.threshold);
+      active = multiplyByRule(k, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
-    const rest = rule !== null && linear.parts.some((p) => p.rule!.rank > 0)
-      ? this.#rest(s.active, s.rest, x, rule, m)
-      : x;
+    let rest = x;
+    if (rule !== null && rule.mode !== "low_rank" && linear.parts.some((p) => p.rule!.rank > 0)) {
+      rest = s.rest;
+      if (linear.method !== "dense") {
+        k.maskChannelsF32(s.active, rest, x, rule.scale, rule.threshold, m.nIn);
+      }
+    }
     if (rule !== null) this.#addLowRank(linear.parts, y, rest, m);
     for (const p of linear.parts) {
       if (rule !== null) this.#add(p, m, active);
       if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
     }
     return active;
-  }
-
-  /** What the low-rank part of a rule takes: x without its active channels, at `rest`; all of x where none are active by rule. */
-  #rest(active: number, rest: number, x: number, rule: SparseRule, m: Matrix): number {
-    if (rule.mode === "low_rank") return x;
-    this.#k.maskChannelsF32(active, rest, x, rule.scale, rule.threshold, m.nIn);
-    return rest;
   }
 
   /** The same with masks given, which may differ among the projections: the whole product once for each of them. For tests against references. */
@@ -324,7 +325,7 @@ export class Forward {
         k.fillZeroF32(s.active + 4 * m.nIn, m.nInPadded - m.nIn);
       }
       s.newInput();
-      multiplyVector(k, s, m, s.replayed, s.active, s.ones, 0);
+      multiplyVector(k, s, m, s.replayed, s.active, s.ones, -1);
       s.newInput();
       new Uint8Array(k.memory.buffer).copyWithin(
         y + 4 * p.offset,

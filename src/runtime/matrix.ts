@@ -193,7 +193,7 @@ export function multiplyVector(
       return active - (threshold < 0 ? m.nInPadded - m.nIn : 0);
     }
     case "quad-i4": {
-      if (threshold >= 0) throw new Error("quad-i4 holds matrices of which nothing is skipped");
+      if (threshold >= 0) throw new Error("quad-i4 reads all channels");
       k.quantizeQuadI4(s.quadRecords, x, m.nInPadded);
       k.gemvQuadI4(y, m.w, m.rowScale, s.quadRecords, m.nInPadded, m.nOutPadded, m.withMins ? 1 : 0);
       return m.nIn;
@@ -205,13 +205,7 @@ export function multiplyVector(
       k.gemvRowsBf16(y, m.w, x, m.nIn, m.nOut, s.gathered);
       return m.nIn;
     case "pairs-i8": {
-      let active = m.nIn;
-      if (threshold >= 0) {
-        active = k.maskChannelsF32(s.value, s.gathered, x, scale, threshold, m.nIn);
-        // the mask lies where a list of the same site may have been
-        s.newInput();
-        x = s.value;
-      }
+      if (threshold >= 0) throw new Error("pairs-i8 reads all channels");
       const unit = k.quantizeI16(
         s.quantised,
         x,
@@ -229,9 +223,39 @@ export function multiplyVector(
         m.nInPadded,
         m.nOutPadded,
       );
-      return active;
+      return m.nIn;
     }
   }
+}
+
+/**
+ * How a matrix runs by a sparse rule: `skip` reads active columns only, `stream` reads all of them and computes the active ones, `dense` sets
+ * the other channels to 0 and multiplies all. In the baseline build the result is the same to the bit.
+ */
+export type RunMethod = "dense" | "skip" | "stream";
+
+/**
+ * y = W x over the channels whose scale * |x| passes the threshold. With `dense`, x without them is left at `rest` of the workspace.
+ *
+ * @returns how many channels passed
+ */
+export function multiplyByRule(
+  k: Kernels,
+  s: Workspace,
+  m: Matrix,
+  method: RunMethod,
+  y: number,
+  x: number,
+  scale: number,
+  threshold: number,
+): number {
+  if (method !== "dense") return multiplyVector(k, s, m, y, x, scale, threshold);
+  const active = k.maskChannelsF32(s.active, s.rest, x, scale, threshold, m.nIn);
+  k.fillZeroF32(s.active + 4 * m.nIn, m.nInPadded - m.nIn);
+  s.newInput();
+  multiplyVector(k, s, m, y, s.active, s.ones, -1);
+  s.newInput();
+  return active;
 }
 
 /** Multiply-adds after which a product of many tokens yields: 5 to 20 ms. */

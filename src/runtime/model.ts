@@ -15,9 +15,20 @@ import { applyRecipe, recipeHints } from "./apply_recipe.ts";
 import { Forward, type Weights } from "./forward.ts";
 import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
-import { type Dtype, DTYPES } from "./matrix.ts";
+import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { Session } from "./session.ts";
-import { stagingBytes } from "./plan.ts";
+import { sparseShapes, stagingBytes } from "./plan.ts";
+import {
+  isKnown,
+  openStopwatch,
+  readFindings,
+  type Shape,
+  type Stopwatch,
+  tune,
+  type Tuning,
+  UNTUNED,
+  writeFindings,
+} from "./tuner.ts";
 import { nextTurn } from "./turn.ts";
 import { type LoadProgress, WeightLoader } from "./weights.ts";
 import { Workspace } from "./workspace.ts";
@@ -54,6 +65,12 @@ export interface LoadOptions {
   ) => void;
   /** Ends loading with the signal's reason. */
   readonly signal?: AbortSignal;
+  /**
+   * How matrices run sparse, instead of what is fastest here: so that tests see each way.
+   *
+   * @internal
+   */
+  readonly tuning?: Tuning;
 }
 
 /** What a model runs on. */
@@ -66,8 +83,10 @@ export interface EngineInfo {
   readonly threads: number;
   /** Why there are not more, or null. */
   readonly threadsReason: string | null;
-  /** Layout of each projection, by its name in the checkpoint. */
-  readonly layouts: { readonly [projection: string]: string };
+  /** How each projection runs where the recipe says so, by its name in the checkpoint: `dense`, `skip` or `stream`. */
+  readonly layouts: { readonly [projection: string]: RunMethod };
+  /** How its weights are kept: see docs/numerics.md. */
+  readonly storage: { readonly [projection: string]: Layout };
 }
 
 /** Bytes in use. */
@@ -319,9 +338,15 @@ export class Model {
       ? null
       : await openRecipe(options.recipe, config, platform, hash!);
     const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
-    const kernels = await chooseKernels(options.kernels ?? "auto", memory, platform);
+    const create = await chooseKernels(options.kernels ?? "auto"), hints = recipeHints(recipe);
+    const tuning = options.tuning !== undefined
+      ? options.tuning
+      : recipe === null || options.kernels === "reference"
+      ? UNTUNED
+      : await tuneHere(sparseShapes(description, dtype, hints), config, platform, create);
+    const kernels = await create(memory, tuning.touch);
     const arena = new Arena(memory, kernels.heapBase());
-    const plan = { dtype, recipe: recipeHints(recipe), quads: kernels.build === "relaxed" };
+    const plan = { dtype, recipe: hints, build: kernels.build, tuning };
     // loading's scratch becomes the workspace afterwards
     const scratch = arena.allocate(
       Math.max(stagingBytes(description, plan), Workspace.size(kernels, config)),
@@ -399,9 +424,13 @@ export class Model {
 
   /** What it runs on. */
   get info(): EngineInfo {
-    const layouts: { [projection: string]: string } = {};
-    for (const { matrix, parts } of this.engine.weights.layers[0]!.sites.flat()) {
-      for (const { name } of parts) layouts[name.replace(/Proj$/, "_proj")] = matrix.layout;
+    const layouts: { [projection: string]: RunMethod } = {}, storage: { [projection: string]: Layout } = {};
+    for (const { matrix, method, parts } of this.engine.weights.layers[0]!.sites.flat()) {
+      for (const { name } of parts) {
+        const key = name.replace(/Proj$/, "_proj");
+        layouts[key] = method;
+        storage[key] = matrix.layout;
+      }
     }
     return {
       runtime: this.platform.runtime,
@@ -409,6 +438,7 @@ export class Model {
       threads: 1,
       threadsReason: "this version computes on one thread",
       layouts,
+      storage,
     };
   }
 
@@ -460,24 +490,39 @@ async function openRecipe(
   return loaded;
 }
 
+/** Makes kernels over a memory. */
+type CreateKernels = (memory: WebAssembly.Memory, touch: Tuning["touch"]) => Promise<Kernels>;
+
 async function chooseKernels(
   choice: KernelChoice | "reference" | WebAssembly.Module | Uint8Array,
-  memory: WebAssembly.Memory,
-  platform: Platform,
-): Promise<Kernels> {
-  // JavaScriptCore, by its runtime's name: its atomic loads are slow
-  const touch = platform.runtime.startsWith("bun") ? "plain" : "atomic";
-  if (typeof choice !== "string") {
-    const module = choice instanceof WebAssembly.Module
-      ? choice
-      : await WebAssembly.compile(choice as Uint8Array<ArrayBuffer>);
-    return await createWasmKernels(module, memory, { touch });
-  }
+): Promise<CreateKernels> {
   if (choice === "reference") {
-    return (await import("../kernels/reference_kernels.ts")).createReferenceKernels(memory);
+    const { createReferenceKernels } = await import("../kernels/reference_kernels.ts");
+    return (memory) => Promise.resolve(createReferenceKernels(memory));
   }
-  const build = chooseBuild(choice as KernelChoice);
-  return await createWasmKernels(await loadKernelModule(build), memory, { touch });
+  const module = choice instanceof WebAssembly.Module
+    ? choice
+    : typeof choice === "string"
+    ? await loadKernelModule(chooseBuild(choice))
+    : await WebAssembly.compile(choice as Uint8Array<ArrayBuffer>);
+  return (memory, touch) => createWasmKernels(module, memory, { touch });
+}
+
+/** The fastest way to run each shape, as earlier loads found it or timed now. */
+async function tuneHere(
+  shapes: readonly Shape[],
+  config: LlamaConfig,
+  platform: Platform,
+  create: CreateKernels,
+): Promise<Tuning> {
+  const { build } = await create(new WebAssembly.Memory({ initial: 1 }), "atomic");
+  const found = await readFindings(platform, build), before = found.size;
+  let watch: Stopwatch | null = null;
+  const missing = shapes.some((shape) => !isKnown(found, shape));
+  if (missing) watch = await openStopwatch(config, create);
+  const tuning = tune(shapes, build, found, watch ?? (() => Infinity));
+  if (found.size > before) await writeFindings(platform, build, found);
+  return tuning;
 }
 
 async function openFile(path: string, platform: Platform): Promise<Blob> {

@@ -1,10 +1,11 @@
 /** What every tensor of a model becomes in memory: its layout, and which projections share a matrix. */
 import { BLOCK, type StorageType, type Tensor } from "../format/checkpoint.ts";
-import { MAX_LIST_CHANNELS, padTo } from "../kernels/kernels.ts";
+import { type Kernels, MAX_LIST_CHANNELS, padTo } from "../kernels/kernels.ts";
 import { type ProjectionName, projectionPath } from "../model/config.ts";
 import type { LlamaDescription } from "../model/llama.ts";
 import { SITES } from "./forward.ts";
-import { type Dtype, type Layout, type MatrixPlan, planMatrix } from "./matrix.ts";
+import { type Dtype, type Layout, type MatrixPlan, planMatrix, type RunMethod } from "./matrix.ts";
+import { candidates, type Kind, type Shape, type Tuning } from "./tuner.ts";
 
 /** Bytes of a file read at once, and of the floats they become. */
 const SLICE_BYTES = 2 ** 21;
@@ -15,19 +16,19 @@ export interface RecipeHints {
   sparsityOf(path: string): number;
   /** Whether two projections with one input always have the same active channels. */
   sharesMask(a: string, b: string): boolean;
-  /** Whether nothing is ever skipped of it. */
-  isDense(path: string): boolean;
+  /** Whether channels of it are skipped. */
+  skips(path: string): boolean;
 }
 
 /** Of a model without a recipe. */
-export const NO_RECIPE: RecipeHints = { sparsityOf: () => 0, sharesMask: () => true, isDense: () => true };
+export const NO_RECIPE: RecipeHints = { sparsityOf: () => 0, sharesMask: () => true, skips: () => false };
 
 /** What decides where weights go, besides the file. */
 export interface PlanOptions {
   readonly dtype: Dtype | "auto";
   readonly recipe: RecipeHints;
-  /** Whether the kernels have quad i4. */
-  readonly quads: boolean;
+  readonly build: Kernels["build"];
+  readonly tuning: Tuning;
 }
 
 /** One projection's place in the matrix it shares. */
@@ -44,10 +45,8 @@ export interface LinearPlan {
   /** Its first output in the site's row of activations. */
   readonly at: number;
   readonly plan: MatrixPlan;
+  readonly method: RunMethod;
 }
-
-/** How a projection's weights are kept, before it is known which others share its matrix. `i8` has two layouts. */
-type Kind = Exclude<Layout, "channels-i8" | "pairs-i8"> | "i8";
 
 /**
  * How a projection is kept under a dtype; `auto` keeps what the file has as closely as a kernel can read it. Four-bit weights with more
@@ -67,16 +66,6 @@ export function projectionKind(tensor: Pick<Tensor, "type" | "shape">, dtype: Dt
   return dtype === "int4" && fourBit ? "group-i4" : "i8";
 }
 
-/**
- * Whether int8 columns of nOut bytes are skipped faster than the dense kernel reads them all, from DRAM, where a jump costs as much as streaming
- * 5 to 10 KB. Over dense at 50 and 70 %, Node 20, Deno and Bun (AMD Zen 5): 4,096 bytes 1.24 1.25 1.09 and 2.0 2.1 1.8; 2,048 0.90 0.83 0.74 and
- * 1.5 1.4 1.2; 960 0.57 0.59 0.49 and 0.90 0.94 0.78; 576 0.42 0.41 0.33 and 0.66 0.64 0.52. Where it does not pay, channels that are not active
- * are set to 0 and read.
- */
-function skipPaysI8(nOut: number, sparsity: number): boolean {
-  return sparsity >= (nOut >= 4096 ? 0.45 : nOut >= 2048 ? 0.6 : nOut >= 960 ? 0.75 : 0.85);
-}
-
 /** The layout of the embedding and the head. */
 export function embeddingLayout(type: StorageType, dtype: Dtype | "auto"): Layout {
   if (dtype === "f32" || (dtype === "auto" && type === "F32")) return "rows-f32";
@@ -84,43 +73,74 @@ export function embeddingLayout(type: StorageType, dtype: Dtype | "auto"): Layou
   return "pairs-i8";
 }
 
+/** Neighbours of a site that will share a matrix. */
+interface Group {
+  readonly at: number;
+  readonly parts: PartPlan[];
+  readonly shape: Shape;
+  /** Whether channels of it are skipped. */
+  readonly skips: boolean;
+}
+
 /**
- * The matrices of a block, for each of its sites: neighbours that are kept alike and share their masks are one. In int8, whose projections
- * would have to share the scales of their channels, only gate and up are: q, k and v with one set of scales took SmolLM2's mean log-likelihood
- * on the golden prompts from 0.004 to 0.0128 off.
+ * Neighbours that are kept alike and share their masks are one matrix. In int8, whose projections would have to share the scales of their
+ * channels, only gate and up are: q, k and v with one set of scales took SmolLM2's mean log-likelihood on the golden prompts from 0.004 to
+ * 0.0128 off.
  */
-export function planLayer(
+function groupLayer(
   model: LlamaDescription,
   layer: number,
-  options: PlanOptions,
-): LinearPlan[][] {
-  const { projections } = model.layers[layer]!, { dtype, recipe, quads } = options;
+  dtype: Dtype | "auto",
+  recipe: RecipeHints,
+): Group[][] {
+  const { projections } = model.layers[layer]!;
   return SITES.map((names) => {
-    const linears: { kind: Kind; mins: boolean; at: number; parts: PartPlan[] }[] = [];
+    const groups: { kind: Kind; mins: boolean; at: number; parts: PartPlan[] }[] = [];
     let at = 0;
     for (const name of names) {
-      const tensor = projections[name], kind = projectionKind(tensor, dtype), last = linears.at(-1);
+      const tensor = projections[name], kind = projectionKind(tensor, dtype), last = groups.at(-1);
       const mins = kind === "group-i4" && tensor.type === "Q4_1", path = projectionPath(layer, name);
       if (
         last !== undefined && last.kind === kind && last.mins === mins &&
         !(kind === "i8" && names.length === 3) &&
         recipe.sharesMask(projectionPath(layer, last.parts[0]!.name), path)
       ) last.parts.push({ name, tensor, offset: at - last.at });
-      else linears.push({ kind, mins, at, parts: [{ name, tensor, offset: 0 }] });
+      else groups.push({ kind, mins, at, parts: [{ name, tensor, offset: 0 }] });
       at += padTo(tensor.shape[0]!, 64);
     }
-    return linears.map(({ kind, mins, at, parts }): LinearPlan => {
+    return groups.map(({ kind, mins, at, parts }): Group => {
       const end = parts.at(-1)!, nOut = end.offset + end.tensor.shape[0]!, nIn = end.tensor.shape[1]!;
-      const sparsity = recipe.sparsityOf(projectionPath(layer, parts[0]!.name));
-      const layout = kind === "i8"
-        ? skipPaysI8(nOut, sparsity) ? "channels-i8" : "pairs-i8"
-        : kind === "group-i4" && quads &&
-            parts.every(({ name }) => recipe.isDense(projectionPath(layer, name)))
-        ? "quad-i4"
-        : kind;
-      return { parts, at, plan: planMatrix(layout, nIn, nOut, { mins, balanced: kind === "i8" }) };
+      const path = projectionPath(layer, parts[0]!.name), sparsity = recipe.sparsityOf(path);
+      return { at, parts, skips: recipe.skips(path), shape: { kind, mins, nIn, nOut, sparsity } };
     });
   });
+}
+
+/** Every shape of which a recipe skips channels, once. */
+export function sparseShapes(
+  model: LlamaDescription,
+  dtype: Dtype | "auto",
+  recipe: RecipeHints,
+): Shape[] {
+  const shapes = new Map<string, Shape>();
+  for (let l = 0; l < model.layers.length; l++) {
+    for (const { skips, shape } of groupLayer(model, l, dtype, recipe).flat()) {
+      if (skips) shapes.set(JSON.stringify(shape), shape);
+    }
+  }
+  return [...shapes.values()];
+}
+
+/** The matrices of a block, for each of its sites. */
+export function planLayer(model: LlamaDescription, layer: number, options: PlanOptions): LinearPlan[][] {
+  const { dtype, recipe, build, tuning } = options;
+  return groupLayer(model, layer, dtype, recipe).map((site) =>
+    site.map(({ at, parts, shape, skips }): LinearPlan => {
+      const { kind, mins, nIn, nOut } = shape;
+      const { layout, method } = skips ? tuning.choose(shape) : candidates(kind, build)[0]!;
+      return { parts, at, plan: planMatrix(layout, nIn, nOut, { mins, balanced: kind === "i8" }), method };
+    })
+  );
 }
 
 /** Scratch that loading needs: the largest slice raw, and as floats (a whole matrix where int8 balances its scales). */

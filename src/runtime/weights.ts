@@ -109,7 +109,11 @@ export class WeightLoader {
   }
 
   /** One matrix, its projections one after the other. */
-  async #linear({ plan, parts, at }: LinearPlan, layer: number, model: LlamaDescription): Promise<Linear> {
+  async #linear(
+    { plan, parts, at, method }: LinearPlan,
+    layer: number,
+    model: LlamaDescription,
+  ): Promise<Linear> {
     const matrix = this.#placeMatrix(plan), projections: Projection[] = [];
     if (plan.balanced) await this.#fillBalanced(matrix, parts);
     else for (const { tensor, offset } of parts) await this.#fill(matrix, tensor, offset);
@@ -118,7 +122,7 @@ export class WeightLoader {
       const bias = tensorOfBias === undefined ? 0 : await this.#vector(tensorOfBias);
       projections.push({ name, layer, nOut: tensor.shape[0]!, offset, bias, rule: null });
     }
-    return { matrix, at, parts: projections };
+    return { matrix, at, method, parts: projections };
   }
 
   #placeMatrix(plan: MatrixPlan): Matrix {

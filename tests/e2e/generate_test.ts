@@ -22,7 +22,7 @@ test("generate --json: the document of the contract, and nothing else on stdout"
   );
   assert.deepEqual(shape, [
     "model: name architecture parameters quantization dtype",
-    "engine: runtime kernels threads threadsReason layouts",
+    "engine: runtime kernels threads threadsReason layouts storage",
     "recipe",
     "prompt: tokens count",
     "output: text tokens count finishReason",

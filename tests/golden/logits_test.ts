@@ -20,6 +20,7 @@ import {
 } from "../support/golden.ts";
 import { pulledModel } from "../support/models.ts";
 import { skipWithout } from "../support/shared.ts";
+import { allDense, UNTUNED } from "../../src/runtime/tuner.ts";
 
 const skip = skipWithout("golden/smollm2/logits.json");
 const skipRelaxed = skip || (hasRelaxedSimd() ? false : "this runtime has no relaxed SIMD");
@@ -29,21 +30,21 @@ const F32_BOUND = 1e-3;
 
 let loaded: { readonly key: string; readonly model: Model } | null = null;
 
-/** The model in a dtype; one at a time, f32 alone takes 545 MB. `claimed`: by a recipe that keeps every channel and says it skips this share. */
-async function open(
-  dtype: Dtype,
-  kernels: "baseline" | "relaxed",
-  claimed: number | null = null,
-): Promise<Model> {
-  const key = `${dtype} ${kernels} ${claimed}`;
+/** How a recipe's projections run: dense with zeros, or by lists of active channels. */
+type Way = "dense" | "lists";
+
+/** The model in a dtype; one at a time, f32 alone takes 545 MB. `way`: with a recipe that keeps every channel. */
+async function open(dtype: Dtype, kernels: "baseline" | "relaxed", way: Way | null = null): Promise<Model> {
+  const key = `${dtype} ${kernels} ${way}`;
   if (loaded?.key !== key) {
     await loaded?.model.close();
     loaded = null;
     const options = { dtype, kernels, contextLength: 512 };
-    const recipe = claimed === null
+    const recipe = way === null
       ? undefined
-      : await recipeOfThreshold(await Model.load(await pulledModel(), options), 0, claimed);
-    loaded = { key, model: await Model.load(await pulledModel(), { ...options, recipe }) };
+      : await recipeOfThreshold(await Model.load(await pulledModel(), options), 0, 0.3);
+    const tuning = way === "lists" ? UNTUNED : allDense(kernels);
+    loaded = { key, model: await Model.load(await pulledModel(), { ...options, recipe, tuning }) };
   }
   return loaded.model;
 }
@@ -184,22 +185,26 @@ const OTHER_BARS = { int4: { top8Mean: 0.35, flip: 0.5 }, int8: { top8Mean: 0.5,
 
 for (const dtype of ["int4", "int8"] as const) {
   for (const kernels of ["baseline", "relaxed"] as const) {
-    // what the recipe claims to skip decides how int8 lies; every channel is kept
-    for (const claimed of dtype === "int8" ? [null, 0.3, 0.9] : [null, 0.3]) {
+    for (const way of [null, "dense", "lists"] as const) {
       for (const path of ["prefill", "decode"] as const) {
         const bar = MEAN_BAR[kernels];
-        const way = claimed === null ? "dense" : `sparse with every channel kept (${claimed})`;
+        const what = way === null ? "dense" : `sparse with every channel kept, ${way}`;
         test(
-          `SmolLM2 ${dtype}, ${kernels} ${path}, ${way}: mean log-likelihood within ${bar} of the reference`,
+          `SmolLM2 ${dtype}, ${kernels} ${path}, ${what}: mean log-likelihood within ${bar} of the reference`,
           {
             skip: kernels === "relaxed" ? skipRelaxed : skip,
           },
           async () => {
-            const model = await open(dtype, kernels, claimed);
+            const model = await open(dtype, kernels, way);
             assert.equal(model.info.kernels, kernels);
-            const int4 = kernels === "relaxed" && claimed === null ? "quad-i4" : "group-i4",
-              layout = dtype === "int4" ? int4 : claimed === 0.9 ? "channels-i8" : "pairs-i8";
-            assert.deepEqual([...new Set(Object.values(model.info.layouts))], [layout]);
+            const lists = way === "lists",
+              int4 = kernels === "relaxed" && !lists ? "quad-i4" : "group-i4",
+              layout = dtype === "int4" ? int4 : lists ? "channels-i8" : "pairs-i8",
+              { storage, layouts } = model.info;
+            assert.deepEqual([...new Set(Object.values(storage))], [layout]);
+            assert.deepEqual([...new Set(Object.values(layouts))], [
+              !lists ? "dense" : dtype === "int4" ? "stream" : "skip",
+            ]);
             assertClose(compare(model, path, prompts()), { mean: bar, ...OTHER_BARS[dtype] });
           },
         );

@@ -134,6 +134,7 @@ test("layers: thresholds, masks and outputs of three layers under six recipes", 
       const linear: Linear = {
         matrix,
         at: 0,
+        method: "skip",
         parts: [{ name: "qProj", layer: 0, nOut, offset: 0, bias: 0, rule }],
       };
       const x = place(new Float32Array(nIn)), y = place(new Float32Array(nOut));

@@ -70,7 +70,7 @@ for (const layout of ["channels-f32", "channels-bf16"] as const) {
         bias: 0,
         rule: null,
       }));
-      const linear: Linear = { matrix, at: 0, parts };
+      const linear: Linear = { matrix, at: 0, method: "skip", parts };
       const weights = { config, layers: [{ sites: [[linear]] }] } as unknown as Weights;
       const factors = new Map(PARTS.map(({ name, nOut, rank }) => [
         `model.layers.0.mlp.${name === "gateProj" ? "gate" : "up"}_proj`,

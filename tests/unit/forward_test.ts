@@ -67,7 +67,13 @@ async function bench(): Promise<{
       u: 0,
       v: 0,
     } as const;
-    return { matrix, at: 0, parts: [{ name: "qProj", layer: 0, nOut: N_OUT, offset: 0, bias: 0, rule }] };
+    const method = layout === "pairs-i8" ? "dense" : "skip";
+    return {
+      matrix,
+      at: 0,
+      method,
+      parts: [{ name: "qProj", layer: 0, nOut: N_OUT, offset: 0, bias: 0, rule }],
+    };
   };
   const setInput = (x: Float32Array): void => {
     new Float32Array(memory.buffer, workspace.normed, N_IN).set(x);

@@ -1,0 +1,250 @@
+/**
+ * Which layout and method are fastest here for a matrix of which a recipe skips a share: timed when a recipe is loaded, on weights made up
+ * for it, and remembered. Dense is always among the candidates, so that a recipe never runs slower than the best dense kernel does.
+ */
+import { Arena } from "../kernels/arena.ts";
+import { type Kernels, padTo } from "../kernels/kernels.ts";
+import type { WasmKernelOptions } from "../kernels/wasm_kernels.ts";
+import type { LlamaConfig } from "../model/config.ts";
+import type { Platform } from "../platform/platform.ts";
+import { type Layout, type Matrix, multiplyByRule, planMatrix, type RunMethod } from "./matrix.ts";
+import { Workspace } from "./workspace.ts";
+
+/** How the runtime may keep a matrix: `i8` has two layouts, and so has `group-i4` in the relaxed build. */
+export type Kind = "channels-f32" | "channels-bf16" | "group-i4" | "i8";
+
+/** A matrix that is to be tuned. */
+export interface Shape {
+  readonly kind: Kind;
+  readonly mins: boolean;
+  readonly nIn: number;
+  readonly nOut: number;
+  /** Share of channels that the recipe skips. */
+  readonly sparsity: number;
+}
+
+/** How a matrix is kept and runs by its rule. */
+export interface Choice {
+  readonly layout: Layout;
+  readonly method: RunMethod;
+}
+
+/** What was found. */
+export interface Tuning {
+  /** How the int4 stream touches memory, for all matrices. */
+  readonly touch: NonNullable<WasmKernelOptions["touch"]>;
+  choose(shape: Shape): Choice;
+}
+
+/** Bytes of made-up weights that are gone through: several times L3, whose contents would flatter sparse kernels. */
+const WEIGHT_BYTES = 96 * 2 ** 20;
+/** Milliseconds that a sample takes at least, how many there are, and how many all shapes may take together. */
+const SAMPLE_MS = 1.5, SAMPLES = 5, BUDGET_MS = 300;
+/** A candidate must be so much faster than dense to be taken: less is noise. */
+const MARGIN = 0.97;
+/** Raised when kernels change so that older findings do not hold. */
+const VERSION = 1;
+
+/** All ways to run a shape; the first is dense. */
+export function candidates(kind: Kind, build: Kernels["build"]): Choice[] {
+  switch (kind) {
+    case "channels-f32":
+    case "channels-bf16":
+      return [{ layout: kind, method: "dense" }, { layout: kind, method: "skip" }];
+    case "i8":
+      return [{ layout: "pairs-i8", method: "dense" }, { layout: "channels-i8", method: "skip" }];
+    case "group-i4":
+      return [
+        { layout: build === "relaxed" ? "quad-i4" : "group-i4", method: "dense" },
+        { layout: "group-i4", method: "stream" },
+      ];
+  }
+}
+
+/** Without measurements: what skips where the layout can. For the reference kernels, whose speed says nothing. */
+export const UNTUNED: Tuning = {
+  touch: "atomic",
+  choose: ({ kind }) => candidates(kind, "reference").at(-1)!,
+};
+
+/** Always dense. */
+export function allDense(build: Kernels["build"]): Tuning {
+  return { touch: "atomic", choose: ({ kind }) => candidates(kind, build)[0]! };
+}
+
+/** Times one candidate for a shape: milliseconds a product. */
+export type Stopwatch = (shape: Shape, choice: Choice, touch: Tuning["touch"]) => number;
+
+/**
+ * Takes the fastest candidate of each shape by the medians of samples that take turns.
+ *
+ * @param known findings of earlier loads by their key; new ones are added
+ * @param watch is not asked for shapes that are known; past the time that measuring may take, what is not known runs dense
+ */
+export function tune(
+  shapes: readonly Shape[],
+  build: Kernels["build"],
+  known: Map<string, number[]>,
+  watch: Stopwatch,
+  now: () => number = () => performance.now(),
+): Tuning {
+  const began = now();
+  for (const shape of shapes) {
+    const key = keyOf(shape), ways = waysOf(shape.kind, build);
+    if (isKnown(known, shape)) continue;
+    if (now() - began > BUDGET_MS) break;
+    const samples: number[][] = ways.map(() => []);
+    for (let i = 0; i < SAMPLES; i++) {
+      for (const [w, { choice, touch }] of ways.entries()) samples[w]!.push(watch(shape, choice, touch));
+    }
+    known.set(key, samples.map((times) => Number(median(times).toPrecision(4))));
+  }
+  const flavours = { atomic: 0, plain: 0 };
+  for (const shape of shapes) {
+    const times = known.get(keyOf(shape));
+    for (const [w, { touch }] of waysOf(shape.kind, build).entries()) {
+      if (times !== undefined && w > 0) flavours[touch] += times[w]! / times[0]!;
+    }
+  }
+  const touch = flavours.plain < flavours.atomic ? "plain" : "atomic";
+  return {
+    touch,
+    choose: (shape) => {
+      const [dense, sparse] = candidates(shape.kind, build) as [Choice, Choice];
+      const times = known.get(keyOf(shape)),
+        w = waysOf(shape.kind, build).findIndex((way) =>
+          way.choice.method !== "dense" && way.touch === touch
+        );
+      return times !== undefined && times[w]! < MARGIN * times[0]! ? sparse : dense;
+    },
+  };
+}
+
+/** Whether a shape needs no measurement. */
+export function isKnown(found: ReadonlyMap<string, readonly number[]>, shape: Shape): boolean {
+  return found.get(keyOf(shape))?.length === WAYS;
+}
+
+/** Dense, and the sparse candidate with both ways to touch memory. */
+const WAYS = 3;
+
+/** Candidates with the ways to touch memory. */
+function waysOf(kind: Kind, build: Kernels["build"]): { choice: Choice; touch: Tuning["touch"] }[] {
+  const [dense, sparse] = candidates(kind, build) as [Choice, Choice];
+  return [
+    { choice: dense, touch: "atomic" },
+    { choice: sparse, touch: "atomic" },
+    { choice: sparse, touch: "plain" },
+  ];
+}
+
+function keyOf({ kind, mins, nIn, nOut, sparsity }: Shape): string {
+  return `${kind}${mins ? "+mins" : ""} ${nIn}x${nOut} ${sparsity.toFixed(2)}`;
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
+}
+
+/**
+ * A stopwatch over made-up weights in a memory of its own.
+ *
+ * @param create makes the kernels of the build that will run
+ */
+export async function openStopwatch(
+  config: LlamaConfig,
+  create: (memory: WebAssembly.Memory, touch: Tuning["touch"]) => Promise<Kernels>,
+): Promise<Stopwatch> {
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
+  const kernels = { atomic: await create(memory, "atomic"), plain: await create(memory, "plain") };
+  const arena = new Arena(memory, kernels.atomic.heapBase()), size = Workspace.size(kernels.atomic, config);
+  const s = new Workspace(kernels.atomic, config, arena.allocate(size));
+  s.initialise();
+  const scales = arena.allocate(4 * Math.max(...Object.values(s.strides)));
+  const weights = arena.allocate(WEIGHT_BYTES);
+  // as integers any bytes will do, as f32 and bf16 this is 0.0115: speed depends on values only where they are subnormal or not numbers
+  new Uint8Array(memory.buffer, scales, weights + WEIGHT_BYTES - scales).fill(0x3c);
+  const x = s.normed, y = s.gateUp;
+  return (shape, { layout, method }, touch) => {
+    const k = kernels[touch];
+    const plan = planMatrix(layout, shape.nIn, shape.nOut, {
+      mins: shape.mins,
+      balanced: shape.kind === "i8",
+    });
+    const step = padTo(plan.bytes, 64), count = Math.max(1, Math.floor(WEIGHT_BYTES / step));
+    // channels spread evenly: active where a low-discrepancy sequence passes the share that is skipped
+    const values = new Float32Array(memory.buffer, x, plan.nInPadded).fill(0);
+    for (let c = 0; c < shape.nIn; c++) values[c] = 0.1 + (c * 0.6180339887) % 1;
+    let products = 0;
+    const began = performance.now();
+    for (let at = weights;; at = at + step < weights + step * count ? at + step : weights) {
+      const mins = at + plan.sizes.w;
+      const matrix: Matrix = {
+        ...plan,
+        w: at,
+        rowScale: scales,
+        channelScale: plan.balanced ? scales : 0,
+        mins: plan.sizes.mins > 0 ? mins : 0,
+        minScale: plan.sizes.minScale > 0 ? scales : 0,
+      };
+      s.newInput();
+      multiplyByRule(k, s, matrix, method, y, x, s.ones, 0.1 + shape.sparsity);
+      products++;
+      const ms = performance.now() - began;
+      if (ms > SAMPLE_MS && products > 1) return ms / products;
+    }
+  };
+}
+
+/** What earlier loads found with this engine, machine and build; empty where nothing is, or what is there is broken. */
+export async function readFindings(platform: Platform, build: string): Promise<Map<string, number[]>> {
+  try {
+    const text = await (await platform.openBlob(findingsPath(platform))).text();
+    const all = JSON.parse(text) as { [engine: string]: { [key: string]: unknown } };
+    const found = new Map<string, number[]>();
+    for (const [key, times] of Object.entries(all[engineKey(platform, build)] ?? {})) {
+      if (Array.isArray(times) && times.every((ms) => typeof ms === "number" && ms > 0)) {
+        found.set(key, times);
+      }
+    }
+    return found;
+  } catch {
+    return new Map();
+  }
+}
+
+/** Keeps them for the next load, beside those of other engines. A folder that cannot be written is no error: the next load measures again. */
+export async function writeFindings(
+  platform: Platform,
+  build: string,
+  found: ReadonlyMap<string, number[]>,
+): Promise<void> {
+  try {
+    const path = findingsPath(platform), aside = `${path}.${performance.timeOrigin + performance.now()}.part`;
+    let all: { [engine: string]: unknown } = {};
+    try {
+      all = JSON.parse(await (await platform.openBlob(path)).text());
+    } catch {
+      // none yet, or broken
+    }
+    all[engineKey(platform, build)] = Object.fromEntries(found);
+    await platform.makeDir(platform.cacheDir());
+    const writer = await platform.openWriter(aside, { truncate: true });
+    try {
+      await writer.write(new TextEncoder().encode(JSON.stringify(all, null, 1)));
+    } finally {
+      await writer.close();
+    }
+    await platform.rename(aside, path);
+  } catch {
+    // see above
+  }
+}
+
+function findingsPath(platform: Platform): string {
+  return `${platform.cacheDir()}/tuning.json`;
+}
+
+function engineKey(platform: Platform, build: string): string {
+  return `v${VERSION} ${platform.runtime} ${platform.cpu()} ${build}`;
+}

@@ -1,0 +1,172 @@
+/** The tuner: what it picks from timings, what it remembers, and that a pick never changes a result of the baseline build. */
+import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { Model } from "../../src/mod.ts";
+import { detectPlatform } from "../../src/platform/detect.ts";
+import type { Platform } from "../../src/platform/platform.ts";
+import {
+  allDense,
+  candidates,
+  openStopwatch,
+  readFindings,
+  type Shape,
+  tune,
+  UNTUNED,
+  writeFindings,
+} from "../../src/runtime/tuner.ts";
+import { loadKernelModule } from "../../src/kernels/probe.ts";
+import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
+import type { LlamaConfig } from "../../src/model/config.ts";
+import { recipeOfThreshold } from "../support/golden.ts";
+import { requireShared, skipWithout } from "../support/shared.ts";
+
+const INT4: Shape = { kind: "group-i4", mins: true, nIn: 576, nOut: 960, sparsity: 0.5 };
+const INT8: Shape = { ...INT4, kind: "i8", mins: false };
+
+/** Tunes from given milliseconds a product: dense, sparse with atomic touches, sparse with plain ones. */
+function pick(times: readonly [number, number, number], shape: Shape = INT4): ReturnType<typeof tune> {
+  return tune(
+    [shape],
+    "baseline",
+    new Map(),
+    (_shape, { method }, touch) => times[method === "dense" ? 0 : touch === "atomic" ? 1 : 2],
+  );
+}
+
+test("tune: sparse where it is faster than dense by more than noise, else dense", () => {
+  assert.deepEqual(pick([1, 0.8, 0.9]).choose(INT4), { layout: "group-i4", method: "stream" });
+  assert.deepEqual(pick([1, 0.98, 2]).choose(INT4), { layout: "group-i4", method: "dense" });
+  assert.deepEqual(pick([1, 1.5, 1.5]).choose(INT4), { layout: "group-i4", method: "dense" });
+  assert.deepEqual(pick([1, 0.5, 1.5], INT8).choose(INT8), { layout: "channels-i8", method: "skip" });
+  assert.deepEqual(pick([1, 1.1, 1.5], INT8).choose(INT8), { layout: "pairs-i8", method: "dense" });
+});
+
+test("tune: memory is touched the way that is faster over all shapes", () => {
+  assert.equal(pick([1, 0.8, 0.9]).touch, "atomic");
+  const plain = pick([1, 1.2, 0.7]);
+  assert.equal(plain.touch, "plain");
+  assert.equal(plain.choose(INT4).method, "stream");
+});
+
+test("tune: medians, so that one slow sample changes nothing", () => {
+  let calls = 0;
+  const tuning = tune([INT4], "baseline", new Map(), (_shape, { method }) => {
+    calls++;
+    return calls === 2 ? 100 : method === "dense" ? 1 : 0.8;
+  });
+  assert.equal(tuning.choose(INT4).method, "stream");
+});
+
+test("tune: what is known is not timed again, and what there is no time for runs dense", () => {
+  const known = new Map<string, number[]>(), other = { ...INT4, nIn: 1536 };
+  tune([INT4], "baseline", known, (_shape, { method }) => method === "dense" ? 1 : 0.5);
+  const never = (): number => assert.fail("timed again");
+  assert.equal(tune([INT4], "baseline", known, never).choose(INT4).method, "stream");
+  let time = 0;
+  const slow = tune([INT4, other], "baseline", new Map(), () => (time += 1000, 0.5), () => time);
+  assert.equal(slow.choose(other).method, "dense");
+});
+
+test("candidates: dense comes first, and the relaxed build's int4 dense is the quad", () => {
+  for (const kind of ["channels-f32", "channels-bf16", "i8", "group-i4"] as const) {
+    for (const build of ["baseline", "relaxed", "reference"] as const) {
+      assert.deepEqual(candidates(kind, build).map(({ method }) => method === "dense"), [true, false]);
+    }
+  }
+  assert.equal(candidates("group-i4", "relaxed")[0]!.layout, "quad-i4");
+  assert.equal(candidates("group-i4", "baseline")[0]!.layout, "group-i4");
+  assert.equal(UNTUNED.choose(INT4).method, "stream");
+});
+
+test("openStopwatch: every candidate of the baseline build takes some time", async () => {
+  const config = {
+    hiddenSize: 576,
+    intermediateSize: 1536,
+    numAttentionHeads: 9,
+    numKeyValueHeads: 3,
+    headDim: 64,
+    vocabSize: 64,
+    ropeDim: 64,
+  } as LlamaConfig;
+  const module = await loadKernelModule("baseline");
+  const watch = await openStopwatch(config, (memory, touch) => createWasmKernels(module, memory, { touch }));
+  for (const kind of ["channels-f32", "channels-bf16", "i8", "group-i4"] as const) {
+    for (const choice of candidates(kind, "baseline")) {
+      const ms = watch({ ...INT4, kind, mins: kind === "group-i4" }, choice, "atomic");
+      assert.ok(ms > 0 && ms < 1000, `${kind} ${choice.method}: ${ms}`);
+    }
+  }
+});
+
+/** This runtime's platform with a cache folder of its own. */
+async function withCache(use: (platform: Platform, file: string) => Promise<void>): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), "rsparse-tuning-"));
+  try {
+    await use({ ...await detectPlatform(), cacheDir: () => folder }, join(folder, "tuning.json"));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+test("findings: kept for each engine and build, and whatever is broken is measured again", async () => {
+  await withCache(async (platform, file) => {
+    const found = new Map([["a", [1, 2, 3]]]);
+    assert.equal((await readFindings(platform, "baseline")).size, 0);
+    await writeFindings(platform, "baseline", found);
+    await writeFindings({ ...platform, runtime: "other 1" }, "baseline", new Map([["b", [4]]]));
+    assert.deepEqual(await readFindings(platform, "baseline"), found);
+    assert.equal((await readFindings(platform, "relaxed")).size, 0);
+    assert.equal((await readFindings({ ...platform, cpu: () => "another" }, "baseline")).size, 0);
+    const whole = await readFile(file, "utf8");
+    for (
+      const text of [
+        "",
+        "null",
+        "[]",
+        "{",
+        whole.slice(0, 40),
+        whole.replace("1,", '"x",'),
+        whole.replace("1,", "-1,"),
+      ]
+    ) {
+      await writeFile(file, text);
+      assert.equal((await readFindings(platform, "baseline")).size, 0, text);
+    }
+    await writeFindings(platform, "baseline", found);
+    assert.deepEqual(await readFindings(platform, "baseline"), found);
+  });
+});
+
+test("findings: a folder that cannot be written is no error", async () => {
+  const platform = { ...await detectPlatform(), cacheDir: () => "/dev/null/no" };
+  await writeFindings(platform, "baseline", new Map([["a", [1]]]));
+  assert.equal((await readFindings(platform, "baseline")).size, 0);
+});
+
+for (
+  const [file, dtype] of [
+    ["llama-mixed.gguf", "int4"],
+    ["llama-f32.gguf", "int8"],
+    ["llama-f32.gguf", "f32"],
+    ["llama-f32.gguf", "bf16"],
+  ] as const
+) {
+  const path = `golden/tiny/${file}`;
+  test(`Tuning: sparse logits in ${dtype} are the same bits whatever was picked`, {
+    skip: skipWithout(path),
+  }, async () => {
+    const options = { kernels: "baseline", dtype, threads: 1 } as const;
+    await using dense = await Model.load(requireShared(path), options);
+    const recipe = await recipeOfThreshold(dense, 0.4, 0.5);
+    const ids = [5, 77, 130, 9, 200, 31], logits: Float32Array[][] = [];
+    for (const tuning of [allDense("baseline"), UNTUNED]) {
+      await using model = await Model.load(requireShared(path), { ...options, recipe, tuning });
+      using session = model.session();
+      logits.push(ids.map((id) => session.decode(id)));
+    }
+    assert.deepEqual(logits[0], logits[1]);
+  });
+}
