@@ -21,9 +21,25 @@ export function rope_angles_f64(cosSin: usize, frequency: usize, nPairs: u32, po
  */
 export function rope_f32(x: usize, cosSin: usize, nHeads: u32, headDim: u32, nPairs: u32, interleaved: u32): void {
   const step: usize = interleaved ? 8 : 4, other: usize = interleaved ? 4 : <usize>nPairs << 2;
+  const sign = i32x4(<i32>0x80000000, 0, <i32>0x80000000, 0);
   for (let h: u32 = 0; h < nHeads; ++h, x += <usize>headDim << 2) {
-    let p = x, a = cosSin;
-    for (let i: u32 = 0; i < nPairs; ++i, p += step, a += 8) {
+    let p = x, a = cosSin, i: u32 = 0;
+    // the same products and sums as below, so the same bits
+    if (interleaved) {
+      for (; i + 2 <= nPairs; i += 2, p += 16, a += 16) {
+        const uv = v128.load(p), cs = v128.load(a);
+        const c = v128.shuffle<i32>(cs, cs, 0, 0, 2, 2), s = v128.xor(v128.shuffle<i32>(cs, cs, 1, 1, 3, 3), sign);
+        v128.store(p, f32x4.add(f32x4.mul(uv, c), f32x4.mul(v128.shuffle<i32>(uv, uv, 1, 0, 3, 2), s)));
+      }
+    } else {
+      for (; i + 4 <= nPairs; i += 4, p += 16, a += 32) {
+        const u = v128.load(p), v = v128.load(p + other), a0 = v128.load(a), a1 = v128.load(a, 16);
+        const c = v128.shuffle<i32>(a0, a1, 0, 2, 4, 6), s = v128.shuffle<i32>(a0, a1, 1, 3, 5, 7);
+        v128.store(p, f32x4.sub(f32x4.mul(u, c), f32x4.mul(v, s)));
+        v128.store(p + other, f32x4.add(f32x4.mul(u, s), f32x4.mul(v, c)));
+      }
+    }
+    for (; i < nPairs; ++i, p += step, a += 8) {
       const c = load<f32>(a), s = load<f32>(a, 4), u = load<f32>(p), v = load<f32>(p + other);
       store<f32>(p, u * c - v * s);
       store<f32>(p + other, u * s + v * c);

@@ -483,7 +483,7 @@ export function kvTile(headDim: number): { readonly length: number; readonly v: 
 
 /** Bytes of attention's scratch: the scores of a page, and four rows a tile of queries, results and state. */
 export function attentionScratchBytes(nTokens: number, group: number, headDim: number): number {
-  return 16 * PAGE_POSITIONS + Math.ceil(nTokens * group / 4) * (16 * (headDim + padTo(headDim, 8)) + 32);
+  return 16 * PAGE_POSITIONS + Math.ceil(nTokens * group / 4) * (16 * (headDim + padTo(headDim, 8)) + 48);
 }
 
 /** n rounded up to a multiple of m. */

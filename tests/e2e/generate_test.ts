@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { test } from "node:test";
-import { babbler, CLI, failure, json, rsparse, stories } from "../support/cli.ts";
+import { babbler, CLI, failure, json, rsparse, type RunDocument, stories } from "../support/cli.ts";
 import { pulledModel } from "../support/models.ts";
 import { runProgram } from "../support/process.ts";
 import { skipWithout } from "../support/shared.ts";
@@ -88,6 +88,20 @@ test("generate: a seed repeats its text, another one does not", withStories, asy
   assert.ok(seed, stderr);
   assert.equal((await rsparse([...args, "--seed", seed])).stdout, stdout);
 });
+
+test(
+  "generate --kv: bf16 takes half the memory of f32, and a story goes on as well",
+  withStories,
+  async () => {
+    const args = ["generate", "-m", stories(), "-p", "Once upon a time", "-n", "20"];
+    const [whole, half] = await Promise.all(
+      ["f32", "bf16"].map((kv) => json<RunDocument & { memory: { kvBytes: number } }>([...args, "--kv", kv])),
+    );
+    assert.equal(half!.memory.kvBytes, whole!.memory.kvBytes / 2);
+    assert.equal(half!.output.count, 20);
+    await failure(2, /--kv/, [...args, "--kv", "f16"]);
+  },
+);
 
 test("generate --stop: the text ends before the first of them", withStories, async () => {
   const args = ["generate", "-m", stories(), "-p", "Once upon a time", "-n", "60"];

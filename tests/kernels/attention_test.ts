@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { attentionScratchBytes, kvTile } from "../../src/kernels/kernels.ts";
 import { assertSameBits, assertWithin, type Bench, kernelTest, Random } from "../support/kernels.ts";
 
@@ -186,6 +187,26 @@ kernelTest("attentionF32: scores hundreds apart neither overflow nor leak", (ben
     });
   }
 });
+
+kernelTest(
+  "attentionF32, attentionBf16: a NaN among the keys shows in every query that sees it, in no other",
+  (bench) => {
+    const random = new Random(27), { kernels } = bench, n = 70;
+    for (const type of ["f32", "bf16"] as const) {
+      for (const [nan, first, count] of [[3, 0, n], [66, 0, n], [3, n - 1, 1]] as const) {
+        const at = { ...ONE, headDim: 8, type }, k = random.weights(n * 8).fill(NaN, nan * 8, nan * 8 + 1);
+        const cache = fill(bench, at, k, random.weights(n * 8), n);
+        const q = bench.buffer("f32", random.weights(count * 24)), out = bench.buffer("f32", count * 24);
+        const scratch = bench.buffer("u8", attentionScratchBytes(count, 3, 8));
+        const attend = type === "f32" ? kernels.attentionF32 : kernels.attentionBf16;
+        attend(out.at, q.at, cache.table, cache.offset, scratch.at, first, count, 24, 24, 3, 8);
+        const found = Array.from(out.values, (x) => Number.isNaN(x));
+        assert.deepEqual(found, found.map((_, i) => first + Math.floor(i / 24) >= nan), `${type}, ${nan}`);
+        bench.reset();
+      }
+    }
+  },
+);
 
 kernelTest(
   "attentionF32: a query's result does not depend on the others of its call, bit for bit",

@@ -109,7 +109,11 @@ kernelTest("ropeF32: turns pairs of both orders and leaves the rest of a head", 
   const random = new Random(4);
   for (const interleaved of [0, 1]) {
     for (
-      const [nHeads, headDim, nPairs] of [[1, 2, 1], [3, 8, 4], [3, 8, 3], [9, 64, 32], [2, 12, 0]] as const
+      const [nHeads, headDim, nPairs] of [[1, 2, 1], [3, 8, 4], [3, 8, 3], [2, 14, 5], [2, 20, 9], [
+        9,
+        64,
+        32,
+      ], [2, 12, 0]] as const
     ) {
       const angles = Array.from({ length: nPairs }, (_, i) => 0.7 * i + 0.3);
       const before = random.activations(nHeads * headDim);

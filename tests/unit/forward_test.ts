@@ -184,16 +184,21 @@ test("Session.prefill: words and positions that mean nothing are refused", { ski
   }
 });
 
-test("Model.load: unknown dtypes and kernels are refused; kernels may be bytes", { skip }, async () => {
-  const file = requireShared(FILE);
-  await assert.rejects(Model.load(file, { dtype: "int16" as "int8" }), /dtype: int16 found/);
-  await assert.rejects(Model.load(file, { kernels: "fast" as "auto" }), /kernels: fast found/);
-  await using model = await Model.load(file, {
-    kernels: new Uint8Array(readFileSync(rootPath("build/kernels.baseline.wasm"))),
-  });
-  assert.equal(model.info.kernels, "baseline");
-  assert.ok(model.session().prefill([5, 6]).every(Number.isFinite));
-});
+test(
+  "Model.load: unknown dtypes, cache types and kernels are refused; kernels may be bytes",
+  { skip },
+  async () => {
+    const file = requireShared(FILE);
+    await assert.rejects(Model.load(file, { dtype: "int16" as "int8" }), /dtype: int16 found/);
+    await assert.rejects(Model.load(file, { kv: "f16" as "bf16" }), /kv: f16 found, f32 or bf16 wanted/);
+    await assert.rejects(Model.load(file, { kernels: "fast" as "auto" }), /kernels: fast found/);
+    await using model = await Model.load(file, {
+      kernels: new Uint8Array(readFileSync(rootPath("build/kernels.baseline.wasm"))),
+    });
+    assert.equal(model.info.kernels, "baseline");
+    assert.ok(model.session().prefill([5, 6]).every(Number.isFinite));
+  },
+);
 
 test("Model.close: lets go of the memory", { skip }, async () => {
   const model = await Model.load(requireShared(FILE), { kernels: "baseline" });

@@ -99,6 +99,19 @@ test("Session.truncate: gives pages back", { skip }, async () => {
   assert.equal(model.memory.kvBytes, kvBytes / 4 * 5);
 });
 
+test("Model.load: kv bf16 takes half the memory, and moves logits no further than 8 bits of k and v can", {
+  skip,
+}, async () => {
+  const whole = await open(), half = await open(FILE, { kv: "bf16" }), ids = someIds(3 * PAGE - 5);
+  const expected = fresh(whole, ids), error = largestError(fresh(half, ids), expected);
+  assert.equal(half.memory.kvBytes, whole.memory.kvBytes / 2);
+  // logits are about +-10
+  assert.ok(error > 0 && error <= 0.15, `a logit is off by ${error}`);
+  using session = half.session();
+  session.prefill(ids.slice(0, PAGE - 1));
+  assertNear(decodeAll(session, ids.slice(PAGE - 1)), fresh(half, ids), "prefill and decode");
+});
+
 test("Session.truncate: refuses what the session has not got", { skip }, async () => {
   const model = await open();
   using session = model.session();
