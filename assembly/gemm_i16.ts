@@ -2,7 +2,6 @@
 // (per-group scales and mins) and int8 (a constant scale). Activations keep 15 bits, so this is closer to float than the decode kernels are.
 import { K_LOW4, K_MAGIC, K_MAGIC_BITS, madd, max_f32, round_i32, sum_i32 } from "./lanes";
 
-const BLOCK: usize = 2304;
 
 /**
  * a i16[ceil(nTokens/4), nIn/2, 4, 2], |a| <= 32767; scale and sum f32[ceil(nTokens/4), nIn/32, 4]. Tokens past nTokens are 0.
@@ -64,15 +63,15 @@ function store_nibbles(panel: usize, panelBytes: usize, a: v128, b: v128, low4: 
  *
  * @param panels i8[8, nIn/2, 8, 2]: q - 8
  * @param d      f32[8, nIn/32, 8]; m likewise, 0 where there are no mins
- * @param mins   0 for none
  */
-export function unpack_group_i4(panels: usize, d: usize, m: usize, w: usize, mins: usize, rowScale: usize, minScale: usize, o: u32, nIn: u32, chunk: u32): void {
+export function unpack_group_i4(panels: usize, d: usize, m: usize, w: usize, rowScale: usize, withMins: u32, o: u32, nIn: u32, chunk: u32): void {
   const low4 = i8x16.splat(<i8>K_LOW4), eight = i8x16.splat(8), panelBytes = <usize>nIn << 3, nPairs = nIn >> 6, scaleBytes = <usize>nIn;
-  const blocks = chunk >> 6;
-  let block = w + (<usize>(o / chunk) * nPairs * blocks + ((o % chunk) >> 6)) * BLOCK;
-  for (let g: u32 = 0; g < nPairs; ++g, block += BLOCK * blocks) {
+  const blocks = chunk >> 6, half: usize = withMins ? 1280 : 1024, blockBytes = 1280 + half;
+  let block = w + (<usize>(o / chunk) * nPairs * blocks + ((o % chunk) >> 6)) * blockBytes;
+  for (let g: u32 = 0; g < nPairs; ++g, block += blockBytes * blocks) {
     let column = block + 256, p = panels + (<usize>g << 9);
     for (let c = 0; c < 64; c += 2, column += 64, p += 16) {
+      if (c == 32) column = block + 256 + half;
       store_nibbles(p, panelBytes, v128.load(column), v128.load(column, 32), low4, eight);
       store_nibbles(p + panelBytes * 4, panelBytes, v128.load(column, 16), v128.load(column, 48), low4, eight);
     }
@@ -80,10 +79,7 @@ export function unpack_group_i4(panels: usize, d: usize, m: usize, w: usize, min
       const at = <usize>(j >> 3) * scaleBytes + (<usize>g << 6) + (<usize>(j & 7) << 2), pair = block + (<usize>j << 2);
       const unit = load<f32>(rowScale + (<usize>(o + j) << 2));
       store<f32>(d + at, <f32>load<i16>(pair) * unit); store<f32>(d + at, <f32>load<i16>(pair, 2) * unit, 32);
-      if (mins) {
-        const q = mins + ((<usize>((o + j) >> 4) * nPairs + g) << 6) + (<usize>(j & 15) << 2), k = load<f32>(minScale + (<usize>(o + j) << 2));
-        store<f32>(m + at, <f32>load<i16>(q) * k); store<f32>(m + at, <f32>load<i16>(q, 2) * k, 32);
-      } else { store<f32>(m + at, 0); store<f32>(m + at, 0, 32); }
+      store<f32>(m + at, withMins ? <f32>load<i16>(pair, 1280) * unit : 0); store<f32>(m + at, withMins ? <f32>load<i16>(pair, 1282) * unit : 0, 32);
     }
   }
 }

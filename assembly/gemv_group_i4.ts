@@ -1,8 +1,12 @@
 // int4 matrix-vector products on the file's own groups of 32 channels, dense and over lists, from one layout (group i4).
 //
-// A block is 64 outputs x 64 channels, 2304 bytes: 64 i16 pairs (d of group g, of g+1), then 32 bytes a channel. Baseline: a u16 unit holds
-// four nibbles of one channel, A_k = sum (v >> 4k) * x, nibble k's sum = A_k - 16 * A_(k+1): exact modulo 2^16, one shift a nibble and no mask.
-// The offset -8 * sum x is in the start values. Relaxed: bytes of two channels interleaved, relaxed_dot of pairs.
+// A block is 64 outputs x 64 channels, groups g and g+1: 256 bytes of i16 pairs (d[o,g], d[o,g+1]), 32 bytes for each channel of g; with mins 256
+// bytes of pairs (m'[o,g], m'[o,g+1]); 32 bytes for each channel of g+1. Baseline: a u16 unit holds four nibbles of one channel, A_k =
+// sum (v >> 4k) * x, nibble k's sum = A_k - 16 * A_(k+1): exact modulo 2^16, one shift a nibble and no mask. The offset -8 * sum x is in the
+// start values. Relaxed: bytes of two channels interleaved, relaxed_dot of pairs.
+//
+// Mins lie where they do because memory must stream: both of a block's headers in front of its channels left the dense kernel 7 of 23 GB/s, both
+// behind 10, one in front of each group 23 (Zen 5, which prefetches past a hole of four lines). A pass of their own took 8 to 10 %.
 //
 // Order: pair of groups, block, group, channel; a call takes neighbouring blocks of one chunk, so that threads can share a chunk. A group's list
 // is the same for all blocks, so its loop exit is predicted; with blocks outside and groups inside every exit is a misprediction (62 against 45 Gweights/s hot at 70 %). The sums of both
@@ -10,7 +14,10 @@
 import { K_LOW4, madd } from "./lanes";
 
 const SPAN: usize = 131072;
-const BLOCK: usize = 2304;
+/** Bytes of the scales, of the mins. */
+const HEADER: usize = 256;
+/** Bytes of a group's channels. */
+const CHANNELS: usize = 1024;
 
 /**
  * Bytes ahead of the block that the stream touches (512 to 1536 measured alike; 256 too near, 4096 a tenth slower).
@@ -34,16 +41,20 @@ function low8(a: v128, b: v128): v128 { return v128.shuffle<i8>(a, b, 0, 16, 1, 
 @inline
 function high8(a: v128, b: v128): v128 { return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); }
 
-/** y[0..63] += unit * (sums of g, sums of g+1) . (d pairs), from the 256 bytes of scratch. */
+/** y[0..63] += unit * ((sums of g, sums of g+1) . (d pairs) + (sums of x) . (m' pairs)), from the 256 bytes of scratch. */
 // @ts-ignore: decorator
 @inline
-function apply_scales(y: usize, block: usize, scratch: usize, unit: v128): void {
+function apply_scales(y: usize, block: usize, scratch: usize, unit: v128, xSums: v128, withMins: u32): void {
   for (let k: usize = 0; k < 128; k += 16) {
-    const a = v128.load(scratch + k), b = v128.load(scratch + k, 128);
-    const lo = v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11), hi = v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-    const q = y + (k << 1), d = block + (k << 1);
-    v128.store(q, madd(f32x4.convert_i32x4_s(i32x4.dot_i16x8_s(lo, v128.load(d))), unit, v128.load(q)));
-    v128.store(q, madd(f32x4.convert_i32x4_s(i32x4.dot_i16x8_s(hi, v128.load(d, 16))), unit, v128.load(q, 16)), 16);
+    const a = v128.load(scratch + k), b = v128.load(scratch + k, 128), q = y + (k << 1), d = block + (k << 1);
+    let u = i32x4.dot_i16x8_s(v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11), v128.load(d));
+    let v = i32x4.dot_i16x8_s(v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15), v128.load(d, 16));
+    if (withMins) {
+      u = i32x4.add(u, i32x4.dot_i16x8_s(xSums, v128.load(d, HEADER + CHANNELS)));
+      v = i32x4.add(v, i32x4.dot_i16x8_s(xSums, v128.load(d, HEADER + CHANNELS + 16)));
+    }
+    v128.store(q, madd(f32x4.convert_i32x4_s(u), unit, v128.load(q)));
+    v128.store(q, madd(f32x4.convert_i32x4_s(v), unit, v128.load(q, 16)), 16);
   }
 }
 
@@ -68,12 +79,13 @@ function touch_ahead(p: usize, stride: usize, kind: i32, touches: i32): usize {
  */
 // @ts-ignore: decorator
 @inline
-function run_pair(y: usize, yEnd: usize, block: usize, pair: usize, scratch: usize, kind: i32, touches: i32, stride: usize): void {
-  const low4 = i8x16.splat(<i8>K_LOW4), unit = v128.load32_splat(pair, 8);
-  for (; y < yEnd; y += 256, block += BLOCK) {
-    let column = block + 256, ahead = block + AHEAD;
-    const aheadEnd = ahead + BLOCK;
-    for (let half: usize = 0; half < 2; ++half, column += 1024) {
+function run_pair(y: usize, yEnd: usize, block: usize, pair: usize, scratch: usize, withMins: u32, kind: i32, touches: i32, stride: usize): void {
+  const low4 = i8x16.splat(<i8>K_LOW4), unit = v128.load32_splat(pair, 8), xSums = v128.load32_splat(pair, 12);
+  const groupBytes: usize = withMins ? CHANNELS + HEADER : CHANNELS, blockBytes = HEADER + CHANNELS + groupBytes;
+  for (; y < yEnd; y += 256, block += blockBytes) {
+    let column = block + HEADER, ahead = block + AHEAD;
+    const aheadEnd = ahead + blockBytes;
+    for (let half: usize = 0; half < 2; ++half, column += groupBytes) {
       const t = pair + (half << 5), out = scratch + (half << 7);
       let p: usize = load<u32>(t), end: usize = load<u32>(t, 4);
       if (ASC_FEATURE_RELAXED_SIMD) {
@@ -112,104 +124,74 @@ function run_pair(y: usize, yEnd: usize, block: usize, pair: usize, scratch: usi
     }
     // lines that too few steps left
     if (kind != 0) for (; ahead < aheadEnd; ahead += 64) touch(ahead, kind);
-    apply_scales(y, block, scratch, unit);
+    apply_scales(y, block, scratch, unit, xSums, withMins);
   }
 }
 
 // Functions of their own, not inlined: as arms of one `if` the optimiser folds them into one body that asks at each step.
-function atomic_2(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, 1, 2, stride); }
-function atomic_4(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, 1, 4, stride); }
-function atomic_8(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, 1, 8, stride); }
-function plain_2(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, 2, 2, stride); }
-function plain_4(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, 2, 4, stride); }
-function plain_8(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, 2, 8, stride); }
+function atomic_2(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, withMins: u32, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, withMins, 1, 2, stride); }
+function atomic_4(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, withMins: u32, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, withMins, 1, 4, stride); }
+function atomic_8(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, withMins: u32, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, withMins, 1, 8, stride); }
+function plain_2(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, withMins: u32, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, withMins, 2, 2, stride); }
+function plain_4(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, withMins: u32, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, withMins, 2, 4, stride); }
+function plain_8(y: usize, yEnd: usize, w: usize, pair: usize, scratch: usize, withMins: u32, stride: usize): void { run_pair(y, yEnd, w, pair, scratch, withMins, 2, 8, stride); }
 
-/** Steps of a block: channels; pairs of channels in the relaxed build. */
+/** Steps of a block: channels; pairs of channels in the relaxed build. Both groups' lists are one. */
 // @ts-ignore: decorator
 @inline
-function steps_of(pair: usize): i32 { return <i32>(load<u32>(pair, 12) + load<u32>(pair, 44)) >> (ASC_FEATURE_RELAXED_SIMD ? 1 : 0); }
-/** Touches a step with which a stride of at most 64 bytes reaches all 36 lines of a block. */
+function steps_of(pair: usize): i32 { return <i32>(load<u32>(pair, 36) - load<u32>(pair)) >> (ASC_FEATURE_RELAXED_SIMD ? 3 : 2); }
+/** Touches a step with which a stride of at most 64 bytes reaches all 36 or 40 lines of a block. */
 // @ts-ignore: decorator
 @inline
-function touches_for(steps: i32): i32 { return steps >= 18 ? 2 : steps >= 9 ? 4 : 8; }
+function touches_for(steps: i32): i32 { return steps >= 20 ? 2 : steps >= 10 ? 4 : 8; }
+/** @param touches those of a block */
 // @ts-ignore: decorator
 @inline
-function stride_for(touches: i32): usize { return <usize>min<i32>(64, (<i32>BLOCK + touches - 1) / touches); }
+function stride_for(touches: i32, withMins: u32): usize { return <usize>min<i32>(64, ((withMins ? 2560 : 2304) + touches - 1) / touches); }
 
 /**
- * y f32[64 * nBlocks] += w x / rowScale, dense: x as select_group_i4 made it with threshold -1 (a full list).
+ * y f32[64 * nBlocks] += w x / rowScale, dense: x as select_group_i4 made it with threshold -1 (a full list). Exact in integers for each 64 channels:
+ * |sum of (q - 8) x| is at most 32,760 and |sum of x| 4,095 a group, so two groups of scales and mins within 29,134 stay below 2^31.
  *
  * @param y         the first block's outputs
  * @param w         the first block, of the chunk's first pair of groups
  * @param nIn       a multiple of 64
  * @param nBlocks   neighbouring blocks, all of one chunk
- * @param pairBytes from a pair of groups to the next: 2304 * C / 64 of the layout
+ * @param pairBytes from a pair of groups to the next: the bytes of a block times C / 64 of the layout
  * @param scratch   256 bytes
  */
-export function gemv_group_i4(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, scratch: usize): void {
+export function gemv_group_i4(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, withMins: u32, scratch: usize): void {
   const tableEnd = table + <usize>nIn, yEnd = y + (<usize>nBlocks << 8);
-  for (let pair = table; pair < tableEnd; pair += 64, w += <usize>pairBytes) run_pair(y, yEnd, w, pair, scratch, 0, 0, 0);
+  for (let pair = table; pair < tableEnd; pair += 64, w += <usize>pairBytes) run_pair(y, yEnd, w, pair, scratch, withMins, 0, 0, 0);
 }
 
 /** The same for any list: memory is read in order, arithmetic is done for the list's channels only. Touches by atomic loads: V8 15 drops plain ones. */
-export function gemv_group_i4_list(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, scratch: usize): void {
+export function gemv_group_i4_list(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, withMins: u32, scratch: usize): void {
   const tableEnd = table + <usize>nIn, yEnd = y + (<usize>nBlocks << 8);
   for (let pair = table; pair < tableEnd; pair += 64, w += <usize>pairBytes) {
     const steps = steps_of(pair), touches = touches_for(steps);
     if (steps == 0) continue;
-    const stride = stride_for(touches * steps);
-    if (touches == 2) atomic_2(y, yEnd, w, pair, scratch, stride);
-    else if (touches == 4) atomic_4(y, yEnd, w, pair, scratch, stride);
-    else atomic_8(y, yEnd, w, pair, scratch, stride);
+    const stride = stride_for(touches * steps, withMins);
+    if (touches == 2) atomic_2(y, yEnd, w, pair, scratch, withMins, stride);
+    else if (touches == 4) atomic_4(y, yEnd, w, pair, scratch, withMins, stride);
+    else atomic_8(y, yEnd, w, pair, scratch, withMins, stride);
   }
 }
 
 /** The same with plain touches: JavaScriptCore's atomic loads are slow (6.5 to 9 against 12 to 18 Gweights/s). */
-export function gemv_group_i4_list_plain(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, scratch: usize): void {
+export function gemv_group_i4_list_plain(y: usize, w: usize, table: usize, nIn: u32, nBlocks: u32, pairBytes: u32, withMins: u32, scratch: usize): void {
   const tableEnd = table + <usize>nIn, yEnd = y + (<usize>nBlocks << 8);
   for (let pair = table; pair < tableEnd; pair += 64, w += <usize>pairBytes) {
     const steps = steps_of(pair), touches = touches_for(steps);
     if (steps == 0) continue;
-    const stride = stride_for(touches * steps);
-    if (touches == 2) plain_2(y, yEnd, w, pair, scratch, stride);
-    else if (touches == 4) plain_4(y, yEnd, w, pair, scratch, stride);
-    else plain_8(y, yEnd, w, pair, scratch, stride);
+    const stride = stride_for(touches * steps, withMins);
+    if (touches == 2) plain_2(y, yEnd, w, pair, scratch, withMins, stride);
+    else if (touches == 4) plain_4(y, yEnd, w, pair, scratch, withMins, stride);
+    else plain_8(y, yEnd, w, pair, scratch, withMins, stride);
   }
 }
 
 /** y[o] = rowScale[o] * y[o], f32[nOut], nOut a multiple of 4. */
 export function scale_rows_f32(y: usize, rowScale: usize, nOut: u32): void {
   for (const end = y + (<usize>nOut << 2); y < end; y += 16, rowScale += 16) v128.store(y, f32x4.mul(v128.load(y), v128.load(rowScale)));
-}
-
-/**
- * y[o] = rowScale[o] * y[o] + sum over g of m'[o,g] * groupSum[g]. The sums are quantised so that their absolute values add up to at most
- * 65,536 and products with 15-bit mins cannot overflow i32.
- *
- * @param mins    [nOut/16][nIn/64] blocks of 64 bytes: i16 pairs (m'[o,g], m'[o,g+1]) of 16 outputs
- * @param scratch i16[nIn/32]
- */
-export function finish_group_mins_i4(
-  y: usize, rowScale: usize, mins: usize, minScale: usize, groupSum: usize, nIn: u32, nOut: u32, scratch: usize,
-): void {
-  const nGroups = nIn >> 5;
-  let total: f32 = 0, largest: f32 = 0;
-  for (let g: u32 = 0; g < nGroups; ++g) { const v = abs<f32>(load<f32>(groupSum + (<usize>g << 2))); total += v; largest = max<f32>(largest, v); }
-  let unit = max<f32>(total * <f32>(1.001 / 65536.0), largest / <f32>32760);
-  if (!(unit > 0)) unit = 1;
-  const inverse = <f32>1 / unit;
-  for (let g: u32 = 0; g < nGroups; ++g) store<i16>(scratch + (<usize>g << 1), <i16>nearest<f32>(load<f32>(groupSum + (<usize>g << 2)) * inverse));
-  const k = f32x4.splat(unit), xEnd = scratch + (<usize>nGroups << 1);
-  for (const end = y + (<usize>nOut << 2); y < end; y += 64, rowScale += 64, minScale += 64) {
-    let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0;
-    for (let x = scratch; x < xEnd; x += 4, mins += 64) {
-      const xs = v128.load32_splat(x);
-      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(v128.load(mins), xs)); a1 = i32x4.add(a1, i32x4.dot_i16x8_s(v128.load(mins, 16), xs));
-      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(v128.load(mins, 32), xs)); a3 = i32x4.add(a3, i32x4.dot_i16x8_s(v128.load(mins, 48), xs));
-    }
-    v128.store(y, madd(f32x4.mul(v128.load(minScale), k), f32x4.convert_i32x4_s(a0), f32x4.mul(v128.load(y), v128.load(rowScale))));
-    v128.store(y, madd(f32x4.mul(v128.load(minScale, 16), k), f32x4.convert_i32x4_s(a1), f32x4.mul(v128.load(y, 16), v128.load(rowScale, 16))), 16);
-    v128.store(y, madd(f32x4.mul(v128.load(minScale, 32), k), f32x4.convert_i32x4_s(a2), f32x4.mul(v128.load(y, 32), v128.load(rowScale, 32))), 32);
-    v128.store(y, madd(f32x4.mul(v128.load(minScale, 48), k), f32x4.convert_i32x4_s(a3), f32x4.mul(v128.load(y, 48), v128.load(rowScale, 48))), 48);
-  }
 }

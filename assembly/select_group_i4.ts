@@ -14,16 +14,16 @@ const COLUMN: i32 = 32;
  * to at most 4095 after rounding and every sum of (q - 8)*x fits i16 although its steps wrap (perplexity 18.847 against 18.849 exact).
  * Relaxed build: i8, scale = max / 127 (18.883); channels in pairs, as bytes (xa, xb, xa, xb).
  *
- *     table, 32 bytes a group: u32 list begin, u32 list end, f32 scale, u32 entries, 4 x i16 pair: start values of nibbles 0..3
+ *     table, 32 bytes a group g: u32 list begin, u32 list end, f32 scale, i16 pair: sums of the quantised x of g and g+1 (g even; as many bytes
+ *     unused where it is odd), 4 x i16 pair: start values of nibbles 0..3
  *     list: u32 byte offset of each channel's column in its half block; SPAN bytes on: its value, i16 twice
  *
  * @param list     2 * SPAN bytes; nIn at most 32,000
- * @param groupSum f32[nIn/32]: sum of the quantised active x of each group, in units of x
  * @param scale    f32[nIn]; channel c is active when scale[c] * |x[c]| > threshold
  * @param nIn      a multiple of 64
  * @returns how many channels are active
  */
-export function select_group_i4(table: usize, list: usize, groupSum: usize, x: usize, scale: usize, threshold: f32, nIn: u32): u32 {
+export function select_group_i4(table: usize, list: usize, x: usize, scale: usize, threshold: f32, nIn: u32): u32 {
   const t = f32x4.splat(threshold), magic = f32x4.splat(K_MAGIC), bits = i32x4.splat(K_MAGIC_BITS), low = i32x4.splat(K_LOW16);
   const first = i32x4(0, COLUMN, 2 * COLUMN, 3 * COLUMN), step = i32x4.splat(4 * COLUMN), end = x + (<usize>nIn << 2);
   let count: u32 = 0;
@@ -67,9 +67,9 @@ export function select_group_i4(table: usize, list: usize, groupSum: usize, x: u
         store<i32>(table, (c0 & 0xffff) | (c0 << 16), 16); store<i32>(table, (c1 & 0xffff) | (c1 << 16), 20);
         store<i32>(table, (c2 & 0xffff) | (c2 << 16), 24); store<i32>(table, (c3 & 0xffff) | (c3 << 16), 28);
       }
-      store<u32>(table, <u32>begin); store<u32>(table, <u32>list, 4); store<f32>(table, unit, 8); store<u32>(table, <u32>((list - begin) >> 2), 12);
-      store<f32>(groupSum, <f32>total * unit);
-      groupSum += 4; table += 32;
+      store<u32>(table, <u32>begin); store<u32>(table, <u32>list, 4); store<f32>(table, unit, 8);
+      store<i16>(table - <usize>(half << 5) + <usize>(half << 1), <i16>total, 12);
+      table += 32;
     }
   }
   return count;

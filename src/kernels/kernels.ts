@@ -12,17 +12,17 @@
  *     channels i8     1 byte; even outputs as w + 128, odd as two's complement; nOut padded to 32; a row and a channel scale
  *     pairs i8        [nOut/16][nIn/2] blocks of 32 bytes: 2 vectors h; u16 unit 2l is channel a, 2l+1 channel b (l 0..3); its
  *                     low byte is output 8h+l as w + 128, its high byte output 8h+4+l; nOut padded to 16, nIn to 32; a row scale
- *     group i4        [nOut/C][nIn/64][C/64] blocks of 2304 bytes, 64 outputs x 64 channels: 64 i16 pairs (d[o,g], d[o,g+1]), then
- *                     32 bytes a channel, 16 for each 32 outputs. Baseline: u16 unit l, bits 4k..4k+3 = output 8k+l. Relaxed:
- *                     byte j, low nibble = output j + (j < 8 ? 0 : 8), high nibble = that + 8. nOut and nIn padded to 64
+ *     group i4        [nOut/C][nIn/64][C/64] blocks of 64 outputs x 64 channels, groups g and g+1: 64 i16 pairs (d[o,g], d[o,g+1]); the 32
+ *                     channels of g; with mins 64 pairs (m'[o,g], m'[o,g+1]); the channels of g+1. A channel is 32 bytes, 16 for each 32
+ *                     outputs. Baseline: u16 unit l, bits 4k..4k+3 = output 8k+l. Relaxed: byte j, low nibble = output j + (j < 8 ? 0 : 8),
+ *                     high nibble = that + 8. 2304 bytes, 2560 with mins; one row scale for d and m'. nOut and nIn padded to 64
  *     quad i4         [nOut/16][nIn/64] blocks of 16 outputs x 64 channels, groups g and g+1: 16 i16 pairs (d[o,g], d[o,g+1]); with mins
  *                     16 pairs (m'[o,g], m'[o,g+1]); 16 quads p of 2 vectors h. Byte 4l+i of a vector is channel 2p+i of g (i 0, 1) or
  *                     2p+i-2 of g+1 (i 2, 3); low nibble = output 8h+l, high = 8h+4+l. 576 bytes, 640 with mins; one row scale for
  *                     d and m'. nOut padded to 16, nIn to 64. Dense only; relaxed build (and reference)
- *     group mins      [nOut/16][nIn/64] blocks of 64 bytes: i16 pairs (m'[o,g], m'[o,g+1]) of 16 outputs, m' = m + 8d
  *     rows f32, bf16  w[o*nIn + c], plain bf16 order
  *
- * A group is 32 neighbouring channels: `weight = d*(q - 8) + m'`, d[o,g] = rowScale[o] * i16, m'[o,g] = minScale[o] * i16.
+ * A group is 32 neighbouring channels: `weight = d*(q - 8) + m'`, m' = m + 8d; d[o,g] and m'[o,g] are rowScale[o] * i16.
  */
 export interface Kernels {
   /** `baseline`, `relaxed` or `reference`. */
@@ -221,21 +221,19 @@ export interface Kernels {
 
   /**
    * Selects (as selectChannelsF32; threshold -1 takes every channel), quantises and compacts x f32[nIn], nIn a multiple of 64, for
-   * `gemvGroupI4` and `gemvGroupI4List`. groupSum f32[nIn/32]: the sum of the quantised active x, in x's own units. Returns
-   * how many were selected.
+   * `gemvGroupI4` and `gemvGroupI4List`. Returns how many were selected.
    */
   selectGroupI4(
     table: number,
     list: number,
-    groupSum: number,
     x: number,
     scale: number,
     threshold: number,
     nIn: number,
   ): number;
   /**
-   * y f32[64 * nBlocks] += sum of (q - 8) * d / rowScale * x over a list made with threshold -1: neighbouring blocks of one chunk, y and w at
-   * the first, w in the chunk's first pair of groups. pairBytes = GROUP_BLOCK * C / 64 is from one pair to the next. `scratch` 256 bytes.
+   * y f32[64 * nBlocks] += sum of ((q - 8) * d + m') / rowScale * x over a list made with threshold -1: neighbouring blocks of one chunk, y and w at
+   * the first, w in the chunk's first pair of groups. pairBytes = groupBlockBytes(withMins) * C / 64 is from one pair to the next. `scratch` 256 bytes.
    */
   gemvGroupI4(
     y: number,
@@ -244,6 +242,7 @@ export interface Kernels {
     nIn: number,
     nBlocks: number,
     pairBytes: number,
+    withMins: number,
     scratch: number,
   ): void;
   /** The same for any list, reading only its channels' arithmetic and touching memory ahead (stream). */
@@ -254,21 +253,11 @@ export interface Kernels {
     nIn: number,
     nBlocks: number,
     pairBytes: number,
+    withMins: number,
     scratch: number,
   ): void;
   /** y[o] = rowScale[o] * y[o]. */
   scaleRowsF32(y: number, rowScale: number, nOut: number): void;
-  /** y[o] = rowScale[o] * y[o] + sum over g of m'[o,g] * groupSum[g]; `scratch` i16[nIn/32]. Layout group mins. */
-  finishGroupMinsI4(
-    y: number,
-    rowScale: number,
-    mins: number,
-    minScale: number,
-    groupSum: number,
-    nIn: number,
-    nOut: number,
-    scratch: number,
-  ): void;
 
   // int4 on quads of channels, dense: methods of the relaxed build and the reference only
 
@@ -320,9 +309,8 @@ export interface Kernels {
     d: number,
     m: number,
     w: number,
-    mins: number,
     rowScale: number,
-    minScale: number,
+    withMins: number,
     o: number,
     nIn: number,
     chunk: number,
@@ -420,14 +408,12 @@ export interface Kernels {
   readRowBf16(y: number, w: number, n: number): void;
   /**
    * Rows o0..o0+63 of group i4 from raw Q4_0 (withMins 0) or Q4_1 (1) blocks, row-major, rowBlocks blocks a row. Rows at or past
-   * nRows (of this call, up to 64) are zero. Writes rowScale and, with mins, mins and minScale. nIn is the padded one.
+   * nRows (of this call, up to 64) are zero. Writes rowScale. nIn is the padded one.
    * Returns the number (row * rowBlocks + block) of the first block with a non-finite scale or min, or -1.
    */
   packGroupI4(
     w: number,
     rowScale: number,
-    mins: number,
-    minScale: number,
     blocks: number,
     withMins: number,
     o0: number,
@@ -458,8 +444,10 @@ export const LIST_SPAN = 131072;
 export const MAX_LIST_CHANNELS = 32000;
 /** Channels a group of the int4 layout. */
 export const GROUP = 32;
-/** Bytes of one block of group i4, 64 outputs x 64 channels: 256 of scales, 2,048 of nibbles. */
-export const GROUP_BLOCK = 2304;
+/** Bytes of one block of group i4, 64 outputs x 64 channels. */
+export function groupBlockBytes(withMins: boolean): number {
+  return withMins ? 2560 : 2304;
+}
 /** Bytes of one block of quad i4, 16 outputs x 64 channels. */
 export function quadBlockBytes(withMins: boolean): number {
   return withMins ? 640 : 576;

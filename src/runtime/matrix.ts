@@ -1,5 +1,5 @@
 /** A weight matrix in the runtime's memory: how many bytes each layout takes, and its products for one token and for many. */
-import { GROUP, GROUP_BLOCK, type Kernels, padTo, quadBlockBytes } from "../kernels/kernels.ts";
+import { GROUP, groupBlockBytes, type Kernels, padTo, quadBlockBytes } from "../kernels/kernels.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** How the projections can be kept in memory; int4 is the file's own 4-bit groups, never a second rounding. */
@@ -40,8 +40,6 @@ export interface MatrixPlan {
     readonly w: number;
     readonly rowScale: number;
     readonly channelScale: number;
-    readonly mins: number;
-    readonly minScale: number;
   };
   readonly bytes: number;
 }
@@ -52,8 +50,6 @@ export interface Matrix extends MatrixPlan {
   readonly rowScale: number;
   /** f32[nInPadded], int8 projections only; 0: every channel's is 1. */
   readonly channelScale: number;
-  readonly mins: number;
-  readonly minScale: number;
 }
 
 /** Sizes of a matrix in a layout. */
@@ -69,16 +65,13 @@ export function planMatrix(
     quad = layout === "quad-i4";
   const elements = nInPadded * nOutPadded, scaled = group || quad || layout.endsWith("-i8");
   const sizes = {
-    // mins take 4 bytes a pair of groups and output
     w: group
-      ? elements / 4096 * GROUP_BLOCK
+      ? elements / 4096 * groupBlockBytes(mins)
       : quad
       ? elements / 1024 * quadBlockBytes(mins)
       : elements * (layout.endsWith("f32") ? 4 : layout.endsWith("bf16") ? 2 : 1),
     rowScale: scaled ? 4 * nOutPadded : 0,
     channelScale: balanced ? 4 * nInPadded : 0,
-    mins: group && mins ? elements / 16 : 0,
-    minScale: group && mins ? 4 * nOutPadded : 0,
   };
   const bytes = Object.values(sizes).reduce((sum, n) => sum + n);
   const chunk = group ? chunkSize(nOutPadded) : 0;
@@ -175,21 +168,11 @@ export function multiplyVector(
       const active = s.select("group", x, scale, threshold, m.nInPadded);
       k.fillZeroF32(y, m.nOutPadded);
       const product = threshold < 0 ? k.gemvGroupI4 : k.gemvGroupI4List;
-      const pairBytes = (m.chunk / 64) * GROUP_BLOCK;
+      const pairBytes = (m.chunk / 64) * groupBlockBytes(m.withMins), mins = m.withMins ? 1 : 0;
       for (let o = 0, w = m.w; o < m.nOutPadded; o += m.chunk, w += (m.nInPadded / 64) * pairBytes) {
-        product(y + 4 * o, w, s.table, m.nInPadded, m.chunk / 64, pairBytes, s.groupScratch);
+        product(y + 4 * o, w, s.table, m.nInPadded, m.chunk / 64, pairBytes, mins, s.groupScratch);
       }
-      if (m.mins === 0) k.scaleRowsF32(y, m.rowScale, m.nOutPadded);
-      else {k.finishGroupMinsI4(
-          y,
-          m.rowScale,
-          m.mins,
-          m.minScale,
-          s.groupSum,
-          m.nInPadded,
-          m.nOutPadded,
-          s.groupScratch,
-        );}
+      k.scaleRowsF32(y, m.rowScale, m.nOutPadded);
       return active - (threshold < 0 ? m.nInPadded - m.nIn : 0);
     }
     case "quad-i4": {
@@ -325,9 +308,8 @@ export function* multiplyTokens(
         s.panelScale,
         s.panelMin,
         m.w,
-        m.mins,
         m.rowScale,
-        m.minScale,
+        mins,
         o,
         nIn,
         m.chunk,

@@ -43,7 +43,7 @@ const SAMPLE_MS = 1.5, SAMPLES = 5, BUDGET_MS = 300;
 /** A candidate must be so much faster than dense to be taken: less is noise. */
 const MARGIN = 0.97;
 /** Raised when kernels change so that older findings do not hold. */
-const VERSION = 1;
+const VERSION = 2;
 
 /** All ways to run a shape; the first is dense. */
 export function candidates(kind: Kind, build: Kernels["build"]): Choice[] {
@@ -178,14 +178,11 @@ export async function openStopwatch(
     let products = 0;
     const began = performance.now();
     for (let at = weights;; at = at + step < weights + step * count ? at + step : weights) {
-      const mins = at + plan.sizes.w;
       const matrix: Matrix = {
         ...plan,
         w: at,
         rowScale: scales,
         channelScale: plan.balanced ? scales : 0,
-        mins: plan.sizes.mins > 0 ? mins : 0,
-        minScale: plan.sizes.minScale > 0 ? scales : 0,
       };
       s.newInput();
       multiplyByRule(k, s, matrix, method, y, x, s.ones, 0.1 + shape.sparsity);

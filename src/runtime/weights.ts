@@ -126,15 +126,13 @@ export class WeightLoader {
   }
 
   #placeMatrix(plan: MatrixPlan): Matrix {
-    const { w, rowScale, channelScale, mins, minScale } = plan.sizes;
+    const { w, rowScale, channelScale } = plan.sizes;
     const place = (bytes: number): number => bytes === 0 ? 0 : this.#place(bytes);
     return {
       ...plan,
       w: place(w),
       rowScale: place(rowScale),
       channelScale: place(channelScale),
-      mins: place(mins),
-      minScale: place(minScale),
     };
   }
 
@@ -154,10 +152,8 @@ export class WeightLoader {
           const bad = k.packGroupI4(
             matrix.w,
             matrix.rowScale,
-            matrix.mins,
-            matrix.minScale,
             this.#raw + i * bytes,
-            matrix.mins === 0 ? 0 : 1,
+            withMins ? 1 : 0,
             o + i,
             Math.min(64, count - i),
             rowBlocks,

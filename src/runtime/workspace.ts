@@ -66,10 +66,9 @@ export class Workspace {
   /** i32 and f32, as wide as the outputs of a site: sums of int8 products; a product with a mask that was given. */
   readonly accumulator: number;
   readonly replayed: number;
-  /** Table, lists and sums of selectGroupI4. */
+  /** Table and lists of selectGroupI4; scratch of its products. */
   readonly table: number;
   readonly list: number;
-  readonly groupSum: number;
   readonly groupScratch: number;
   /** Records of quantizeQuadI4. */
   readonly quadRecords: number;
@@ -134,8 +133,7 @@ export class Workspace {
     this.replayed = outputs();
     this.table = take((widest / GROUP) * 32);
     this.list = take(2 * LIST_SPAN);
-    this.groupSum = vector();
-    this.groupScratch = take(Math.max(256, widest / GROUP * 2));
+    this.groupScratch = take(256);
     this.quadRecords = take((widest / 64) * QUAD_RECORD);
     this.z = outputs();
     this.mask = take(widest / 8);
@@ -182,7 +180,7 @@ export class Workspace {
     const k = this.#kernels;
     const active = form === "list"
       ? k.selectChannelsF32(this.index, this.value, x, scale, threshold, n)
-      : k.selectGroupI4(this.table, this.list, this.groupSum, x, scale, threshold, n);
+      : k.selectGroupI4(this.table, this.list, x, scale, threshold, n);
     this.#selected = { form, x, scale, threshold, n, active };
     return active;
   }

@@ -101,7 +101,7 @@ test("layers: thresholds, masks and outputs of three layers under six recipes", 
     const forward = new Forward(kernels, workspace, { config, layers: [] } as never);
     const plan = planMatrix("channels-f32", nIn, nOut, {}), packed = arena.allocate(plan.bytes);
     kernels.packChannelsF32(packed, place(w), 0, nOut, nIn, nOut);
-    const matrix = { ...plan, w: packed, rowScale: 0, channelScale: 0, mins: 0, minScale: 0 };
+    const matrix = { ...plan, w: packed, rowScale: 0, channelScale: 0 };
     const norms = new ColumnNorms(nIn);
     norms.add(w);
     const scale = norms.finish(), scaleAt = place(scale);

@@ -8,7 +8,6 @@ function select(bench: Bench, x: Float32Array, scale: Float32Array, threshold: n
   bench.kernels.selectGroupI4(
     table.at,
     bench.buffer("u8", 2 * LIST_SPAN).at,
-    bench.buffer("f32", x.length / 32).at,
     bench.buffer("f32", x).at,
     bench.buffer("f32", scale).at,
     threshold,

@@ -1,7 +1,14 @@
 import assert from "node:assert/strict";
-import { GROUP_BLOCK, LIST_SPAN } from "../../src/kernels/kernels.ts";
+import { groupBlockBytes, LIST_SPAN } from "../../src/kernels/kernels.ts";
 import { roundHalfEven } from "../../src/kernels/reference/memory.ts";
-import { type Blocks, constantBlocks, multiplyGroups, packBlocks, randomBlocks } from "../support/blocks.ts";
+import {
+  type Blocks,
+  constantBlocks,
+  multiplyGroups,
+  packBlocks,
+  randomBlocks,
+  withLargestMins,
+} from "../support/blocks.ts";
 import {
   assertSameBits,
   assertWithin,
@@ -17,7 +24,8 @@ const HALF_ONE = { bits: 0x3c00, value: 1 };
 
 interface Activations {
   table: Buffer<"u32">;
-  groupSum: Buffer<"f32">;
+  /** Sums of the quantised x of each group, in x's own units. */
+  groupSum: Float64Array;
   count: number;
   /** x as the kernel quantised it, 0 where it is not active. */
   xhat: Float64Array;
@@ -29,11 +37,9 @@ function quantise(bench: Bench, x: Float32Array, scale: Float32Array, threshold:
   const nIn = x.length;
   const table = bench.buffer("u32", nIn / 4);
   const list = bench.buffer("u8", 2 * LIST_SPAN);
-  const groupSum = bench.buffer("f32", nIn / 32);
   const count = kernels.selectGroupI4(
     table.at,
     list.at,
-    groupSum.at,
     bench.buffer("f32", x).at,
     bench.buffer("f32", scale).at,
     threshold,
@@ -50,9 +56,14 @@ function quantise(bench: Bench, x: Float32Array, scale: Float32Array, threshold:
   const xhat = new Float64Array(nIn);
   for (let pair = 0; pair < nIn; pair += 64) {
     kernels.fillZeroF32(y.at, 64);
-    kernels.gemvGroupI4List(y.at, probe.w.at, table.at + pair, 64, 1, GROUP_BLOCK, scratch.at);
+    kernels.gemvGroupI4List(y.at, probe.w.at, table.at + pair, 64, 1, groupBlockBytes(false), 0, scratch.at);
     for (let c = 0; c < 64; ++c) xhat[pair + c] = y.values[c]! / 32767;
   }
+  const entry = (g: number) => new DataView(kernels.memory.buffer, table.at + 32 * g, 32);
+  const groupSum = Float64Array.from(
+    { length: nIn / 32 },
+    (_, g) => entry(g - g % 2).getInt16(12 + 2 * (g % 2), true) * entry(g).getFloat32(8, true),
+  );
   return { table, groupSum, count, xhat };
 }
 
@@ -103,7 +114,7 @@ kernelTest(
         const sizes = sums.map((_, g) =>
           xhat.subarray(g * 32, g * 32 + 32).reduce((a, b) => a + Math.abs(b), 0)
         );
-        assertWithin(groupSum.values, sums, sizes.map((v) => 3e-7 * v), `${what}: group sums`);
+        assertWithin(groupSum, sums, sizes.map((v) => 3e-7 * v), `${what}: group sums`);
         bench.reset(what);
       }
     }
@@ -128,8 +139,8 @@ function runProduct(
   options: { share: number; chunk: number; random: Random },
 ): void {
   const { share, chunk, random } = options;
-  const { nRows, rowBlocks, q, d } = blocks;
-  const what = `${rowBlocks * 32} -> ${nRows}, chunk ${chunk}, ${share} active`;
+  const { nRows, rowBlocks, q, d, min, withMins } = blocks;
+  const what = `${rowBlocks * 32} -> ${nRows}, chunk ${chunk}, ${share} active, mins ${withMins}`;
   const packed = packBlocks(bench, blocks, chunk), { rowScale, nIn, nOut } = packed;
   const padded = new Float32Array(nIn);
   padded.set(x);
@@ -142,10 +153,11 @@ function runProduct(
     let magnitude = Math.abs(before[o]!);
     for (let c = 0; o < nRows && c < rowBlocks * 32; ++c) {
       const g = o * rowBlocks + (c >> 5);
-      const unit = roundHalfEven(Math.fround(d[g]! / rowScale.values[o]!));
-      const term = (q[g * 32 + c % 32]! - 8) * unit * xhat[c]!;
-      expected[o]! += term;
-      magnitude += Math.abs(term);
+      const toI16 = (v: number) => roundHalfEven(Math.fround(v / rowScale.values[o]!));
+      const term = (q[g * 32 + c % 32]! - 8) * toI16(d[g]!) * xhat[c]!;
+      const minTerm = withMins ? toI16(min[g]!) * xhat[c]! : 0;
+      expected[o]! += term + minTerm;
+      magnitude += Math.abs(term) + Math.abs(minTerm);
     }
     bound[o] = sumBound(nIn / 64 + 4, magnitude);
   }
@@ -199,7 +211,7 @@ kernelTest(
       const bench = await openBench(build, { touch });
       const { kernels } = bench;
       const random = new Random(53);
-      const { w, nIn, nOut, chunk } = packBlocks(bench, randomBlocks(random, 192, 6, false), 64);
+      const { w, nIn, nOut, chunk, withMins } = packBlocks(bench, randomBlocks(random, 192, 6, true), 64);
       const { table } = quantise(bench, random.activations(nIn), new Float32Array(nIn).fill(1), -1);
       const y = bench.buffer("f32", new Float32Array(nOut));
       // what Arena keeps free behind its last range
@@ -207,7 +219,13 @@ kernelTest(
       const last = end - w.values.length;
       assert.ok(last > y.at + 4 * nOut);
       new Uint8Array(kernels.memory.buffer).copyWithin(last, w.at, w.at + w.values.length);
-      multiplyGroups(bench, "gemvGroupI4List", y.at, { w: { at: last }, nIn, nOut, chunk }, table.at);
+      multiplyGroups(
+        bench,
+        "gemvGroupI4List",
+        y.at,
+        { w: { at: last }, nIn, nOut, chunk, withMins },
+        table.at,
+      );
       const result = y.values.slice();
       bench.reset();
       return result;
@@ -224,9 +242,13 @@ kernelTest("gemvGroupI4: sums at the ends of the range do not wrap", (bench) => 
         const spike = new Float32Array(128);
         spike[17] = v;
         spike[95] = -v;
+        const equal = new Float32Array(128).fill(v), opposed = equal.map((u, c) => c % 64 < 32 ? u : -u);
+        const blocks = constantBlocks(64, 4, q, half);
         // 32 equal values put the whole L1 norm on one side; a spike puts it on one channel
-        for (const x of [new Float32Array(128).fill(v), spike]) {
-          runProduct(bench, constantBlocks(64, 4, q, half), x, { share: 1, chunk: 64, random });
+        for (const x of [equal, opposed, spike]) {
+          for (const some of [blocks, withLargestMins(blocks, -7), withLargestMins(blocks, -9)]) {
+            runProduct(bench, some, x, { share: 1, chunk: 64, random });
+          }
         }
       }
     }
@@ -245,99 +267,15 @@ kernelTest("scaleRowsF32: multiplies each output by its row's scale", (bench) =>
   }
 });
 
-kernelTest("finishGroupMinsI4: scales rows and adds the mins, group sums rounded to 65536 steps", (bench) => {
-  const random = new Random(56);
-  for (const [nRows, rowBlocks] of [[16, 2], [64, 3], [160, 18], [192, 48]] as const) {
-    for (const size of [0, 1, 1e-3]) {
-      const what = `${rowBlocks} groups -> ${nRows}, sums of ${size}`;
-      const blocks = randomBlocks(random, nRows, rowBlocks, true);
-      const { rowScale, mins, minScale, nIn, nOut } = packBlocks(bench, blocks);
-      const nGroups = nIn / 32;
-      const sums = random.weights(nGroups, size);
-      const groupSum = bench.buffer("f32", sums);
-      const scratch = bench.buffer("i16", nGroups);
-      const before = random.weights(nOut);
-      const y = bench.buffer("f32", before);
-      bench.kernels.finishGroupMinsI4(
-        y.at,
-        rowScale.at,
-        mins.at,
-        minScale.at,
-        groupSum.at,
-        nIn,
-        nOut,
-        scratch.at,
-      );
-      const sizes = sums.map(Math.abs);
-      const step = Math.max(sizes.reduce((a, b) => a + b, 0) / 65000, Math.max(...sizes) / 32760);
-      const expected = new Float64Array(nOut);
-      const bound = new Float64Array(nOut);
-      for (let o = 0; o < nOut; ++o) {
-        expected[o] = rowScale.values[o]! * before[o]!;
-        let magnitude = Math.abs(expected[o]!);
-        let largest = 0;
-        for (let g = 0; o < nRows && g < rowBlocks; ++g) {
-          const min = blocks.min[o * rowBlocks + g]!;
-          expected[o]! += min * sums[g]!;
-          magnitude += Math.abs(min * sums[g]!);
-          largest = Math.max(largest, Math.abs(min));
-        }
-        // half a step a group, half an i16 step a min
-        bound[o] = rowBlocks * largest * step * 0.51 + magnitude * 2 ** -15 + sumBound(3, magnitude);
-      }
-      assertWithin(y.values, expected, bound, what);
-      bench.reset(what);
-    }
-  }
-});
-
-kernelTest("finishGroupMinsI4: sums at the ends of the range do not wrap", (bench) => {
-  for (const nGroups of [2, 4, 48, 352]) {
-    for (const min of [32767, -32767]) {
-      // equal sums share the 65,536 steps; a single one takes all of 16 bits
-      for (
-        const sums of [new Float32Array(nGroups).fill(2), new Float32Array(nGroups).fill(0, 1).fill(2, 0, 1)]
-      ) {
-        const ones = bench.buffer("f32", new Float32Array(16).fill(1));
-        const y = bench.buffer("f32", new Float32Array(16));
-        bench.kernels.finishGroupMinsI4(
-          y.at,
-          ones.at,
-          bench.buffer("i16", new Int16Array(nGroups * 16).fill(min)).at,
-          ones.at,
-          bench.buffer("f32", sums).at,
-          nGroups * 32,
-          16,
-          bench.buffer("i16", nGroups).at,
-        );
-        const expected = min * sums.reduce((a, b) => a + b, 0);
-        const step = Math.max(Math.abs(expected) / 32767 / 65000, 2 / 32760);
-        assertWithin(
-          y.values,
-          new Float64Array(16).fill(expected),
-          nGroups * 32767 * step * 0.51,
-          `${nGroups} groups of ${min}`,
-        );
-        bench.reset();
-      }
-    }
-  }
-});
-
 /** A whole int4 projection as a decoder runs it, against exact float64 products of the file's weights. */
 function runProjection(bench: Bench, blocks: Blocks, x: Float32Array, exactX: boolean) {
   const { kernels } = bench;
   const { nRows, rowBlocks, q, d, min } = blocks;
-  const packed = packBlocks(bench, blocks, 192), { rowScale, mins, minScale, nIn, nOut } = packed;
-  const { table, groupSum, xhat } = quantise(bench, x, new Float32Array(nIn).fill(1), -1);
+  const packed = packBlocks(bench, blocks, 192), { rowScale, nIn, nOut } = packed;
+  const { table, xhat } = quantise(bench, x, new Float32Array(nIn).fill(1), -1);
   const y = bench.buffer("f32", new Float32Array(nOut));
-  const sums = bench.buffer("i16", nIn / 32);
   multiplyGroups(bench, "gemvGroupI4", y.at, packed, table.at);
-  if (blocks.withMins) {
-    kernels.finishGroupMinsI4(y.at, rowScale.at, mins.at, minScale.at, groupSum.at, nIn, nOut, sums.at);
-  } else {
-    kernels.scaleRowsF32(y.at, rowScale.at, nOut);
-  }
+  kernels.scaleRowsF32(y.at, rowScale.at, nOut);
   const expected = Float64Array.from({ length: nRows }, (_, o) => {
     let sum = 0;
     for (let c = 0; c < rowBlocks * 32; ++c) {
@@ -351,7 +289,7 @@ function runProjection(bench: Bench, blocks: Blocks, x: Float32Array, exactX: bo
   return { actual, expected };
 }
 
-kernelTest("gemvGroupI4, finishGroupMinsI4: within 5e-4 of the largest y, for the quantised x", (bench) => {
+kernelTest("gemvGroupI4, scaleRowsF32: within 5e-4 of the largest y, for the quantised x", (bench) => {
   const random = new Random(57);
   for (const [nIn, nOut] of [[576, 192], [1536, 576]] as const) {
     for (const withMins of [false, true]) {
@@ -397,6 +335,40 @@ kernelTest("packGroupI4: bytes of a block, by hand", (bench) => {
   assertSameBits(w.values.slice(256), channels, "nibbles");
 });
 
+kernelTest(
+  "packGroupI4: mins lie before the second group's channels, against the row's largest of both",
+  (bench) => {
+    // row 0 is d * (q - 8) + m' with d 1 and -0.25, m' = m + 8d of 2 (the row's largest) and 0; row 40 has m' of -0.25 in its first group
+    const blocks = constantBlocks(64, 2, 8, { bits: 0, value: 0 });
+    const bytes = new Uint8Array(64 * 40);
+    const view = new DataView(bytes.buffer);
+    for (let block = 0; block < 128; ++block) bytes.fill(0x88, block * 20 + 4, block * 20 + 20);
+    // 1 and -6, -0.25 and 2, 0 and -0.25 as halves
+    for (
+      const [at, bits] of [[0, 0x3c00], [2, 0xc600], [20, 0xb400], [22, 0x4000], [
+        40 * 40 + 2,
+        0xb400,
+      ]] as const
+    ) {
+      view.setUint16(at, bits, true);
+    }
+    bytes[20 + 4] = 0x83;
+    const { w, rowScale } = packBlocks(bench, { ...blocks, withMins: true, bytes });
+    const scales = new Int16Array(128), mins = new Int16Array(128);
+    scales.set([14567, -3642]);
+    mins.set([29134, 0]);
+    mins.set([-29134, 0], 80);
+    assertSameBits(w.values.slice(0, 256), scales, "scales");
+    assertSameBits(w.values.slice(1280, 1536), mins, "mins");
+    assert.equal(rowScale.values[0], Math.fround(2 / 29134));
+    assert.equal(rowScale.values[40], Math.fround(0.25 / 29134));
+    const first = new Uint8Array(1024).fill(0x88), second = first.slice();
+    second[0] = 0x83;
+    assertSameBits(w.values.slice(256, 1280), first, "channels of the first group");
+    assertSameBits(w.values.slice(1536), second, "channels of the second");
+  },
+);
+
 kernelTest("packGroupI4: tells the first block whose scale or min is not finite", (bench) => {
   const random = new Random(59);
   for (const withMins of [false, true]) {
@@ -409,9 +381,7 @@ kernelTest("packGroupI4: tells the first block whose scale or min is not finite"
         view.setUint16((row * 3 + block) * blockBytes + at, bits, true);
         view.setUint16((36 * 3 + 2) * blockBytes, 0x7c00, true);
         const found = bench.kernels.packGroupI4(
-          bench.buffer("u8", 2 * 2304).at,
-          bench.buffer("f32", 64).at,
-          bench.buffer("u8", 64 * 128 / 16).at,
+          bench.buffer("u8", 2 * groupBlockBytes(withMins)).at,
           bench.buffer("f32", 64).at,
           bench.buffer("u8", bytes).at,
           withMins ? 1 : 0,
@@ -443,8 +413,8 @@ kernelTest(
       for (const withMins of [false, true]) {
         const blocks = randomBlocks(random, nRows, rowBlocks, withMins);
         const run = (b: Bench) => {
-          const { w, rowScale, mins, minScale } = packBlocks(b, blocks, chunk);
-          const results = [w, rowScale, mins, minScale].map(({ values }) => values.slice());
+          const { w, rowScale } = packBlocks(b, blocks, chunk);
+          const results = [w, rowScale].map(({ values }) => values.slice());
           b.reset();
           return results;
         };
@@ -453,7 +423,7 @@ kernelTest(
           assertSameBits(
             values,
             expected[i]!,
-            `${nRows} rows of ${rowBlocks}: ${["w", "rows", "mins", "min scales"][i]}`,
+            `${nRows} rows of ${rowBlocks}: ${["w", "rows"][i]}`,
           );
         });
       }

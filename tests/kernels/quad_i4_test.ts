@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { QUAD_RECORD, quadBlockBytes } from "../../src/kernels/kernels.ts";
 import { quadI4Activation } from "../../src/kernels/reference/layouts.ts";
 import { roundHalfEven } from "../../src/kernels/reference/memory.ts";
-import { type Blocks, constantBlocks, randomBlocks } from "../support/blocks.ts";
+import { type Blocks, constantBlocks, randomBlocks, withLargestMins } from "../support/blocks.ts";
 import {
   assertSameBits,
   assertWithin,
@@ -146,22 +146,6 @@ kernelTest("gemvQuadI4: the product with the quantised x, mins included", (bench
     }
   }
 }, BUILDS);
-
-/** The same blocks with mins that make weights d * q - 8d + m' with |m'| as large as |d|: m = -7d or -9d. */
-function withLargestMins(blocks: Blocks, times: number): Blocks {
-  const { nRows, rowBlocks, q, d } = blocks;
-  const bytes = new Uint8Array(nRows * rowBlocks * 20);
-  const view = new DataView(bytes.buffer);
-  // -7, 7, -9 and 9 as halves
-  const bits = new Map([[-7, 0xc700], [7, 0x4700], [-9, 0xc880], [9, 0x4880]]);
-  const min = d.map((v) => (8 + times) * v);
-  d.forEach((v, block) => {
-    bytes.set(blocks.bytes.subarray(block * 18, block * 18 + 2), block * 20);
-    view.setUint16(block * 20 + 2, bits.get(times * v)!, true);
-    bytes.set(blocks.bytes.subarray(block * 18 + 2, block * 18 + 18), block * 20 + 4);
-  });
-  return { nRows, rowBlocks, withMins: true, bytes, q, d, min };
-}
 
 kernelTest("gemvQuadI4: sums at the ends of the range do not wrap", (bench) => {
   for (const q of [0, 8, 15]) {

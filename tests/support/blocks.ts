@@ -1,6 +1,6 @@
 /** Random Q4_0 and Q4_1 blocks whose scales, mins and nibbles are known because they were chosen, not decoded. */
 import assert from "node:assert/strict";
-import { GROUP_BLOCK } from "../../src/kernels/kernels.ts";
+import { groupBlockBytes } from "../../src/kernels/kernels.ts";
 import type { Bench, Buffer, Random } from "./kernels.ts";
 
 /** Rows of blocks as a file holds them, and what they mean: `weight[o, c] = d * (q - 8) + m'`, m' = m + 8d for Q4_1, 0 for Q4_0. */
@@ -76,14 +76,27 @@ export function constantBlocks(
   };
 }
 
+/** The same blocks with mins that make weights d * q - 8d + m' with |m'| as large as |d|: m = -7d or -9d. */
+export function withLargestMins(blocks: Blocks, times: number): Blocks {
+  const { nRows, rowBlocks, q, d } = blocks;
+  const bytes = new Uint8Array(nRows * rowBlocks * 20);
+  const view = new DataView(bytes.buffer);
+  // -7, 7, -9 and 9 as halves
+  const bits = new Map([[-7, 0xc700], [7, 0x4700], [-9, 0xc880], [9, 0x4880]]);
+  const min = d.map((v) => (8 + times) * v);
+  d.forEach((v, block) => {
+    bytes.set(blocks.bytes.subarray(block * 18, block * 18 + 2), block * 20);
+    view.setUint16(block * 20 + 2, bits.get(times * v)!, true);
+    bytes.set(blocks.bytes.subarray(block * 18 + 2, block * 18 + 18), block * 20 + 4);
+  });
+  return { nRows, rowBlocks, withMins: true, bytes, q, d, min };
+}
+
 /** Blocks in the group i4 layout. */
 export interface PackedGroups {
   readonly w: Buffer<"u8">;
   readonly rowScale: Buffer<"f32">;
-  /** Empty, and `minsAt` 0, without mins. */
-  readonly mins: Buffer<"u8">;
-  readonly minScale: Buffer<"f32">;
-  readonly minsAt: number;
+  readonly withMins: boolean;
   readonly nIn: number;
   readonly nOut: number;
   readonly chunk: number;
@@ -94,11 +107,8 @@ export function packBlocks(bench: Bench, blocks: Blocks, chunk: number = 64): Pa
   const { nRows, rowBlocks, withMins } = blocks;
   const nIn = Math.ceil(rowBlocks / 2) * 64;
   const nOut = Math.ceil(nRows / chunk) * chunk;
-  const w = bench.buffer("u8", nOut / 64 * (nIn / 64) * GROUP_BLOCK);
+  const w = bench.buffer("u8", nOut / 64 * (nIn / 64) * groupBlockBytes(withMins));
   const rowScale = bench.buffer("f32", nOut);
-  const mins = bench.buffer("u8", withMins ? nOut * nIn / 16 : 0);
-  const minScale = bench.buffer("f32", withMins ? nOut : 0);
-  const minsAt = withMins ? mins.at : 0;
   const rowBytes = rowBlocks * (withMins ? 20 : 18);
   for (let o = 0; o < nOut; o += 64) {
     const count = Math.max(0, Math.min(64, nRows - o));
@@ -106,8 +116,6 @@ export function packBlocks(bench: Bench, blocks: Blocks, chunk: number = 64): Pa
     const bad = bench.kernels.packGroupI4(
       w.at,
       rowScale.at,
-      minsAt,
-      withMins ? minScale.at : 0,
       source.at,
       withMins ? 1 : 0,
       o,
@@ -118,7 +126,7 @@ export function packBlocks(bench: Bench, blocks: Blocks, chunk: number = 64): Pa
     );
     assert.equal(bad, -1, `rows from ${o}: a block that is not finite`);
   }
-  return { w, rowScale, mins, minScale, minsAt, nIn, nOut, chunk };
+  return { w, rowScale, withMins, nIn, nOut, chunk };
 }
 
 /** y += the product, in calls of up to `blocksACall` blocks; without it a chunk a call. */
@@ -126,22 +134,24 @@ export function multiplyGroups(
   bench: Bench,
   kind: "gemvGroupI4" | "gemvGroupI4List",
   y: number,
-  packed: Pick<PackedGroups, "nIn" | "nOut" | "chunk"> & { readonly w: { readonly at: number } },
+  packed: Pick<PackedGroups, "nIn" | "nOut" | "chunk" | "withMins"> & { readonly w: { readonly at: number } },
   table: number,
   blocksACall: number = packed.chunk / 64,
 ): void {
-  const { w, nIn, nOut, chunk } = packed, inChunk = chunk / 64, pairBytes = inChunk * GROUP_BLOCK;
+  const { w, nIn, nOut, chunk, withMins } = packed, inChunk = chunk / 64;
+  const blockBytes = groupBlockBytes(withMins), pairBytes = inChunk * blockBytes;
   const scratch = bench.buffer("u8", 256);
   for (let o = 0; o < nOut; o += chunk) {
-    const first = w.at + (o / 64) * (nIn / 64) * GROUP_BLOCK;
+    const first = w.at + (o / 64) * (nIn / 64) * blockBytes;
     for (let b = 0; b < inChunk; b += blocksACall) {
       bench.kernels[kind](
         y + 4 * (o + 64 * b),
-        first + b * GROUP_BLOCK,
+        first + b * blockBytes,
         table,
         nIn,
         Math.min(blocksACall, inChunk - b),
         pairBytes,
+        withMins ? 1 : 0,
         scratch.at,
       );
     }

@@ -52,8 +52,6 @@ for (const layout of ["channels-f32", "channels-bf16"] as const) {
         w: arena.allocate(plan.bytes),
         rowScale: 0,
         channelScale: 0,
-        mins: 0,
-        minScale: 0,
       };
       const zero = arena.allocate(4 * N_IN * nOut),
         pack = layout === "channels-f32" ? kernels.packChannelsF32 : kernels.packChannelsBf16;

@@ -53,8 +53,6 @@ async function bench(): Promise<{
       w: arena.allocate(plan.bytes),
       rowScale,
       channelScale: 0,
-      mins: 0,
-      minScale: 0,
     };
     if (layout === "channels-f32") kernels.packChannelsF32(matrix.w, src, 0, N_OUT, N_IN, N_OUT);
     else kernels.packPairsI8(matrix.w, rowScale, src, 0, N_OUT, N_IN, plan.nInPadded);

@@ -3,10 +3,10 @@ import { signedByte } from "./int8.ts";
 import {
   bf16Lane,
   channelsI8Bias,
+  GROUP_MINS,
   groupI4Scale,
   groupI4Shift,
   groupI4Unit,
-  groupMin,
   pairsI8Bias,
   pairsI8Offset,
 } from "./layouts.ts";
@@ -136,8 +136,9 @@ export function gemmKernels(memory: WebAssembly.Memory): Gemm {
       }
     },
 
-    unpackGroupI4(panels, d, m, w, mins, rowScale, minScale, o, nIn, chunk) {
-      const { f32, u16, i16 } = views();
+    unpackGroupI4(panels, d, m, w, rowScale, withMins, o, nIn, chunk) {
+      const { f32, u16, i16 } = views(), mins = withMins !== 0;
+      const scaleAt = (o: number, g: number) => (w + groupI4Scale(o, g, nIn, chunk, mins)) >>> 1;
       unpackInteger(
         panels,
         d,
@@ -145,9 +146,9 @@ export function gemmKernels(memory: WebAssembly.Memory): Gemm {
         o,
         64,
         nIn,
-        (o, c) => ((u16[(w + groupI4Unit(o, c, nIn, chunk)) >>> 1]! >> groupI4Shift(o)) & 15) - 8,
-        (o, g) => f32[(rowScale >>> 2) + o]! * i16[(w + groupI4Scale(o, g, nIn, chunk)) >>> 1]!,
-        (o, g) => mins === 0 ? 0 : f32[(minScale >>> 2) + o]! * i16[(mins + groupMin(o, g, nIn)) >>> 1]!,
+        (o, c) => ((u16[(w + groupI4Unit(o, c, nIn, chunk, mins)) >>> 1]! >> groupI4Shift(o)) & 15) - 8,
+        (o, g) => f32[(rowScale >>> 2) + o]! * i16[scaleAt(o, g)]!,
+        (o, g) => mins ? f32[(rowScale >>> 2) + o]! * i16[scaleAt(o, g) + GROUP_MINS / 2]! : 0,
       );
     },
 

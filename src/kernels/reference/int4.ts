@@ -1,5 +1,5 @@
-import { GROUP, GROUP_BLOCK, type Kernels, LIST_SPAN } from "../kernels.ts";
-import { groupI4Scale, groupI4Shift, groupI4Unit, groupMin } from "./layouts.ts";
+import { GROUP, groupBlockBytes, type Kernels, LIST_SPAN } from "../kernels.ts";
+import { GROUP_MINS, groupI4Scale, groupI4Shift, groupI4Unit } from "./layouts.ts";
 import { memoryViews, quantiseFactor, roundHalfEven } from "./memory.ts";
 import { isActive } from "./select.ts";
 
@@ -9,19 +9,19 @@ import { isActive } from "./select.ts";
  */
 const L1_LIMIT = 4079;
 
-/** Projections with int4 weights. A table entry is u32 begin, u32 end (addresses in the list), f32 scale, u32 count. */
+/** Projections with int4 weights. A table entry is u32 begin, u32 end (addresses in the list), f32 scale, i16 sums of the quantised x of an even group and the next. */
 export function int4Kernels(
   memory: WebAssembly.Memory,
 ): Pick<
   Kernels,
-  "selectGroupI4" | "gemvGroupI4" | "gemvGroupI4List" | "scaleRowsF32" | "finishGroupMinsI4"
+  "selectGroupI4" | "gemvGroupI4" | "gemvGroupI4List" | "scaleRowsF32"
 > {
   const views = memoryViews(memory);
 
-  const gemvGroupI4: Kernels["gemvGroupI4"] = (y, w, table, nIn, nBlocks, pairBytes, _scratch) => {
+  const gemvGroupI4: Kernels["gemvGroupI4"] = (y, w, table, nIn, nBlocks, pairBytes, withMins, _scratch) => {
     const { f32, u32, i32, u16, i16 } = views();
     // offsets from a block inside a chunk are those from the chunk's first
-    const chunk = (pairBytes / GROUP_BLOCK) * 64;
+    const mins = withMins !== 0, chunk = (pairBytes / groupBlockBytes(mins)) * 64;
     for (let o = 0; o < 64 * nBlocks; ++o) {
       let sum = 0;
       for (let g = 0; g < nIn / GROUP; ++g) {
@@ -29,18 +29,20 @@ export function int4Kernels(
         let dot = 0;
         for (let at = u32[entry]!; at < u32[entry + 1]!; at += 4) {
           const c = g * GROUP + u32[at >>> 2]!;
-          const unit = u16[(w + groupI4Unit(o, c, nIn, chunk)) >>> 1]!;
+          const unit = u16[(w + groupI4Unit(o, c, nIn, chunk, mins)) >>> 1]!;
           dot += (((unit >> groupI4Shift(o)) & 15) - 8) * i32[(at + LIST_SPAN) >>> 2]!;
         }
-        sum += f32[entry + 2]! * i16[(w + groupI4Scale(o, g, nIn, chunk)) >>> 1]! * dot;
+        const at = (w + groupI4Scale(o, g, nIn, chunk, mins)) >>> 1,
+          xSum = i16[2 * (entry - 8 * (g & 1)) + 6 + (g & 1)]!;
+        sum += f32[entry + 2]! * (i16[at]! * dot + (mins ? i16[at + GROUP_MINS / 2]! * xSum : 0));
       }
       f32[(y >>> 2) + o]! += sum;
     }
   };
 
   return {
-    selectGroupI4(table, list, groupSum, x, scale, threshold, nIn) {
-      const { f32, u32, i32 } = views();
+    selectGroupI4(table, list, x, scale, threshold, nIn) {
+      const { f32, u32, i32, i16 } = views();
       const active = (c: number) => isActive(f32[(x >>> 2) + c]!, f32[(scale >>> 2) + c]!, threshold);
       let count = 0;
       for (let pair = 0; pair < nIn; pair += 2 * GROUP) {
@@ -66,8 +68,8 @@ export function int4Kernels(
           }
           u32[entry + 1] = list + 4 * count;
           f32[entry + 2] = s;
-          u32[entry + 3] = (u32[entry + 1]! - u32[entry]!) / 4;
-          f32[(groupSum >>> 2) + begin / GROUP] = sum * s;
+          const half = (begin - pair) / GROUP;
+          i16[2 * (entry - 8 * half) + 6 + half] = sum;
         }
       }
       return count;
@@ -79,18 +81,6 @@ export function int4Kernels(
     scaleRowsF32(y, rowScale, nOut) {
       const { f32 } = views();
       for (let o = 0; o < nOut; ++o) f32[(y >>> 2) + o]! *= f32[(rowScale >>> 2) + o]!;
-    },
-
-    finishGroupMinsI4(y, rowScale, mins, minScale, groupSum, nIn, nOut, _scratch) {
-      const { f32, i16 } = views();
-      for (let o = 0; o < nOut; ++o) {
-        let sum = 0;
-        for (let g = 0; g < nIn / GROUP; ++g) {
-          sum += i16[(mins + groupMin(o, g, nIn)) >>> 1]! * f32[(groupSum >>> 2) + g]!;
-        }
-        f32[(y >>> 2) + o] = f32[(rowScale >>> 2) + o]! * f32[(y >>> 2) + o]! +
-          f32[(minScale >>> 2) + o]! * sum;
-      }
     },
   };
 }

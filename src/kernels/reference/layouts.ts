@@ -1,5 +1,5 @@
 /** Where the layouts of `kernels.ts` keep each weight. */
-import { GROUP, GROUP_BLOCK, padTo, QUAD_RECORD, quadBlockBytes } from "../kernels.ts";
+import { GROUP, groupBlockBytes, padTo, QUAD_RECORD, quadBlockBytes } from "../kernels.ts";
 
 /** u16 index of weight (c, o) in channels bf16. */
 export function bf16Lane(c: number, o: number, nOut: number): number {
@@ -26,19 +26,21 @@ export function pairsI8Bias(o: number): number {
 }
 
 /** Byte offset of the block of group i4 that holds weight (o, c). */
-export function groupI4Block(o: number, c: number, nIn: number, chunk: number): number {
+export function groupI4Block(o: number, c: number, nIn: number, chunk: number, withMins: boolean): number {
   const pair = Math.floor(o / chunk) * (nIn / 64) + Math.floor(c / 64);
-  return (pair * (chunk / 64) + Math.floor((o % chunk) / 64)) * GROUP_BLOCK;
+  return (pair * (chunk / 64) + Math.floor((o % chunk) / 64)) * groupBlockBytes(withMins);
 }
 
-/** Byte offset of the i16 scale of output o, group g in group i4. */
-export function groupI4Scale(o: number, g: number, nIn: number, chunk: number): number {
-  return groupI4Block(o, g * GROUP, nIn, chunk) + (o % 64) * 4 + (g % 2) * 2;
+/** Byte offset of the i16 scale of output o, group g in group i4; its min is {@linkcode GROUP_MINS} bytes on. */
+export function groupI4Scale(o: number, g: number, nIn: number, chunk: number, withMins: boolean): number {
+  return groupI4Block(o, g * GROUP, nIn, chunk, withMins) + (o % 64) * 4 + (g % 2) * 2;
 }
 
 /** Byte offset of the u16 with weight (o, c), baseline order; its nibble begins at bit `groupI4Shift(o)`. */
-export function groupI4Unit(o: number, c: number, nIn: number, chunk: number): number {
-  return groupI4Block(o, c, nIn, chunk) + 256 + (c % 64) * 32 + ((o % 64) >> 5) * 16 + (o % 8) * 2;
+export function groupI4Unit(o: number, c: number, nIn: number, chunk: number, withMins: boolean): number {
+  const header = withMins && c % 64 >= GROUP ? 512 : 256;
+  return groupI4Block(o, c, nIn, chunk, withMins) + header + (c % 64) * 32 + ((o % 64) >> 5) * 16 +
+    (o % 8) * 2;
 }
 
 /** First bit of output o's nibble in its u16, baseline order. */
@@ -46,10 +48,8 @@ export function groupI4Shift(o: number): number {
   return 4 * ((o % 32) >> 3);
 }
 
-/** Byte offset of the i16 min of output o, group g in group mins. */
-export function groupMin(o: number, g: number, nIn: number): number {
-  return (Math.floor(o / 16) * (nIn / 64) + (g >> 1)) * 64 + (o % 16) * 4 + (g % 2) * 2;
-}
+/** Bytes from a scale of group i4 to its min. */
+export const GROUP_MINS = 1280;
 
 /** Byte offset of the i16 scale of output o, group g in quad i4; its min is 64 bytes on. */
 export function quadI4Scale(o: number, g: number, nIn: number, withMins: boolean): number {

@@ -5,10 +5,10 @@ import { signedByte } from "./int8.ts";
 import {
   bf16Lane,
   channelsI8Bias,
+  GROUP_MINS,
   groupI4Scale,
   groupI4Shift,
   groupI4Unit,
-  groupMin,
   pairsI8Bias,
   pairsI8Offset,
 } from "./layouts.ts";
@@ -33,15 +33,6 @@ type Pack = Pick<
 /** What loading does: file blocks to floats, floats and blocks to layouts. Scale arithmetic is f32 throughout. */
 export function packKernels(memory: WebAssembly.Memory): Pack {
   const views = memoryViews(memory);
-
-  /** Writes f32 scales of one row as i16 against the row's largest; returns that i16's unit. */
-  function packScales(values: readonly number[], offset: (g: number) => number): number {
-    const { i16 } = views();
-    const largest = values.reduce((a, v) => Math.max(a, Math.abs(v)), 0);
-    const unit = largest === 0 ? 1 : Math.fround(largest / 32767);
-    values.forEach((v, g) => i16[offset(g) >>> 1] = clamp(roundHalfEven(Math.fround(v / unit)), 32767));
-    return unit;
-  }
 
   const findNonFiniteF32: Kernels["findNonFiniteF32"] = (x, n) =>
     views().f32.subarray(x >>> 2, (x >>> 2) + n).findIndex((v) => !Number.isFinite(v));
@@ -166,8 +157,8 @@ export function packKernels(memory: WebAssembly.Memory): Pack {
       for (let i = 0; i < n; ++i) f32[(y >>> 2) + i] = bf16ToF32(u16[(w >>> 1) + i]!);
     },
 
-    packGroupI4(w, rowScale, mins, minScale, blocks, withMins, o0, nRows, rowBlocks, nIn, chunk) {
-      const { f32, u8, u16 } = views();
+    packGroupI4(w, rowScale, blocks, withMins, o0, nRows, rowBlocks, nIn, chunk) {
+      const { f32, u8, u16, i16 } = views();
       const headBytes = withMins ? 4 : 2;
       const half = (at: number) => f16ToNumber(u8[at]! | u8[at + 1]! << 8);
       let bad = -1;
@@ -182,16 +173,24 @@ export function packKernels(memory: WebAssembly.Memory): Pack {
           const m = isThere && withMins ? half(block + 2) : 0;
           if (bad < 0 && !(Number.isFinite(d) && Number.isFinite(m))) bad = row * rowBlocks + g;
           ds.push(d);
-          ms.push(Math.fround(m + Math.fround(8 * d)));
+          ms.push(withMins ? Math.fround(m + Math.fround(8 * d)) : 0);
           for (let i = 0; i < GROUP; ++i) {
-            const at = (w + groupI4Unit(o, g * GROUP + i, nIn, chunk)) >>> 1;
+            const at = (w + groupI4Unit(o, g * GROUP + i, nIn, chunk, withMins !== 0)) >>> 1;
             const byte = isThere ? u8[block + headBytes + i % 16]! : 0;
             const nibble = i < 16 ? byte & 15 : byte >> 4;
             u16[at] = (u16[at]! & ~(15 << groupI4Shift(o))) | (nibble << groupI4Shift(o));
           }
         }
-        f32[(rowScale >>> 2) + o] = packScales(ds, (g) => w + groupI4Scale(o, g, nIn, chunk));
-        if (withMins) f32[(minScale >>> 2) + o] = packScales(ms, (g) => mins + groupMin(o, g, nIn));
+        const largest = [...ds, ...ms].reduce((a, v) => Math.max(a, Math.abs(v)), 0),
+          limit = withMins ? 29134 : 32767;
+        const unit = largest === 0 ? 1 : Math.fround(largest / limit);
+        f32[(rowScale >>> 2) + o] = unit;
+        for (let g = 0; g < nIn / GROUP; ++g) {
+          const at = (w + groupI4Scale(o, g, nIn, chunk, withMins !== 0)) >>> 1;
+          const toI16 = (v: number) => clamp(roundHalfEven(Math.fround(v / unit)), limit);
+          i16[at] = toI16(ds[g]!);
+          if (withMins) i16[at + GROUP_MINS / 2] = toI16(ms[g]!);
+        }
       }
       return bad;
     },
