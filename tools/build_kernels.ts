@@ -26,32 +26,36 @@ const BUILDS: { readonly [name: string]: readonly string[] } = {
   debug: ["assembly/index.ts", "--debug"],
 };
 
+/** The module that AssemblyScript makes of `flags`, an entry file among them. @throws {Error} With the compiler's own messages. */
+export async function compileAssembly(what: string, flags: readonly string[]): Promise<Uint8Array> {
+  let bytes: Uint8Array | undefined;
+  let messages = "";
+  const sink = { write: (text: string) => ((messages += text), true) };
+  const { error } = await asc.main([...COMMON, ...flags, "--outFile", "kernels.wasm"], {
+    stdout: sink,
+    stderr: sink,
+    readFile: async (file: string, base: string) => {
+      try {
+        return await readFile(new URL(`${base}/${file}`, ROOT), "utf8");
+      } catch {
+        return null;
+      }
+    },
+    writeFile: (file: string, contents: string | Uint8Array) => {
+      if (file.endsWith(".wasm")) bytes = contents as Uint8Array;
+    },
+    listFiles: () => null,
+  });
+  if (error || bytes === undefined) throw new Error(`${what} do not compile:\n${messages}`, { cause: error });
+  return bytes;
+}
+
 /** Compiles every build. @throws {Error} With the compiler's own messages, if one does not compile. */
 export async function buildKernels(): Promise<void> {
   const out = new URL("build/", ROOT);
   await mkdir(out, { recursive: true });
   for (const [name, flags] of Object.entries(BUILDS)) {
-    let bytes: Uint8Array | undefined;
-    let messages = "";
-    const sink = { write: (text: string) => ((messages += text), true) };
-    const { error } = await asc.main([...COMMON, ...flags, "--outFile", "kernels.wasm"], {
-      stdout: sink,
-      stderr: sink,
-      readFile: async (file: string, base: string) => {
-        try {
-          return await readFile(new URL(`${base}/${file}`, ROOT), "utf8");
-        } catch {
-          return null;
-        }
-      },
-      writeFile: (file: string, contents: string | Uint8Array) => {
-        if (file.endsWith(".wasm")) bytes = contents as Uint8Array;
-      },
-      listFiles: () => null,
-    });
-    if (error || bytes === undefined) {
-      throw new Error(`kernels (${name}) do not compile:\n${messages}`, { cause: error });
-    }
+    const bytes = await compileAssembly(`kernels (${name})`, flags);
     await writeFile(new URL(`kernels.${name}.wasm`, out), bytes);
     if (name !== "debug") {
       await writeFile(new URL(`kernels.${name}.shared.wasm`, out), withSharedMemory(new Uint8Array(bytes)));

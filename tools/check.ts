@@ -14,7 +14,7 @@ function sources(): string[] {
   return FOLDERS.filter((folder) => existsSync(join(ROOT, folder))).flatMap((folder) =>
     readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
       .map((name) => `${folder}/${name}`)
-      .filter((path) => path.endsWith(".ts") && !path.includes("node_modules"))
+      .filter((path) => path.endsWith(".ts") && !/node_modules|assembly/.test(path))
   );
 }
 
