@@ -156,20 +156,22 @@ void gemv_channels_i8(ptr acc, ptr w, ptr index, ptr xq, uint32_t nActive, uint3
 // gemv_group_i4.ts
 
 #define SPAN 131072
-#define BLOCK 2304
+#define HEADER 256
+#define CHANNELS 1024
 
 static inline v step(v sum, v a, v x) { return wasm_i16x8_add(sum, wasm_i16x8_mul(a, x)); }
 
 EXPORT(gemv_group_i4)
-void gemv_group_i4(ptr y0, ptr w, ptr table, uint32_t nIn, uint32_t nBlocks, uint32_t pairBytes, ptr scratch) {
+void gemv_group_i4(ptr y0, ptr w, ptr table, uint32_t nIn, uint32_t nBlocks, uint32_t pairBytes, uint32_t withMins, ptr scratch) {
+  uint32_t groupBytes = withMins ? CHANNELS + HEADER : CHANNELS, blockBytes = HEADER + CHANNELS + groupBytes;
   ptr tableEnd = table + nIn, yEnd = y0 + (nBlocks << 8);
   for (ptr pair = table; pair < tableEnd; pair += 64, w += pairBytes) {
-    v unit = splat32(pair, 8);
+    v unit = splat32(pair, 8), xSums = splat32(pair, 12);
     ptr block = w;
-    for (ptr y = y0; y < yEnd; y += 256, block += BLOCK) {
-      ptr c = block + 256;
-      for (uint32_t half = 0; half < 2; ++half) {
-        ptr t = pair + (half << 5), out = scratch + (half << 7), end = at(u32_at(t + 4));
+    for (ptr y = y0; y < yEnd; y += 256, block += blockBytes) {
+      ptr column = block + HEADER;
+      for (uint32_t half = 0; half < 2; ++half, column += groupBytes) {
+        ptr t = pair + (half << 5), out = scratch + (half << 7), c = column, end = at(u32_at(t + 4));
         v a0 = splat32(t, 16), a1 = splat32(t, 20), a2 = splat32(t, 24), a3 = splat32(t, 28), a4 = a0, a5 = a1, a6 = a2, a7 = a3;
         for (ptr p = at(u32_at(t)); p < end; p += 4, c += 32) {
           v x = splat32(p, SPAN), a = load(c, 0), b = load(c, 16);
@@ -184,8 +186,13 @@ void gemv_group_i4(ptr y0, ptr w, ptr table, uint32_t nIn, uint32_t nBlocks, uin
       for (uint32_t k = 0; k < 128; k += 16) {
         v a = load(scratch, k), b = load(scratch, k + 128);
         ptr q = y + (k << 1), d = block + (k << 1);
-        store(q, 0, add(load(q, 0), wasm_f32x4_convert_i32x4(wasm_i32x4_dot_i16x8(low16(a, b), load(d, 0))), unit));
-        store(q, 16, add(load(q, 16), wasm_f32x4_convert_i32x4(wasm_i32x4_dot_i16x8(high16(a, b), load(d, 16))), unit));
+        v lo = wasm_i32x4_dot_i16x8(low16(a, b), load(d, 0)), hi = wasm_i32x4_dot_i16x8(high16(a, b), load(d, 16));
+        if (withMins) {
+          lo = wasm_i32x4_add(lo, wasm_i32x4_dot_i16x8(xSums, load(d, HEADER + CHANNELS)));
+          hi = wasm_i32x4_add(hi, wasm_i32x4_dot_i16x8(xSums, load(d, HEADER + CHANNELS + 16)));
+        }
+        store(q, 0, add(load(q, 0), wasm_f32x4_convert_i32x4(lo), unit));
+        store(q, 16, add(load(q, 16), wasm_f32x4_convert_i32x4(hi), unit));
       }
     }
   }

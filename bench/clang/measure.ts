@@ -1,7 +1,7 @@
 /** What `main.ts` runs on each engine: both modules on one memory, weights in cache, where code shows and not memory. */
 import { readFile } from "node:fs/promises";
 import { Arena } from "../../src/kernels/arena.ts";
-import { LIST_SPAN } from "../../src/kernels/kernels.ts";
+import { groupBlockBytes, LIST_SPAN } from "../../src/kernels/kernels.ts";
 import { loadKernelModule } from "../../src/kernels/probe.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { engineName, timeInTurns } from "../timing.ts";
@@ -114,12 +114,13 @@ function allCases(): Case[] {
     outBytes: 4 * size,
   });
 
-  const table = arena.allocate(size), lists = arena.allocate(2 * LIST_SPAN), sums = arena.allocate(size / 8);
-  ours["select_group_i4"]!(table, lists, sums, x, ones, -1, size);
+  const table = arena.allocate(size), lists = arena.allocate(2 * LIST_SPAN), scratch = arena.allocate(256);
+  ours["select_group_i4"]!(table, lists, x, ones, -1, size);
+  const pairBytes = groupBlockBytes(true) * size / 64;
   list.push({
-    name: `gemv_group_i4, ${size} x ${size}`,
+    name: `gemv_group_i4, ${size} x ${size} with mins`,
     kernel: "gemv_group_i4",
-    args: [y, w, table, size, size / 64, 2304 * size / 64, arena.allocate(256)],
+    args: [y, w, table, size, size / 64, pairBytes, 1, scratch],
     out: y,
     outBytes: 4 * size,
   });

@@ -179,8 +179,6 @@ function pack(
     w: arena.allocate(sizes.w),
     rowScale: arena.allocate(sizes.rowScale),
     channelScale: 0,
-    mins: sizes.mins === 0 ? 0 : arena.allocate(sizes.mins),
-    minScale: sizes.minScale === 0 ? 0 : arena.allocate(sizes.minScale),
   };
   const end = arena.allocate(0), rowBlocks = nIn / 32;
   if (format === "Q8_0") {
@@ -194,34 +192,15 @@ function pack(
   } else {
     const rowBytes = rowBlocks * FORMATS[format].blockBytes;
     for (let o = 0; o < nOut; o += 64) {
-      const { w, rowScale, minScale, chunk, nInPadded } = matrix;
-      k.packGroupI4(
-        w,
-        rowScale,
-        matrix.mins,
-        minScale,
-        raw + o * rowBytes,
-        mins ? 1 : 0,
-        o,
-        64,
-        rowBlocks,
-        nInPadded,
-        chunk,
-      );
+      const { w, rowScale, chunk, nInPadded } = matrix;
+      k.packGroupI4(w, rowScale, raw + o * rowBytes, mins ? 1 : 0, o, 64, rowBlocks, nInPadded, chunk);
     }
   }
   return { matrix, begin, end };
 }
 
 function moved(matrix: Matrix, by: number): Matrix {
-  const at = (part: number): number => part === 0 ? 0 : part + by;
-  return {
-    ...matrix,
-    w: at(matrix.w),
-    rowScale: at(matrix.rowScale),
-    mins: at(matrix.mins),
-    minScale: at(matrix.minScale),
-  };
+  return { ...matrix, w: matrix.w + by, rowScale: matrix.rowScale + by };
 }
 
 /** @throws {Error} If two ways to the same product differ by more than their rounding of x and, in int8, of the weights. */
