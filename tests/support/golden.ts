@@ -44,7 +44,10 @@ export function readGoldenLogits(relative: string): Float32Array {
 /** How the logits of a prompt reach a test: all tokens together through the matrix kernels, or one by one through the vector kernels. */
 export type Path = "prefill" | "decode";
 
-/** Runs `ids`, sparse where there is a recipe, and hands over the logits after each; the array is only valid during the call. */
+/**
+ * Runs `ids`, sparse where there is a recipe, and hands over the logits after each; the array is only valid during the call. `decode` takes the
+ * first the way of prompts, as generation does: its activations are too large for 8 bits.
+ */
 export function eachLogits(
   session: Session,
   path: Path,
@@ -52,7 +55,11 @@ export function eachLogits(
   each: (t: number, logits: Float32Array) => void,
 ): void {
   if (path === "prefill") session.prefillAll(ids, each, { prefill: "sparse" });
-  else ids.forEach((id, t) => each(t, session.decode(id)));
+  else {
+    ids.forEach((id, t) =>
+      each(t, t === 0 ? session.prefill([id], { prefill: "sparse" }) : session.decode(id))
+    );
+  }
 }
 
 /** The largest logit's id; the first of equals. */
