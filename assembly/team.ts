@@ -13,7 +13,7 @@
 import { attention_bf16, attention_f32 } from "./attention";
 import { gemm_f32, pack_tokens_f32, unpack_channels_bf16, unpack_channels_f32, unpack_rows_bf16, unpack_rows_f32 } from "./gemm_f32";
 import { gemm_i16, pack_tokens_i16, unpack_channels_i8, unpack_group_i4, unpack_pairs_i8 } from "./gemm_i16";
-import { gemv_channels_bf16, gemv_channels_f32, gemv_rows_bf16, gemv_rows_f32 } from "./gemv_float";
+import { gemv_all_channels_bf16, gemv_all_channels_f32, gemv_channels_bf16, gemv_channels_f32, gemv_rows_bf16, gemv_rows_f32 } from "./gemv_float";
 import { gemv_group_i4, gemv_group_i4_list, gemv_group_i4_list_plain, scale_rows_f32 } from "./gemv_group_i4";
 import { finish_channels_i8, gemv_channels_i8, gemv_channels_i8_six, gemv_pairs_i8 } from "./gemv_i8";
 import { gemv_quad_i4 } from "./gemv_quad_i4";
@@ -72,6 +72,8 @@ function run_part(p: usize, s: usize): void {
       case 30: unpack_channels_i8(s + u(p, 1), s + u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8)); p += 36; break;
       case 31: unpack_pairs_i8(s + u(p, 1), s + u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7)); p += 32; break;
       case 32: gemm_i16(u(p, 1), u(p, 2), u(p, 3), u(p, 4), s + u(p, 5), s + u(p, 6), s + u(p, 7), u(p, 8), u(p, 9), u(p, 10)); p += 44; break;
+      case 33: gemv_all_channels_f32(u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5)); p += 24; break;
+      case 34: gemv_all_channels_bf16(u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5)); p += 24; break;
       case 0: return;
       default: unreachable();
     }

@@ -21,6 +21,13 @@ export function add_f32(y: usize, x: usize, n: u32): void {
   for (; y < end; y += 4, x += 4) store<f32>(y, load<f32>(y) + load<f32>(x));
 }
 
+/** y i32[n] += x i32[n], modulo 2^32. */
+export function add_i32(y: usize, x: usize, n: u32): void {
+  const end = y + (<usize>n << 2), whole = y + ((<usize>n << 2) & ~15);
+  for (; y < whole; y += 16, x += 16) v128.store(y, i32x4.add(v128.load(y), v128.load(x)));
+  for (; y < end; y += 4, x += 4) store<i32>(y, load<i32>(y) + load<i32>(x));
+}
+
 /** y f32[n] = x / sqrt(mean(x^2) + eps) * weight. y may be x. */
 export function rms_norm_f32(y: usize, x: usize, weight: usize, n: u32, eps: f32): void {
   const bytes = <usize>n << 2, whole = bytes & ~15;

@@ -23,6 +23,7 @@ export { type PassOptions, type SparsityCount } from "./runtime/forward.ts";
 export { type Dtype, DTYPES, type Layout, type RunMethod } from "./runtime/matrix.ts";
 export { Sampler, type SamplingOptions } from "./runtime/sampler.ts";
 export { type KernelChoice } from "./kernels/probe.ts";
+export { type KernelSource } from "./runtime/open_kernels.ts";
 export { type ChatMessage } from "./model/chat_template.ts";
 export { type LlamaConfig, type ProjectionName, PROJECTIONS, type RopeScaling } from "./model/config.ts";
 export {

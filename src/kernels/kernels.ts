@@ -37,6 +37,8 @@ export interface Kernels {
   fillZeroF32(y: number, n: number): void;
   /** y[i] += x[i]. */
   addF32(y: number, x: number, n: number): void;
+  /** y[i] += x[i] of i32, modulo 2^32. */
+  addI32(y: number, x: number, n: number): void;
   /** y = x / sqrt(mean(x^2) + eps) * weight. */
   rmsNormF32(y: number, x: number, weight: number, n: number, eps: number): void;
   /** y = silu(gate) * up, silu(v) = v / (1 + e^-v). y may be gate. */

@@ -39,6 +39,8 @@ export const PART_KERNELS = {
   unpackChannelsI8: [30, "sssiiiii"],
   unpackPairsI8: [31, "sssiiii"],
   gemmI16: [32, "iiiisssiii"],
+  gemvAllChannelsF32: [33, "iiiii"],
+  gemvAllChannelsBf16: [34, "iiiii"],
 } as const;
 
 /** The kernels that a part of a step may call. They return nothing: what a part finds is in the memory. */

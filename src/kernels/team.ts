@@ -25,7 +25,8 @@ export interface TeamOptions {
   readonly module: WebAssembly.Module;
   /** Hands out memory: `Arena.allocate`. */
   readonly allocate: (bytes: number) => number;
-  /** Bytes of scratch that a part may use. */
+  /** Scratch of the caller, and how many bytes of it a part may use: other threads get as many. */
+  readonly scratch: number;
   readonly scratchBytes: number;
   /** 2 to MAX_THREADS, the caller included. */
   readonly threads: number;
@@ -59,9 +60,10 @@ export type Part = (k: PartKernels, from: number, to: number, scratch: number) =
 
 /** One or more threads. Results do not depend on how many there are where each part has outputs of its own. */
 export class Team {
-  readonly #kernels: Kernels;
+  /** The caller's kernels. */
+  readonly kernels: Kernels;
   /** The caller's own scratch. */
-  readonly #scratch: number;
+  readonly scratch: number;
   readonly #crew: Crew | null;
   readonly #paces: { readonly [pass in Pass]: Pace } = { decode: new Pace(), prefill: new Pace() };
   #pace: Pace = this.#paces.decode;
@@ -71,8 +73,8 @@ export class Team {
   readonly #reason: string | null;
 
   private constructor(kernels: Kernels, scratch: number, crew: Crew | null, reason: string | null) {
-    this.#kernels = kernels;
-    this.#scratch = scratch;
+    this.kernels = kernels;
+    this.scratch = scratch;
     this.#crew = crew;
     this.#reason = reason;
     this.#together = crew !== null;
@@ -86,7 +88,7 @@ export class Team {
   /** Starts workers. @throws {Error} If one does not start; none runs then. */
   static async start(options: TeamOptions): Promise<Team> {
     const crew = await Crew.start(options);
-    return new Team(options.kernels, crew.scratch, crew, null);
+    return new Team(options.kernels, options.scratch, crew, null);
   }
 
   /** Threads there are. */
@@ -99,14 +101,19 @@ export class Team {
     return this.#crew?.lost ?? this.#reason;
   }
 
-  /** Begins a unit of work of one kind, such as a token, and ends the last: the unit is what the ways are compared by. */
+  /** Begins a unit of work of one kind, such as a token: by units it is found out whether threads help. One that was not ended counts for nothing. */
   begin(pass: Pass, work: number): void {
     if (this.#crew === null) return;
-    if (this.#work > 0) this.#pace.note(this.#ms, this.#work);
     this.#pace = this.#paces[pass];
     this.#work = work;
     this.#ms = 0;
     this.#together = this.#pace.together && this.#crew.threads > 1;
+  }
+
+  /** Ends the unit. */
+  end(): void {
+    if (this.#work > 0 && this.threads > 1) this.#pace.note(this.#ms, this.#work);
+    this.#work = 0;
   }
 
   /**
@@ -116,10 +123,10 @@ export class Team {
    * @throws {Error} If a thread fails; the team is of no use from then on.
    */
   each(n: number, body: Part): void {
-    if (this.#crew === null) return void body(this.#kernels, 0, n, this.#scratch);
+    if (this.#crew === null) return void body(this.kernels, 0, n, this.scratch);
     const began = performance.now();
     if (this.#together && n > 1) this.#crew.run(n, body);
-    else body(this.#kernels, 0, n, this.#scratch);
+    else body(this.kernels, 0, n, this.scratch);
     this.#ms += performance.now() - began;
   }
 
@@ -131,7 +138,7 @@ export class Team {
 
 /** Workers and what they read. */
 class Crew {
-  readonly scratch: number;
+  readonly #scratch: number;
   readonly #kernels: WasmKernels;
   readonly #control: number;
   readonly #job: number;
@@ -149,10 +156,10 @@ class Crew {
   /** What became of workers that are no longer there. */
   lost: string | null = null;
 
-  private constructor(options: TeamOptions, scratch: number) {
+  private constructor(options: TeamOptions) {
     const { kernels, allocate } = options;
     this.#kernels = kernels;
-    this.scratch = scratch;
+    this.#scratch = options.scratch;
     this.#size = options.threads;
     this.#control = allocate(CONTROL.ranges + 64 * options.threads);
     this.#job = allocate(JOB_BYTES);
@@ -165,9 +172,8 @@ class Crew {
 
   static async start(options: TeamOptions): Promise<Crew> {
     const { module, kernels: { memory }, allocate, threads, startWorker, startMs = START_MS } = options;
-    const scratches = Array.from({ length: threads }, () => allocate(options.scratchBytes));
-    const crew = new Crew(options, scratches[0]!);
-    const started = scratches.slice(1).map((scratch, i) =>
+    const crew = new Crew(options);
+    const started = Array.from({ length: threads - 1 }, (_, i) =>
       new Promise<void>((resolve, reject) => {
         const thread = i + 1;
         const start: WorkerStart = {
@@ -175,7 +181,7 @@ class Crew {
           memory,
           control: crew.#control,
           job: crew.#job,
-          scratch,
+          scratch: allocate(options.scratchBytes),
           spins: crew.#spins,
           thread,
           threads,
@@ -203,8 +209,7 @@ class Crew {
         } catch (error) {
           fail(String(error));
         }
-      })
-    );
+      }));
     try {
       await Promise.all(started);
     } catch (error) {
@@ -214,6 +219,7 @@ class Crew {
     return crew;
   }
 
+  /** Threads that are left. */
   get threads(): number {
     return 1 + this.#alive;
   }
@@ -234,7 +240,7 @@ class Crew {
     }
     let done: number;
     try {
-      done = this.#kernels.teamRun(this.#control, this.#size, this.#job, parts, this.scratch, this.#spins);
+      done = this.#kernels.teamRun(this.#control, this.#size, this.#job, parts, this.#scratch, this.#spins);
     } catch (error) {
       // other threads may still be in the middle of this step
       this.#failure = String(error);

@@ -1,5 +1,7 @@
 /** The forward pass of a Llama: tokens in, logits out; dense or sparse, one token or many. */
 import { type Kernels, padTo } from "../kernels/kernels.ts";
+import type { PartKernels } from "../kernels/recorder.ts";
+import type { Team } from "../kernels/team.ts";
 import type { LlamaConfig, ProjectionName } from "../model/config.ts";
 import type { KvCache } from "./kv_cache.ts";
 import {
@@ -11,6 +13,7 @@ import {
   multiplyVector,
   readRow,
   type RunMethod,
+  YIELD_AFTER,
 } from "./matrix.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
@@ -112,11 +115,15 @@ export interface PassOptions {
   readonly forceMask?: (layer: number, name: ProjectionName, position: number) => Uint8Array | null;
 }
 
+/** Tokens of a head that a part attends for. */
+const ATTENTION_TOKENS = 32;
+
 /** Site by site, the projections that share an input. */
 export const SITES = [["qProj", "kProj", "vProj"], ["oProj"], ["gateProj", "upProj"], ["downProj"]] as const;
 
 /** Runs tokens through the blocks of one model. */
 export class Forward {
+  readonly #team: Team;
   readonly #k: Kernels;
   readonly #s: Workspace;
   readonly #w: Weights;
@@ -128,8 +135,9 @@ export class Forward {
   readonly #isSparse: boolean;
 
   /** @param weights with their rules, if there is a recipe */
-  constructor(kernels: Kernels, workspace: Workspace, weights: Weights) {
-    this.#k = kernels;
+  constructor(team: Team, workspace: Workspace, weights: Weights) {
+    this.#team = team;
+    this.#k = team.kernels;
     this.#s = workspace;
     this.#w = weights;
     this.#isSparse = weights.layers.some((layer) =>
@@ -147,26 +155,31 @@ export class Forward {
     cache: KvCache,
     options: PassOptions,
   ): Generator<void, void> {
-    const k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
+    const team = this.#team, k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
     this.#pass = { kept: 0, dense: 0 };
     for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
     this.#angles(position, n);
+    // one token's layer is too short to be timed, and the head is a third of the token
+    const isDecode = n === 1 && options.likePrompt !== true;
+    if (isDecode) team.begin("decode", 1);
     for (let l = 0; l < w.layers.length; l++) {
       const layer = w.layers[l]!;
+      if (!isDecode) team.begin("prefill", n);
       this.#normalise(layer.attentionNorm, n);
       yield* this.#site(l, 0, s.qkv, strides.qkv, s.normed, strides.hidden, position, n, options);
       yield* this.#attend(l, position, n, cache);
       yield* this.#site(l, 1, s.output, strides.hidden, s.attended, strides.q, position, n, options);
-      k.addF32(s.hidden, s.output, n * strides.hidden);
+      this.#addOutput(n);
       this.#normalise(layer.mlpNorm, n);
       yield* this.#site(l, 2, s.gateUp, strides.gateUp, s.normed, strides.hidden, position, n, options);
-      for (let t = 0; t < n; t++) {
+      this.#rows(n, (k, t) => {
         const gate = s.gateUp + 4 * strides.gateUp * t;
         k.siluMulF32(gate, gate, gate + 4 * strides.mlp, strides.mlp);
-      }
+      });
       yield* this.#site(l, 3, s.output, strides.hidden, s.gateUp, strides.gateUp, position, n, options);
-      k.addF32(s.hidden, s.output, n * strides.hidden);
+      this.#addOutput(n);
+      if (!isDecode) team.end();
     }
     // only now, so that a pass that was given up is not counted
     this.count.tokens += n;
@@ -185,18 +198,16 @@ export class Forward {
 
   /** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`. */
   *#attend(l: number, position: number, n: number, cache: KvCache): Generator<void, void> {
-    const k = this.#k, s = this.#s, { strides } = s;
+    const team = this.#team, k = this.#k, s = this.#s, { strides } = s;
     const { numAttentionHeads, numKeyValueHeads, headDim, ropeDim, ropeInterleaved } = this.#w.config;
     const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0, keys = s.qkv + 4 * strides.q;
-    for (let t = 0; t < n; t++) {
+    this.#rows(n, (k, t) => {
       const angles = s.cosSin + 8 * nPairs * t, row = 4 * strides.qkv * t;
       k.ropeF32(s.qkv + row, angles, numAttentionHeads, headDim, nPairs, interleaved);
       k.ropeF32(keys + row, angles, numKeyValueHeads, headDim, nPairs, interleaved);
-    }
-    const store = cache.type === "f32" ? k.storeKvF32 : k.storeKvBf16,
-      attend = cache.type === "f32" ? k.attentionF32 : k.attentionBf16,
-      group = numAttentionHeads / numKeyValueHeads;
-    store(
+    });
+    const isF32 = cache.type === "f32", group = numAttentionHeads / numKeyValueHeads;
+    (isF32 ? k.storeKvF32 : k.storeKvBf16)(
       cache.table,
       cache.tile(l, 0),
       keys,
@@ -207,22 +218,30 @@ export class Forward {
       numKeyValueHeads,
       headDim,
     );
-    for (let head = 0; head < numKeyValueHeads; head++) {
-      const first = 4 * head * group * headDim;
-      attend(
-        s.attended + first,
-        s.qkv + first,
-        cache.table,
-        cache.tile(l, head),
-        s.attention,
-        position,
-        n,
-        strides.q,
-        strides.qkv,
-        group,
-        headDim,
-      );
-      // 128 tokens at 8,000 positions take SmolLM2 10 ms a head
+    // a result depends on its own query only, so tokens too can be shared out; 128 of them at 8,000 positions take SmolLM2 10 ms a head
+    const blocks = Math.ceil(n / ATTENTION_TOKENS), work = 2 * n * (position + n) * group * headDim;
+    const step = Math.max(team.threads, Math.floor(YIELD_AFTER / work));
+    for (let first = 0; first < numKeyValueHeads; first += step) {
+      team.each(blocks * Math.min(step, numKeyValueHeads - first), (k, from, to, scratch) => {
+        const attend = isF32 ? k.attentionF32 : k.attentionBf16;
+        for (let i = from; i < to; i++) {
+          const head = first + Math.floor(i / blocks), t = ATTENTION_TOKENS * (i % blocks);
+          const at = 4 * head * group * headDim, count = Math.min(ATTENTION_TOKENS, n - t);
+          attend(
+            s.attended + at + 4 * strides.q * t,
+            s.qkv + at + 4 * strides.qkv * t,
+            cache.table,
+            cache.tile(l, head),
+            scratch,
+            position + t,
+            count,
+            strides.q,
+            strides.qkv,
+            group,
+            headDim,
+          );
+        }
+      });
       if (n > 1) yield;
     }
   }
@@ -238,7 +257,8 @@ export class Forward {
       w.config.rmsNormEps,
     );
     this.#checkFinite(s.normed);
-    multiplyVector(this.#k, s, w.lmHead, s.logits, s.normed, s.ones, -1);
+    multiplyVector(this.#team, s, w.lmHead, s.logits, s.normed, s.ones, -1);
+    this.#team.end();
     return s.logits;
   }
 
@@ -289,14 +309,14 @@ export class Forward {
     const k = this.#k, s = this.#s, m = linear.matrix, rule = sparse ? linear.parts[0]!.rule : null;
     let active = m.nIn;
     if (rule === null || rule.mode === "dense") {
-      multiplyVector(k, s, m, y, x, s.ones, -1);
+      multiplyVector(this.#team, s, m, y, x, s.ones, -1);
     } else if (rule.mode === "low_rank") {
       active = 0;
       k.fillZeroF32(y, m.nOutPadded);
     } else {
       const masks = linear.parts.map(({ name }) => forced?.(name) ?? null);
       if (masks.some((mask) => mask !== null)) return this.#replay(linear, y, x, masks);
-      active = multiplyByRule(k, s, m, linear.method, y, x, rule.scale, rule.threshold);
+      active = multiplyByRule(this.#team, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
     let rest = x;
     if (rule !== null && rule.mode !== "low_rank" && linear.parts.some((p) => p.rule!.rank > 0)) {
@@ -325,7 +345,7 @@ export class Forward {
         k.fillZeroF32(s.active + 4 * m.nIn, m.nInPadded - m.nIn);
       }
       s.newInput();
-      multiplyVector(k, s, m, s.replayed, s.active, s.ones, -1);
+      multiplyVector(this.#team, s, m, s.replayed, s.active, s.ones, -1);
       s.newInput();
       new Uint8Array(k.memory.buffer).copyWithin(
         y + 4 * p.offset,
@@ -381,12 +401,26 @@ export class Forward {
     }
   }
 
+  /** Does the same for each of n tokens; of one at once, since it is less work than handing it out. */
+  #rows(n: number, row: (k: PartKernels, t: number) => void): void {
+    if (n === 1) return row(this.#k, 0);
+    this.#team.each(n, (k, from, to) => {
+      for (let t = from; t < to; t++) row(k, t);
+    });
+  }
+
   /** normed = rms norm of the stream. */
   #normalise(weight: number, n: number): void {
     const s = this.#s, { hiddenSize, rmsNormEps } = this.#w.config, row = 4 * s.strides.hidden;
-    for (let t = 0; t < n; t++) {
-      this.#k.rmsNormF32(s.normed + row * t, s.hidden + row * t, weight, hiddenSize, rmsNormEps);
-    }
+    this.#rows(n, (k, t) => {
+      k.rmsNormF32(s.normed + row * t, s.hidden + row * t, weight, hiddenSize, rmsNormEps);
+    });
+  }
+
+  /** The stream += what o or down gave. */
+  #addOutput(n: number): void {
+    const s = this.#s, { hidden } = s.strides;
+    this.#rows(n, (k, t) => k.addF32(s.hidden + 4 * hidden * t, s.output + 4 * hidden * t, hidden));
   }
 
   /** All projections of a site for all tokens: y f32[n, yStride]. */

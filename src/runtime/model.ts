@@ -2,8 +2,7 @@
 import { ContextError, FormatError } from "../errors.ts";
 import { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
-import { chooseBuild, type KernelChoice, loadKernelModule } from "../kernels/probe.ts";
-import { createWasmKernels } from "../kernels/wasm_kernels.ts";
+import type { Team } from "../kernels/team.ts";
 import { type ChatMessage, tokenizeChat } from "../model/chat_template.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { LlamaDescription } from "../model/llama.ts";
@@ -16,6 +15,7 @@ import { Forward, type Weights } from "./forward.ts";
 import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
+import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
 import { Session } from "./session.ts";
 import { sparseShapes, stagingBytes } from "./plan.ts";
 import {
@@ -46,13 +46,16 @@ export type ModelSource =
 export interface LoadOptions {
   /** A recipe file's path or bytes, or one that calibration made. Without one the model is dense. */
   readonly recipe?: string | Blob | LoadedRecipe;
-  /** Threads to use. This version has one. */
+  /**
+   * Threads to use; default: up to 8 of the cores, while they make it faster, which is measured as it runs. Where there can be no threads there is one,
+   * and `info.threadsReason` says why.
+   */
   readonly threads?: number;
   /**
-   * The kernel build; or one of `build/kernels.*.wasm` as bytes, or compiled where the platform forbids compiling; `reference` is scalar
-   * and slow.
+   * The kernel build; or one of `build/kernels.*.wasm` as bytes, or compiled where the platform forbids compiling (then `*.shared.wasm` for more
+   * than one thread); `reference` is scalar and slow.
    */
-  readonly kernels?: KernelChoice | "reference" | WebAssembly.Module | Uint8Array;
+  readonly kernels?: KernelSource;
   /** How projections are kept in memory; `auto` (default) stays closest to the file. */
   readonly dtype?: Dtype | "auto";
   /** How keys and values are kept: `bf16` takes half the memory of `f32` (default) and rounds them to 8 bits. */
@@ -110,7 +113,7 @@ const BUSY = "a pass of this model is running: wait for it; its callbacks cannot
 
 /** What a closed model no longer has. */
 interface EngineParts {
-  readonly kernels: Kernels;
+  readonly team: Team;
   readonly arena: Arena;
   readonly workspace: Workspace;
   readonly weights: Weights;
@@ -132,16 +135,16 @@ export class Engine {
   #logitsBlock: { at: number; rows: number } | null = null;
 
   constructor(
-    parts: Pick<EngineParts, "kernels" | "arena" | "workspace" | "weights">,
+    parts: Pick<EngineParts, "team" | "arena" | "workspace" | "weights">,
     contextLength: number,
     keepDense: number,
     kv: KvType,
   ) {
-    const { kernels, arena, workspace, weights } = parts;
+    const { team, arena, workspace, weights } = parts;
     this.config = weights.config;
     this.#parts = {
       ...parts,
-      forward: new Forward(kernels, workspace, weights),
+      forward: new Forward(team, workspace, weights),
       pool: new PagePool(arena, weights.config, kv),
     };
     this.contextLength = contextLength;
@@ -155,7 +158,11 @@ export class Engine {
   }
 
   get kernels(): Kernels {
-    return this.#open.kernels;
+    return this.#open.team.kernels;
+  }
+
+  get team(): Team {
+    return this.#open.team;
   }
 
   get workspace(): Workspace {
@@ -171,7 +178,7 @@ export class Engine {
   }
 
   get memory(): WebAssembly.Memory {
-    return this.#open.kernels.memory;
+    return this.#open.team.kernels.memory;
   }
 
   get kvBytes(): number {
@@ -241,9 +248,11 @@ export class Engine {
     void this.#open;
   }
 
-  /** Lets go of the memory; it is free once sessions are let go too. */
-  close(): void {
+  /** Ends the threads and lets go of the memory; it is free once sessions are let go too. */
+  async close(): Promise<void> {
+    const team = this.#parts?.team;
     this.#parts = null;
+    await team?.close();
   }
 }
 
@@ -315,8 +324,8 @@ export class Model {
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
     const began = performance.now();
-    const { threads = 1, dtype = "auto", kv = "f32", signal, onProgress } = options;
-    if (!Number.isInteger(threads) || threads < 1) {
+    const { threads, dtype = "auto", kv = "f32", signal, onProgress } = options;
+    if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1)) {
       throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
     }
     if (dtype !== "auto" && !DTYPES.includes(dtype)) {
@@ -337,14 +346,14 @@ export class Model {
     const recipe = options.recipe === undefined
       ? null
       : await openRecipe(options.recipe, config, platform, hash!);
-    const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
-    const create = await chooseKernels(options.kernels ?? "auto"), hints = recipeHints(recipe);
+    const factory = await openKernels(options.kernels ?? "auto", threads, platform);
+    const hints = recipeHints(recipe), memory = factory.newMemory();
     const tuning = options.tuning !== undefined
       ? options.tuning
       : recipe === null || options.kernels === "reference"
       ? UNTUNED
-      : await tuneHere(sparseShapes(description, dtype, hints), config, platform, create);
-    const kernels = await create(memory, tuning.touch);
+      : await tuneHere(sparseShapes(description, dtype, hints), config, platform, factory);
+    const kernels = await factory.create(memory, tuning.touch);
     const arena = new Arena(memory, kernels.heapBase());
     const plan = { dtype, recipe: hints, build: kernels.build, tuning };
     // loading's scratch becomes the workspace afterwards
@@ -357,8 +366,9 @@ export class Model {
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
     const recipeBytes = recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones);
+    const team = await factory.startTeam(kernels, tuning.touch, arena, workspace);
     const engine = new Engine(
-      { kernels, arena, workspace, weights },
+      { team, arena, workspace, weights },
       limit,
       recipe?.recipe.keepDense ?? 0,
       kv,
@@ -435,8 +445,8 @@ export class Model {
     return {
       runtime: this.platform.runtime,
       kernels: this.engine.kernels.build,
-      threads: 1,
-      threadsReason: "this version computes on one thread",
+      threads: this.engine.team.threads,
+      threadsReason: this.engine.team.reason,
       layouts,
       storage,
     };
@@ -455,8 +465,7 @@ export class Model {
 
   /** Ends the model and lets go of its memory. What still runs fails at its next token. */
   close(): Promise<void> {
-    this.engine.close();
-    return Promise.resolve();
+    return this.engine.close();
   }
 
   /** `await using model = await Model.load(…)` closes it. */
@@ -490,36 +499,18 @@ async function openRecipe(
   return loaded;
 }
 
-/** Makes kernels over a memory. */
-type CreateKernels = (memory: WebAssembly.Memory, touch: Tuning["touch"]) => Promise<Kernels>;
-
-async function chooseKernels(
-  choice: KernelChoice | "reference" | WebAssembly.Module | Uint8Array,
-): Promise<CreateKernels> {
-  if (choice === "reference") {
-    const { createReferenceKernels } = await import("../kernels/reference_kernels.ts");
-    return (memory) => Promise.resolve(createReferenceKernels(memory));
-  }
-  const module = choice instanceof WebAssembly.Module
-    ? choice
-    : typeof choice === "string"
-    ? await loadKernelModule(chooseBuild(choice))
-    : await WebAssembly.compile(choice as Uint8Array<ArrayBuffer>);
-  return (memory, touch) => createWasmKernels(module, memory, { touch });
-}
-
 /** The fastest way to run each shape, as earlier loads found it or timed now. */
 async function tuneHere(
   shapes: readonly Shape[],
   config: LlamaConfig,
   platform: Platform,
-  create: CreateKernels,
+  factory: KernelFactory,
 ): Promise<Tuning> {
-  const { build } = await create(new WebAssembly.Memory({ initial: 1 }), "atomic");
+  const { build } = await factory.create(factory.newMemory(), "atomic");
   const found = await readFindings(platform, build), before = found.size;
   let watch: Stopwatch | null = null;
   const missing = shapes.some((shape) => !isKnown(found, shape));
-  if (missing) watch = await openStopwatch(config, create);
+  if (missing) watch = await openStopwatch(config, factory);
   const tuning = tune(shapes, build, found, watch ?? (() => Infinity));
   if (found.size > before) await writeFindings(platform, build, found);
   return tuning;

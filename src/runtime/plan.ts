@@ -138,7 +138,12 @@ export function planLayer(model: LlamaDescription, layer: number, options: PlanO
     site.map(({ at, parts, shape, skips }): LinearPlan => {
       const { kind, mins, nIn, nOut } = shape;
       const { layout, method } = skips ? tuning.choose(shape) : candidates(kind, build)[0]!;
-      return { parts, at, plan: planMatrix(layout, nIn, nOut, { mins, balanced: kind === "i8" }), method };
+      return {
+        parts,
+        at,
+        plan: planMatrix(layout, nIn, nOut, { mins, balanced: kind === "i8", isDense: !skips }),
+        method,
+      };
     })
   );
 }

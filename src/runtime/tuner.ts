@@ -4,10 +4,12 @@
  */
 import { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
+import { Team } from "../kernels/team.ts";
 import type { WasmKernelOptions } from "../kernels/wasm_kernels.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { Platform } from "../platform/platform.ts";
 import { type Layout, type Matrix, multiplyByRule, planMatrix, type RunMethod } from "./matrix.ts";
+import type { KernelFactory } from "./open_kernels.ts";
 import { Workspace } from "./workspace.ts";
 
 /** How the runtime may keep a matrix: `i8` has two layouts, and so has `group-i4` in the relaxed build. */
@@ -149,24 +151,31 @@ function median(values: readonly number[]): number {
 /**
  * A stopwatch over made-up weights in a memory of its own.
  *
- * @param create makes the kernels of the build that will run
+ * @param factory makes the kernels of the build that will run; they are timed on one thread
  */
 export async function openStopwatch(
   config: LlamaConfig,
-  create: (memory: WebAssembly.Memory, touch: Tuning["touch"]) => Promise<Kernels>,
+  factory: Pick<KernelFactory, "newMemory" | "create">,
 ): Promise<Stopwatch> {
-  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
-  const kernels = { atomic: await create(memory, "atomic"), plain: await create(memory, "plain") };
+  const memory = factory.newMemory();
+  const kernels = {
+    atomic: await factory.create(memory, "atomic"),
+    plain: await factory.create(memory, "plain"),
+  };
   const arena = new Arena(memory, kernels.atomic.heapBase()), size = Workspace.size(kernels.atomic, config);
   const s = new Workspace(kernels.atomic, config, arena.allocate(size));
   s.initialise();
+  const teams = {
+    atomic: Team.alone(kernels.atomic, s.scratch),
+    plain: Team.alone(kernels.plain, s.scratch),
+  };
   const scales = arena.allocate(4 * Math.max(...Object.values(s.strides)));
   const weights = arena.allocate(WEIGHT_BYTES);
   // as integers any bytes will do, as f32 and bf16 this is 0.0115: speed depends on values only where they are subnormal or not numbers
   new Uint8Array(memory.buffer, scales, weights + WEIGHT_BYTES - scales).fill(0x3c);
   const x = s.normed, y = s.gateUp;
   return (shape, { layout, method }, touch) => {
-    const k = kernels[touch];
+    const team = teams[touch];
     const plan = planMatrix(layout, shape.nIn, shape.nOut, {
       mins: shape.mins,
       balanced: shape.kind === "i8",
@@ -185,7 +194,7 @@ export async function openStopwatch(
         channelScale: plan.balanced ? scales : 0,
       };
       s.newInput();
-      multiplyByRule(k, s, matrix, method, y, x, s.ones, 0.1 + shape.sparsity);
+      multiplyByRule(team, s, matrix, method, y, x, s.ones, 0.1 + shape.sparsity);
       products++;
       const ms = performance.now() - began;
       if (ms > SAMPLE_MS && products > 1) return ms / products;

@@ -12,6 +12,9 @@ import type { LlamaConfig } from "../model/config.ts";
 /** Tokens that prefill takes through the model together: large enough to pay for unpacking weights, small enough for L2. */
 export const MAX_TOKENS = 128;
 
+/** Most segments that the channels of a product are cut into, so that as many threads can add up outputs of their own. */
+export const MAX_SEGMENTS = 4;
+
 /** Sizes of the rows that activations are kept in, padded so that every layout may read zeros past the end. */
 export interface Strides {
   readonly hidden: number;
@@ -46,8 +49,6 @@ export class Workspace {
   readonly active: number;
   /** [MAX_TOKENS, widest]: x - active. */
   readonly rest: number;
-  /** Scratch of attention, for one key head. */
-  readonly attention: number;
   /** [MAX_TOKENS, nPairs, 2]: cos and sin of each position. */
   readonly cosSin: number;
   /** [vocabSize padded]. */
@@ -66,10 +67,9 @@ export class Workspace {
   /** i32 and f32, as wide as the outputs of a site: sums of int8 products; a product with a mask that was given. */
   readonly accumulator: number;
   readonly replayed: number;
-  /** Table and lists of selectGroupI4; scratch of its products. */
+  /** Table and lists of selectGroupI4. */
   readonly table: number;
   readonly list: number;
-  readonly groupScratch: number;
   /** Records of quantizeQuadI4. */
   readonly quadRecords: number;
   /** [ranks of all projections of a linear]: z = V^T x; each rank is at most its projection's outputs. */
@@ -84,6 +84,13 @@ export class Workspace {
   readonly panels: number;
   readonly panelScale: number;
   readonly panelMin: number;
+  /** Partial sums of a product whose channels are cut into segments: {@linkcode MAX_SEGMENTS} - 1 vectors as wide as a site's outputs. */
+  readonly partials: number;
+  /** Bytes from one of them to the next. */
+  readonly partialBytes: number;
+  /** What a part of a step scribbles on; threads have their own. */
+  readonly scratch: number;
+  readonly scratchBytes: number;
   /** Bytes from the first buffer to the end of the last. */
   readonly bytes: number;
   readonly #kernels: Kernels;
@@ -116,9 +123,6 @@ export class Workspace {
     this.output = rows(hidden);
     this.active = rows(widest);
     this.rest = rows(widest);
-    this.attention = take(
-      attentionScratchBytes(MAX_TOKENS, numAttentionHeads / numKeyValueHeads, headDim),
-    );
     this.cosSin = take(4 * MAX_TOKENS * config.ropeDim);
     this.logits = take(4 * padTo(config.vocabSize, 64));
     const vector = (): number => take(4 * (widest + 32));
@@ -133,7 +137,6 @@ export class Workspace {
     this.replayed = outputs();
     this.table = take((widest / GROUP) * 32);
     this.list = take(2 * LIST_SPAN);
-    this.groupScratch = take(256);
     this.quadRecords = take((widest / 64) * QUAD_RECORD);
     this.z = outputs();
     this.mask = take(widest / 8);
@@ -143,6 +146,15 @@ export class Workspace {
     this.panels = take(64 * widest);
     this.panelScale = take(8 * widest);
     this.panelMin = take(8 * widest);
+    this.partialBytes = 4 * Math.max(hidden, qkv, gateUp);
+    this.partials = take((MAX_SEGMENTS - 1) * this.partialBytes);
+    this.scratchBytes = Math.max(
+      attentionScratchBytes(MAX_TOKENS, numAttentionHeads / numKeyValueHeads, headDim),
+      // a block of int4, a row's input
+      256,
+      4 * widest,
+    );
+    this.scratch = take(this.scratchBytes);
     this.bytes = at - start;
     this.#kernels = kernels;
     this.#widest = widest;
@@ -160,6 +172,20 @@ export class Workspace {
     new Float32Array(buffer, this.ones, this.#widest).fill(1);
     const iota = new Uint32Array(buffer, this.iota, this.#widest);
     for (let i = 0; i < iota.length; i++) iota[i] = i;
+  }
+
+  /** For each of some ascending channels, how many of the list's `active` entries lie before it. */
+  entriesAt(channels: readonly number[], active: number): number[] {
+    const index = new Uint32Array(this.#kernels.memory.buffer, this.index, active);
+    return channels.map((channel) => {
+      let from = 0, to = active;
+      while (from < to) {
+        const middle = (from + to) >> 1;
+        if (index[middle]! < channel) from = middle + 1;
+        else to = middle;
+      }
+      return from;
+    });
   }
 
   /** Forgets the last selection: to be called whenever a new x is at an old place. */

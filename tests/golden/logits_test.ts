@@ -44,7 +44,10 @@ async function open(dtype: Dtype, kernels: "baseline" | "relaxed", way: Way | nu
       ? undefined
       : await recipeOfThreshold(await Model.load(await pulledModel(), options), 0, 0.3);
     const tuning = way === "lists" ? UNTUNED : allDense(kernels);
-    loaded = { key, model: await Model.load(await pulledModel(), { ...options, recipe, tuning }) };
+    loaded = {
+      key,
+      model: await Model.load(await pulledModel(), { ...options, recipe, tuning, threads: 1 }),
+    };
   }
   return loaded.model;
 }
@@ -217,7 +220,7 @@ for (const dtype of ["int4", "int8"] as const) {
 
 // Beside weights and cache there is 6.4 MB: buffers for 128 tokens, which loading used as scratch, and the model's logits.
 test("SmolLM2 int4: memory is at most 1.2 times weights and cache", { skip }, async () => {
-  const model = await Model.load(await pulledModel(), { dtype: "int4", kernels: "baseline" });
+  const model = await Model.load(await pulledModel(), { dtype: "int4", kernels: "baseline", threads: 1 });
   for (const tokens of [0, 1, 200, 512]) {
     using session = model.session();
     if (tokens > 0) session.advance(Array.from({ length: tokens }, (_, i) => i));

@@ -7,6 +7,7 @@ import { ColumnNorms } from "../../src/calibrate/column_norms.ts";
 import { createSvd } from "../../src/calibrate/svd.ts";
 import { ThresholdObserver } from "../../src/calibrate/threshold.ts";
 import { Arena } from "../../src/kernels/arena.ts";
+import { Team } from "../../src/kernels/team.ts";
 import { loadKernelModule } from "../../src/kernels/probe.ts";
 import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
 import {
@@ -98,7 +99,11 @@ test("layers: thresholds, masks and outputs of three layers under six recipes", 
     } as LlamaConfig;
     const workspace = new Workspace(kernels, config, arena.allocate(Workspace.size(kernels, config)));
     workspace.initialise();
-    const forward = new Forward(kernels, workspace, { config, layers: [] } as never);
+    const forward = new Forward(
+      Team.alone(kernels, workspace.scratch),
+      workspace,
+      { config, layers: [] } as never,
+    );
     const plan = planMatrix("channels-f32", nIn, nOut, {}), packed = arena.allocate(plan.bytes);
     kernels.packChannelsF32(packed, place(w), 0, nOut, nIn, nOut);
     const matrix = { ...plan, w: packed, rowScale: 0, channelScale: 0 };
@@ -179,12 +184,17 @@ function smolRecipe(rho: number): SmolRecipe {
 let dense: Promise<Model> | null = null;
 /** SmolLM2 in f32 without a recipe, loaded once for calibrations. */
 const denseModel = (): Promise<Model> =>
-  dense ??= pulledModel().then((path) => Model.load(path, { dtype: "f32", kernels: "baseline" }));
+  dense ??= pulledModel().then((path) => Model.load(path, { dtype: "f32", kernels: "baseline", threads: 1 }));
 
 /** The recipe's thresholds as given, factors from our own decomposition. */
 async function golden(recipe: SmolRecipe): Promise<Model> {
   const loaded: LoadedRecipe = await recipeFromThresholds(await denseModel(), recipe, { source: "golden" });
-  return await Model.load(await pulledModel(), { dtype: "f32", kernels: "baseline", recipe: loaded });
+  return await Model.load(await pulledModel(), {
+    dtype: "f32",
+    kernels: "baseline",
+    threads: 1,
+    recipe: loaded,
+  });
 }
 
 /** Masks of the replay: for each projection and token, ceil(nIn / 8) bytes. */

@@ -141,9 +141,9 @@ for (const { file, dtypes, auto } of CASES) {
         for (const [dtype, bars] of Object.entries(dtypes) as [Kind, "exact" | Bars][]) {
           // the scalar kernels take 0.4 s a dtype: one model with all layouts is enough
           if (kernels === "reference" && dtype !== "f32" && file !== "llama-mixed.gguf") continue;
-          await using dense = await Model.load(path, { kernels, dtype });
+          await using dense = await Model.load(path, { kernels, dtype, threads: 1 });
           const recipe = sparse ? await recipeOfThreshold(dense, 0, 0.8) : undefined;
-          await using model = await Model.load(path, { kernels, dtype, recipe });
+          await using model = await Model.load(path, { kernels, dtype, recipe, threads: 1 });
           assert.equal(model.info.kernels, kernels);
           if (bars === "exact") assertExact(model, prompts, EXACT[kernels], dtype);
           else assertNear(model, prompts, bars, dtype);
@@ -153,7 +153,7 @@ for (const { file, dtypes, auto } of CASES) {
 
     // The narrowest gap is 0.13: rounding of f32 can't turn a choice over.
     test(`tiny ${file} (${kernels}): greedy generation gives the golden tokens`, { skip }, async () => {
-      await using model = await Model.load(requireShared(golden), { kernels, dtype: "f32" });
+      await using model = await Model.load(requireShared(golden), { kernels, dtype: "f32", threads: 1 });
       const continued = goldenPrompts(file).filter(({ greedy }) => greedy !== undefined);
       assert.equal(continued.length, 2);
       for (const { name, ids, greedy } of continued) {
@@ -165,7 +165,7 @@ for (const { file, dtypes, auto } of CASES) {
 
   test(`tiny ${file}: auto keeps what the file has`, { skip: skipWithout(golden) }, async () => {
     for (const kernels of ["baseline", ...hasRelaxedSimd() ? ["relaxed"] as const : []] as const) {
-      await using model = await Model.load(requireShared(golden), { kernels });
+      await using model = await Model.load(requireShared(golden), { kernels, threads: 1 });
       const { storage } = model.info;
       assert.deepEqual(
         [storage["q_proj"], storage["down_proj"]],
@@ -183,7 +183,7 @@ test(
   },
   async () => {
     const path = requireShared("golden/tiny/llama-mixed.gguf");
-    await using dense = await Model.load(path, { kernels: "relaxed" });
+    await using dense = await Model.load(path, { kernels: "relaxed", threads: 1 });
     const loaded = await recipeOfThreshold(dense, 0, 0.5), { recipe } = loaded;
     const projections = recipe.projections.map((p) =>
       /k_proj$/.test(p.path) ? { ...p, mode: "dense" as const } : p
@@ -192,6 +192,7 @@ test(
       kernels: "relaxed",
       recipe: { ...loaded, recipe: { ...recipe, projections } },
       tuning: UNTUNED,
+      threads: 1,
     });
     const { q_proj, k_proj } = model.info.storage;
     assert.deepEqual([q_proj, k_proj], ["group-i4", "quad-i4"]);

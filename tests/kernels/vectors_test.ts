@@ -22,6 +22,17 @@ kernelTest("addF32: is the float32 sum", (bench) => {
   }
 });
 
+kernelTest("addI32: is the sum modulo 2^32", (bench) => {
+  const random = new Random(3);
+  for (const n of SIZES) {
+    const values = () => Int32Array.from({ length: n }, () => random.below(2 ** 32));
+    const before = values(), x = bench.buffer("i32", values()), y = bench.buffer("i32", before);
+    bench.kernels.addI32(y.at, x.at, n);
+    assertSameBits(y.values, before.map((v, i) => v + x.values[i]!), `n ${n}`);
+    bench.reset(`n ${n}`);
+  }
+});
+
 kernelTest("rmsNormF32: divides by the root mean square, in place too", (bench) => {
   const random = new Random(2);
   for (const n of [...SIZES, 576]) {

@@ -7,7 +7,8 @@ import { requireShared } from "../support/shared.ts";
 const PROMPT_TOKENS = 40;
 const DECODE_STEPS = 12;
 
-const TINY = [
+/** Tiny models of every family and storage. */
+export const TINY: readonly string[] = [
   "llama-f32.gguf",
   "llama-mixed.gguf",
   "llama3-untied-f16.gguf",
@@ -19,14 +20,14 @@ const TINY = [
 type Dtype = NonNullable<LoadOptions["dtype"]>;
 
 /** They skip 35 % of a tiny model's multiply-adds, and 64 % of SmolLM2's. */
-const TINY_THRESHOLD = 0.3;
-const SMOL_THRESHOLD = 0.1;
+export const TINY_THRESHOLD = 0.3;
+export const SMOL_THRESHOLD = 0.1;
 
 /** SHA-256 by case: all logits' bits of a prompt and of decode steps, and a sampled text with its ids. */
 export async function parityHashes(): Promise<{ [name: string]: string }> {
   const hashes: { [name: string]: string } = {};
   const add = async (name: string, source: string, dtype: Dtype, threshold?: number): Promise<void> => {
-    const options = { kernels: "baseline", dtype, contextLength: 256 } as const;
+    const options = { kernels: "baseline", dtype, contextLength: 256, threads: 1 } as const;
     const recipe = threshold === undefined
       ? undefined
       : await recipeOfThreshold(await Model.load(source, options), threshold, 0.8);
@@ -54,7 +55,7 @@ export async function parityHashes(): Promise<{ [name: string]: string }> {
 }
 
 /** The bits of the logits after each token of a prompt and of decode steps. */
-function logitsOf(model: Model): Uint8Array<ArrayBuffer> {
+export function logitsOf(model: Model): Uint8Array<ArrayBuffer> {
   const { vocabSize } = model.config;
   const all = new Float32Array((PROMPT_TOKENS + DECODE_STEPS) * vocabSize);
   const ids = Array.from(

@@ -30,11 +30,12 @@ export async function openTeam(
     if (missing > 0) memory.grow(Math.ceil(missing / 65536));
     return at;
   };
-  const scratchBytes = 4096;
-  const team = threads === 1 ? Team.alone(kernels, allocate(scratchBytes)) : await Team.start({
+  const scratchBytes = 4096, scratch = allocate(scratchBytes);
+  const team = threads === 1 ? Team.alone(kernels, scratch) : await Team.start({
     kernels,
     module,
     allocate,
+    scratch,
     scratchBytes,
     threads,
     kernelOptions,

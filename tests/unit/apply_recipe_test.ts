@@ -1,5 +1,6 @@
 import { test } from "node:test";
 import { Arena } from "../../src/kernels/arena.ts";
+import { Team } from "../../src/kernels/team.ts";
 import type { LoadedRecipe } from "../../src/recipe/recipe.ts";
 import { applyRecipe } from "../../src/runtime/apply_recipe.ts";
 import { Forward, type Linear, type Projection, type Weights } from "../../src/runtime/forward.ts";
@@ -86,7 +87,7 @@ for (const layout of ["channels-f32", "channels-bf16"] as const) {
 
       const x = random.weights(N_IN), y = arena.allocate(4 * (nOut + 64));
       new Float32Array(kernels.memory.buffer, workspace.normed, N_IN).set(x);
-      const forward = new Forward(kernels, workspace, weights);
+      const forward = new Forward(Team.alone(kernels, workspace.scratch), workspace, weights);
       forward.project(linear, y, workspace.normed, true);
 
       const round = layout === "channels-f32" ? (v: number) => v : bf16;

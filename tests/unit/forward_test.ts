@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Model } from "../../src/mod.ts";
 import { Arena } from "../../src/kernels/arena.ts";
+import { Team } from "../../src/kernels/team.ts";
 import { loadKernelModule } from "../../src/kernels/probe.ts";
 import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
@@ -43,7 +44,11 @@ async function bench(): Promise<{
   const workspace = new Workspace(kernels, config, arena.allocate(Workspace.size(kernels, config)));
   workspace.initialise();
   const random = new Random(3), w = random.activations(N_OUT * N_IN).map((v) => Math.fround(v / 8));
-  const forward = new Forward(kernels, workspace, { config, layers: [] } as never);
+  const forward = new Forward(
+    Team.alone(kernels, workspace.scratch),
+    workspace,
+    { config, layers: [] } as never,
+  );
   const src = arena.allocate(4 * w.length);
   const linear = (layout: Layout): Linear => {
     new Float32Array(memory.buffer, src, w.length).set(w);
@@ -127,7 +132,7 @@ test(
   "Session.count: decode and a sparse prompt count the same, dense projections included",
   { skip },
   async () => {
-    await using dense = await Model.load(requireShared(FILE), { kernels: "baseline" });
+    await using dense = await Model.load(requireShared(FILE), { kernels: "baseline", threads: 1 });
     const all = await recipeOfThreshold(dense, 0.4, 0.5),
       ids = Array.from({ length: 150 }, (_, i) => 4 + (i * 37) % 300);
     const load = (isDense: (i: number) => boolean): Promise<Model> => {
@@ -164,7 +169,7 @@ test(
 );
 
 test("Session: a callback of a pass cannot run a session of the same model", { skip }, async () => {
-  await using model = await Model.load(requireShared(FILE), { kernels: "baseline" });
+  await using model = await Model.load(requireShared(FILE), { kernels: "baseline", threads: 1 });
   const session = model.session(), other = model.session(), again = (): void => other.advance([1]);
   assert.throws(() => session.prefillAll([5, 6], again), /a pass of this model is running/);
   assert.throws(() => session.prefill([5, 6], { onChunk: again }), /a pass of this model is running/);
@@ -174,7 +179,7 @@ test("Session: a callback of a pass cannot run a session of the same model", { s
 });
 
 test("Session.prefill: words and positions that mean nothing are refused", { skip }, async () => {
-  await using model = await Model.load(requireShared(FILE), { kernels: "baseline" });
+  await using model = await Model.load(requireShared(FILE), { kernels: "baseline", threads: 1 });
   for (const prefill of ["Dense", "", NaN, -1] as unknown as "dense"[]) {
     const session = model.session();
     assert.throws(() => session.prefill([5], { prefill }), RangeError, String(prefill));
@@ -199,7 +204,7 @@ test(
 );
 
 test("Model.close: lets go of the memory", { skip }, async () => {
-  const model = await Model.load(requireShared(FILE), { kernels: "baseline" });
+  const model = await Model.load(requireShared(FILE), { kernels: "baseline", threads: 1 });
   await model.close();
   assert.throws(() => model.engine.memory, /the model is closed/);
   assert.throws(() => model.session(), /the model is closed/);

@@ -20,7 +20,7 @@ const STORY = "Once upon a time, there was a little girl named Lily. She loved t
 const BOS = [1];
 
 function open(source: string = FOLDER, recipe?: LoadedRecipe): Promise<Model> {
-  return Model.load(requireShared(source), { kernels: "baseline", recipe });
+  return Model.load(requireShared(source), { kernels: "baseline", recipe, threads: 1 });
 }
 
 /** Runs a generation to its end; checks what holds of every one. */

@@ -16,7 +16,7 @@ const PAGE = 64;
 const REORDERED = 1e-4;
 
 function open(file: string = FILE, options: Parameters<typeof Model.load>[1] = {}): Promise<Model> {
-  return Model.load(requireShared(file), { kernels: "baseline", ...options });
+  return Model.load(requireShared(file), { kernels: "baseline", threads: 1, ...options });
 }
 
 /** `n` ids that depend on the position and on `seed`. */

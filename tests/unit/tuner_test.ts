@@ -17,7 +17,7 @@ import {
   UNTUNED,
   writeFindings,
 } from "../../src/runtime/tuner.ts";
-import { loadKernelModule } from "../../src/kernels/probe.ts";
+import { loadKernelModule, newMemory } from "../../src/kernels/probe.ts";
 import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { recipeOfThreshold } from "../support/golden.ts";
@@ -92,7 +92,10 @@ test("openStopwatch: every candidate of the baseline build takes some time", asy
     ropeDim: 64,
   } as LlamaConfig;
   const module = await loadKernelModule("baseline");
-  const watch = await openStopwatch(config, (memory, touch) => createWasmKernels(module, memory, { touch }));
+  const watch = await openStopwatch(config, {
+    newMemory: () => newMemory(false),
+    create: (memory, touch) => createWasmKernels(module, memory, { touch }),
+  });
   for (const kind of ["channels-f32", "channels-bf16", "i8", "group-i4"] as const) {
     for (const choice of candidates(kind, "baseline")) {
       const ms = watch({ ...INT4, kind, mins: kind === "group-i4" }, choice, "atomic");

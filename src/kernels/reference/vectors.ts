@@ -5,6 +5,7 @@ type Vectors = Pick<
   Kernels,
   | "fillZeroF32"
   | "addF32"
+  | "addI32"
   | "rmsNormF32"
   | "siluMulF32"
   | "ropeAnglesF64"
@@ -23,6 +24,11 @@ export function vectorKernels(memory: WebAssembly.Memory): Vectors {
     addF32(y, x, n) {
       const { f32 } = views();
       for (let i = 0; i < n; ++i) f32[(y >>> 2) + i]! += f32[(x >>> 2) + i]!;
+    },
+
+    addI32(y, x, n) {
+      const { i32 } = views();
+      for (let i = 0; i < n; ++i) i32[(y >>> 2) + i]! += i32[(x >>> 2) + i]!;
     },
 
     rmsNormF32(y, x, weight, n, eps) {

@@ -1,0 +1,47 @@
+/** Threads share outputs, or segments of channels that are the same for any number of them: the bits are those of one thread. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type LoadOptions, Model } from "../../src/mod.ts";
+import { noSharedMemoryReason } from "../../src/kernels/probe.ts";
+import { recipeOfThreshold } from "../support/golden.ts";
+import { UNTUNED } from "../../src/runtime/tuner.ts";
+import { assertSameBits } from "../support/kernels.ts";
+import { pulledModel } from "../support/models.ts";
+import { requireShared, skipWithout } from "../support/shared.ts";
+import { logitsOf, SMOL_THRESHOLD, TINY, TINY_THRESHOLD } from "./hashes.ts";
+
+const skip = skipWithout("golden/tiny") || noSharedMemoryReason() || false;
+
+/** Logits of a prompt and of decode steps, with one thread and with more, dense and sparse. */
+async function compare(source: string, options: LoadOptions, threshold: number): Promise<void> {
+  const base = { ...options, contextLength: 256, tuning: UNTUNED };
+  await using dense = await Model.load(source, { ...base, threads: 1 });
+  for (const recipe of [undefined, await recipeOfThreshold(dense, threshold, 0.8)]) {
+    await using alone = recipe === undefined
+      ? dense
+      : await Model.load(source, { ...base, recipe, threads: 1 });
+    const expected = logitsOf(alone);
+    for (const threads of [2, 3]) {
+      await using together = await Model.load(source, { ...base, recipe, threads });
+      assert.deepEqual([together.info.threads, together.info.threadsReason], [threads, null]);
+      const what = `${source}, ${options.dtype}${recipe ? ", sparse" : ""}, ${threads} threads`;
+      assertSameBits(logitsOf(together), expected, what);
+    }
+  }
+}
+
+for (const dtype of ["f32", "bf16", "int8", "int4"] as const) {
+  test(`threads: tiny models compute the same bits with one, two and three, ${dtype}`, { skip }, async () => {
+    for (const name of TINY) {
+      await compare(requireShared(`golden/tiny/${name}`), { kernels: "baseline", dtype }, TINY_THRESHOLD);
+    }
+  });
+
+  test(`threads: SmolLM2 computes the same bits with one, two and three, ${dtype}`, { skip }, async () => {
+    await compare(await pulledModel(), { kernels: "baseline", dtype }, SMOL_THRESHOLD);
+  });
+}
+
+test("threads: SmolLM2 computes the same bits with one, two and three, relaxed", { skip }, async () => {
+  await compare(await pulledModel(), { dtype: "int4" }, SMOL_THRESHOLD);
+});
