@@ -10,6 +10,7 @@ import type { LlamaConfig } from "../model/config.ts";
 import type { Platform } from "../platform/platform.ts";
 import { type Layout, type Matrix, multiplyByRule, planMatrix, type RunMethod } from "./matrix.ts";
 import type { KernelFactory } from "./open_kernels.ts";
+import { Random } from "./random.ts";
 import { Workspace } from "./workspace.ts";
 
 /** How the runtime may keep a matrix: `i8` has two layouts, and so has `group-i4` in the relaxed build. */
@@ -40,12 +41,18 @@ export interface Tuning {
 
 /** Bytes of made-up weights that are gone through: several times L3, whose contents would flatter sparse kernels. */
 const WEIGHT_BYTES = 96 * 2 ** 20;
-/** Milliseconds that a sample takes at least, how many there are, and how many all shapes may take together. */
-const SAMPLE_MS = 1.5, SAMPLES = 5, BUDGET_MS = 300;
+/** Milliseconds that a sample takes at least, and that all of them take together. */
+const SAMPLE_MS = 1.5, BUDGET_MS = 300;
+/** Milliseconds of rounds that do not count: engines put optimised code in place in the background (Deno's first 7 ms were at half speed). */
+const WARM_UP_MS = 90;
+/** Rounds that count, at least and at most. */
+const FEWEST = 3, MOST = 15;
+/** A way to touch memory that takes so many times as long as the other is not timed further. */
+const HOPELESS = 1.3;
 /** A candidate must be so much faster than dense to be taken: less is noise. */
 const MARGIN = 0.97;
 /** Raised when kernels change so that older findings do not hold. */
-const VERSION = 2;
+const VERSION = 3;
 
 /** All ways to run a shape; the first is dense. */
 export function candidates(kind: Kind, build: Kernels["build"]): Choice[] {
@@ -78,10 +85,10 @@ export function allDense(build: Kernels["build"]): Tuning {
 export type Stopwatch = (shape: Shape, choice: Choice, touch: Tuning["touch"]) => number;
 
 /**
- * Takes the fastest candidate of each shape by the medians of samples that take turns.
+ * Takes the fastest candidate of each shape by samples that take turns: all shapes and candidates in every round.
  *
  * @param known findings of earlier loads by their key; new ones are added
- * @param watch is not asked for shapes that are known; past the time that measuring may take, what is not known runs dense
+ * @param watch is not asked for shapes that are known; a shape that there is no time for runs as the nearest measured sparsity of its size
  */
 export function tune(
   shapes: readonly Shape[],
@@ -90,17 +97,7 @@ export function tune(
   watch: Stopwatch,
   now: () => number = () => performance.now(),
 ): Tuning {
-  const began = now();
-  for (const shape of shapes) {
-    const key = keyOf(shape), ways = waysOf(shape.kind, build);
-    if (isKnown(known, shape)) continue;
-    if (now() - began > BUDGET_MS) break;
-    const samples: number[][] = ways.map(() => []);
-    for (let i = 0; i < SAMPLES; i++) {
-      for (const [w, { choice, touch }] of ways.entries()) samples[w]!.push(watch(shape, choice, touch));
-    }
-    known.set(key, samples.map((times) => Number(median(times).toPrecision(4))));
-  }
+  measure(shapes.filter((shape) => !isKnown(known, shape)), build, known, watch, now);
   const flavours = { atomic: 0, plain: 0 };
   for (const shape of shapes) {
     const times = known.get(keyOf(shape));
@@ -113,7 +110,7 @@ export function tune(
     touch,
     choose: (shape) => {
       const [dense, sparse] = candidates(shape.kind, build) as [Choice, Choice];
-      const times = known.get(keyOf(shape)),
+      const times = nearest(known, shape),
         w = waysOf(shape.kind, build).findIndex((way) =>
           way.choice.method !== "dense" && way.touch === touch
         );
@@ -122,30 +119,95 @@ export function tune(
   };
 }
 
+/** Times shapes in rounds, as many of them as there is time for, and notes what each way took. */
+function measure(
+  shapes: readonly Shape[],
+  build: Kernels["build"],
+  known: Map<string, number[]>,
+  watch: Stopwatch,
+  now: () => number,
+): void {
+  if (shapes.length === 0) return;
+  let some = [...new Map(shapes.map((shape) => [keyOf(shape), shape])).values()];
+  const began = now(),
+    samples = new Map(some.map((shape): [string, number[][]] => [keyOf(shape), [[], [], []]]));
+  /** Milliseconds that a round took, and of its sparse samples for each way to touch memory. */
+  const round = (hopeless: Tuning["touch"] | null) => {
+    const start = now(), took = { atomic: 0, plain: 0 }, ms = { atomic: 0, plain: 0 };
+    for (const shape of some) {
+      for (const [w, { choice, touch }] of waysOf(shape.kind, build).entries()) {
+        if (w > 0 && touch === hopeless) continue;
+        const sampleBegan = now(), sample = watch(shape, choice, touch);
+        samples.get(keyOf(shape))![w]!.push(sample);
+        if (w === 0) continue;
+        ms[touch] += sample;
+        took[touch] += now() - sampleBegan;
+      }
+    }
+    return { all: now() - start, took, ms };
+  };
+  let last = round(null);
+  while (now() - began < WARM_UP_MS) last = round(null);
+  const { atomic, plain } = last.ms;
+  const hopeless = atomic > HOPELESS * plain ? "atomic" : plain > HOPELESS * atomic ? "plain" : null;
+  // of the warm-up only the last sample stays, of the way that is not timed any more
+  for (const times of samples.values()) {
+    times.forEach((each, w) =>
+      each.splice(0, w > 0 && TOUCHES[w - 1] === hopeless ? each.length - 1 : each.length)
+    );
+  }
+  // an even choice of the shapes, where time does not suffice for all
+  const next = last.all - (hopeless === null ? 0 : last.took[hopeless]);
+  const fit = Math.max(1, Math.floor(some.length * (BUDGET_MS - (now() - began)) / (FEWEST * next)));
+  if (fit < some.length) {
+    some = Array.from({ length: fit }, (_, i) => some[Math.floor((i + 0.5) * some.length / fit)]!);
+  }
+  for (let i = 0; i < MOST && (i < FEWEST || now() - began + last.all < BUDGET_MS); i++) {
+    last = round(hopeless);
+  }
+  for (const shape of some) {
+    const times = samples.get(keyOf(shape))!;
+    known.set(keyOf(shape), times.map((each) => Number(lowerQuartile(each).toPrecision(4))));
+  }
+}
+
+/** Findings of the nearest sparsity of a shape's size. */
+function nearest(known: ReadonlyMap<string, readonly number[]>, shape: Shape): readonly number[] | undefined {
+  let best: readonly number[] | undefined, distance = Infinity;
+  for (let sparsity = 0; sparsity <= 10; sparsity++) {
+    const times = known.get(keyOf({ ...shape, sparsity: sparsity / 10 }));
+    const away = Math.abs(sparsity / 10 - shape.sparsity);
+    if (times?.length === WAYS && away < distance) {
+      best = times;
+      distance = away;
+    }
+  }
+  return best;
+}
+
 /** Whether a shape needs no measurement. */
 export function isKnown(found: ReadonlyMap<string, readonly number[]>, shape: Shape): boolean {
   return found.get(keyOf(shape))?.length === WAYS;
 }
 
+const TOUCHES = ["atomic", "plain"] as const;
 /** Dense, and the sparse candidate with both ways to touch memory. */
 const WAYS = 3;
 
 /** Candidates with the ways to touch memory. */
 function waysOf(kind: Kind, build: Kernels["build"]): { choice: Choice; touch: Tuning["touch"] }[] {
   const [dense, sparse] = candidates(kind, build) as [Choice, Choice];
-  return [
-    { choice: dense, touch: "atomic" },
-    { choice: sparse, touch: "atomic" },
-    { choice: sparse, touch: "plain" },
-  ];
+  return [{ choice: dense, touch: "atomic" }, ...TOUCHES.map((touch) => ({ choice: sparse, touch }))];
 }
 
+/** Sparsities within 0.1 are one: a searched recipe has another one for each projection. */
 function keyOf({ kind, mins, nIn, nOut, sparsity }: Shape): string {
-  return `${kind}${mins ? "+mins" : ""} ${nIn}x${nOut} ${sparsity.toFixed(2)}`;
+  return `${kind}${mins ? "+mins" : ""} ${nIn}x${nOut} ${sparsity.toFixed(1)}`;
 }
 
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
+/** What a way takes when nothing else takes the processor: that lasts for several samples and only ever adds. */
+function lowerQuartile(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 2]!;
 }
 
 /**
@@ -181,9 +243,8 @@ export async function openStopwatch(
       balanced: shape.kind === "i8",
     });
     const step = padTo(plan.bytes, 64), count = Math.max(1, Math.floor(WEIGHT_BYTES / step));
-    // channels spread evenly: active where a low-discrepancy sequence passes the share that is skipped
-    const values = new Float32Array(memory.buffer, x, plan.nInPadded).fill(0);
-    for (let c = 0; c < shape.nIn; c++) values[c] = 0.1 + (c * 0.6180339887) % 1;
+    const values = new Float32Array(memory.buffer, x, plan.nInPadded).fill(0), random = new Random(shape.nIn);
+    for (let c = 0; c < shape.nIn; c++) values[c] = 0.1 + random.uniform();
     let products = 0;
     const began = performance.now();
     for (let at = weights;; at = at + step < weights + step * count ? at + step : weights) {
@@ -197,7 +258,7 @@ export async function openStopwatch(
       multiplyByRule(team, s, matrix, method, y, x, s.ones, 0.1 + shape.sparsity);
       products++;
       const ms = performance.now() - began;
-      if (ms > SAMPLE_MS && products > 1) return ms / products;
+      if (ms > SAMPLE_MS) return ms / products;
     }
   };
 }

@@ -13,6 +13,7 @@ import {
   openStopwatch,
   readFindings,
   type Shape,
+  type Stopwatch,
   tune,
   UNTUNED,
   writeFindings,
@@ -26,14 +27,25 @@ import { requireShared, skipWithout } from "../support/shared.ts";
 const INT4: Shape = { kind: "group-i4", mins: true, nIn: 576, nOut: 960, sparsity: 0.5 };
 const INT8: Shape = { ...INT4, kind: "i8", mins: false };
 
+/** What a clock shows that goes on by what a stopwatch measures, 1 ms a product at least. */
+function fakeTime(watch: Stopwatch): { watch: Stopwatch; now: () => number } {
+  let time = 0;
+  return {
+    watch: (shape, choice, touch) => {
+      const ms = watch(shape, choice, touch);
+      time += Math.max(1, ms);
+      return ms;
+    },
+    now: () => time,
+  };
+}
+
 /** Tunes from given milliseconds a product: dense, sparse with atomic touches, sparse with plain ones. */
 function pick(times: readonly [number, number, number], shape: Shape = INT4): ReturnType<typeof tune> {
-  return tune(
-    [shape],
-    "baseline",
-    new Map(),
-    (_shape, { method }, touch) => times[method === "dense" ? 0 : touch === "atomic" ? 1 : 2],
+  const { watch, now } = fakeTime((_shape, { method }, touch) =>
+    times[method === "dense" ? 0 : touch === "atomic" ? 1 : 2]
   );
+  return tune([shape], "baseline", new Map(), watch, now);
 }
 
 test("tune: sparse where it is faster than dense by more than noise, else dense", () => {
@@ -51,23 +63,54 @@ test("tune: memory is touched the way that is faster over all shapes", () => {
   assert.equal(plain.choose(INT4).method, "stream");
 });
 
-test("tune: medians, so that one slow sample changes nothing", () => {
-  let calls = 0;
-  const tuning = tune([INT4], "baseline", new Map(), (_shape, { method }) => {
-    calls++;
-    return calls === 2 ? 100 : method === "dense" ? 1 : 0.8;
+test("tune: neither slow first rounds nor slow samples change anything", () => {
+  let clock = () => 0;
+  const { watch, now } = fakeTime((_shape, { method }) => {
+    // not yet optimised for 60 ms, and dense is at its best then; later something else takes the processor for a while
+    if (clock() < 60) return method === "dense" ? 0.1 : 3;
+    if (clock() > 110 && clock() < 150) return method === "dense" ? 5 : 9;
+    return method === "dense" ? 1 : 0.8;
   });
-  assert.equal(tuning.choose(INT4).method, "stream");
+  clock = now;
+  assert.equal(tune([INT4], "baseline", new Map(), watch, now).choose(INT4).method, "stream");
 });
 
-test("tune: what is known is not timed again, and what there is no time for runs dense", () => {
-  const known = new Map<string, number[]>(), other = { ...INT4, nIn: 1536 };
-  tune([INT4], "baseline", known, (_shape, { method }) => method === "dense" ? 1 : 0.5);
+test("tune: what is known is not timed again", () => {
+  const known = new Map<string, number[]>();
+  const { watch, now } = fakeTime((_shape, { method }) => method === "dense" ? 1 : 0.5);
+  tune([INT4], "baseline", known, watch, now);
   const never = (): number => assert.fail("timed again");
   assert.equal(tune([INT4], "baseline", known, never).choose(INT4).method, "stream");
-  let time = 0;
-  const slow = tune([INT4, other], "baseline", new Map(), () => (time += 1000, 0.5), () => time);
-  assert.equal(slow.choose(other).method, "dense");
+  assert.equal(tune([{ ...INT4, sparsity: 0.52 }], "baseline", known, never).choose(INT4).method, "stream");
+});
+
+test("tune: a way to touch memory that is far behind is not timed further", () => {
+  let atomic = 0, plain = 0;
+  const { watch, now } = fakeTime((_shape, { method }, touch) => {
+    if (method === "dense") return 1;
+    if (touch === "atomic") atomic++;
+    else plain++;
+    return touch === "atomic" ? 5 : 0.7;
+  });
+  const tuning = tune([INT4], "baseline", new Map(), watch, now);
+  assert.equal(tuning.touch, "plain");
+  assert.equal(tuning.choose(INT4).method, "stream");
+  assert.ok(plain >= atomic + 3, `${atomic} atomic, ${plain} plain samples`);
+});
+
+test("tune: where time does not suffice, an even choice is timed and others run as the nearest sparsity", () => {
+  const shapes = Array.from({ length: 9 }, (_, i) => ({ ...INT4, sparsity: (i + 1) / 10 }));
+  const timed = new Set<number>();
+  const { watch, now } = fakeTime(({ sparsity }, { method }) => {
+    timed.add(sparsity);
+    return method === "dense" ? 3 : sparsity > 0.45 ? 1.5 : 4;
+  });
+  const known = new Map<string, number[]>(), tuning = tune(shapes, "baseline", known, watch, now);
+  assert.ok(now() < 600, `${now()} ms`);
+  assert.ok(known.size > 0 && known.size < 9, `${known.size} shapes`);
+  assert.equal(tuning.choose({ ...INT4, sparsity: 0.1 }).method, "dense");
+  assert.equal(tuning.choose({ ...INT4, sparsity: 0.9 }).method, "stream");
+  assert.equal(tuning.choose({ ...INT4, nIn: 1536 }).method, "dense", "a size that was never timed");
 });
 
 test("candidates: dense comes first, and the relaxed build's int4 dense is the quad", () => {
