@@ -4,6 +4,7 @@ import process from "node:process";
 import { Arena } from "../../src/kernels/arena.ts";
 import type { Kernels } from "../../src/kernels/kernels.ts";
 import { hasRelaxedSimd, loadKernelModule } from "../../src/kernels/probe.ts";
+import { Team } from "../../src/kernels/team.ts";
 import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
 import { type Matrix, multiplyVector, planMatrix } from "../../src/runtime/matrix.ts";
 import { Random } from "../../src/runtime/random.ts";
@@ -108,9 +109,10 @@ async function measureMatrix(build: "baseline" | "relaxed", format: Format, nIn:
   }
   const matrices = begins.map((begin) => moved(first.matrix, begin - first.begin));
 
+  const team = Team.alone(k, s.scratch);
   const our = (i: number): void => {
     s.newInput();
-    multiplyVector(k, s, matrices[i]!, y, x, s.ones, -1);
+    multiplyVector(team, s, matrices[i]!, y, x, s.ones, -1);
   };
   const their = (row: RowKernels) => (i: number): void => {
     row.quantize_blocks(xq, unit, x, nIn);

@@ -33,7 +33,7 @@ export function addModelOption(command: Command): Command {
 /** Adds what a model runs on: threads, kernels, storage. */
 export function addEngineOptions(command: Command): Command {
   return command
-    .option("--threads <n>", "threads; without it as many as help", integer(1, 1024))
+    .option("--threads <n>", "threads; without it one", integer(1, 1024))
     .addOption(
       new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
         "auto",

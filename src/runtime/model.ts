@@ -47,8 +47,8 @@ export interface LoadOptions {
   /** A recipe file's path or bytes, or one that calibration made. Without one the model is dense. */
   readonly recipe?: string | Blob | LoadedRecipe;
   /**
-   * Threads to use; default: up to 8 of the cores, while they make it faster, which is measured as it runs. Where there can be no threads there is one,
-   * and `info.threadsReason` says why.
+   * Threads to use, default 1. More share the work of a token while that is faster, which is measured as it runs. Where there can be no threads
+   * there is one, and `info.threadsReason` says why.
    */
   readonly threads?: number;
   /**
@@ -324,8 +324,8 @@ export class Model {
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
     const began = performance.now();
-    const { threads, dtype = "auto", kv = "f32", signal, onProgress } = options;
-    if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1)) {
+    const { threads = 1, dtype = "auto", kv = "f32", signal, onProgress } = options;
+    if (!Number.isInteger(threads) || threads < 1) {
       throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
     }
     if (dtype !== "auto" && !DTYPES.includes(dtype)) {
