@@ -45,8 +45,8 @@ test("generate --json: the document of the contract, and nothing else on stdout"
   );
   assert.equal(
     numbers(document).filter(([, value]) => value === null).length,
-    2,
-    "recipe and sparsity alone are null",
+    3,
+    "recipe, sparsity and the reason for fewer threads alone are null",
   );
 });
 
