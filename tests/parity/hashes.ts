@@ -1,5 +1,6 @@
 /** Hashes of what the baseline build computes, to be held against those of another runtime or another run. */
 import { type LoadOptions, Model } from "../../src/mod.ts";
+import { UNTUNED } from "../../src/runtime/tuner.ts";
 import { recipeOfThreshold } from "../support/golden.ts";
 import { pulledModel } from "../support/models.ts";
 import { requireShared } from "../support/shared.ts";
@@ -31,7 +32,8 @@ export async function parityHashes(): Promise<{ [name: string]: string }> {
     const recipe = threshold === undefined
       ? undefined
       : await recipeOfThreshold(await Model.load(source, options), threshold, 0.8);
-    await using model = await Model.load(source, { ...options, recipe });
+    // what a tuner picks is not the same in all engines, and the two layouts of int8 round weights differently
+    await using model = await Model.load(source, { ...options, recipe, tuning: UNTUNED });
     const what = threshold === undefined ? "" : ", sparse";
     hashes[`${name}, ${dtype}${what}: logits`] = await hash(logitsOf(model));
     hashes[`${name}, ${dtype}${what}: sampled text`] = await hash(await sampledBy(model));
