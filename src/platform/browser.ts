@@ -31,7 +31,6 @@ export const platform: Platform = {
   rssBytes: () => null,
   uptimeMs: () => performance.now(),
   tryLock: (path) => noFiles(`lock ${path}`),
-  cores: () => globalThis.navigator?.hardwareConcurrency ?? 1,
   ...(typeof Worker === "function" ? { startWorker } : {}),
 };
 

@@ -515,7 +515,10 @@ function sparseTokens(position: number, n: number, sparseFrom: number): number {
   return Math.max(0, Math.min(n, position + n - sparseFrom));
 }
 
-/** Runs work to its end without a turn for anyone else. */
-export function drain(work: Generator<void, void>): void {
-  while (work.next().done !== true);
+/** Runs work to its end without a turn for anyone else, and returns what it gives. */
+export function drain<T>(work: Generator<void, T>): T {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done) return value;
+  }
 }

@@ -508,10 +508,10 @@ async function tuneHere(
 ): Promise<Tuning> {
   const { build } = await factory.create(factory.newMemory(), "atomic");
   const found = await readFindings(platform, build), before = found.size;
-  let watch: Stopwatch | null = null;
-  const missing = shapes.some((shape) => !isKnown(found, shape));
-  if (missing) watch = await openStopwatch(config, factory);
-  const tuning = tune(shapes, build, found, watch ?? (() => Infinity));
+  const watch: Stopwatch = shapes.every((shape) => isKnown(found, shape))
+    ? () => Infinity
+    : await openStopwatch(config, factory);
+  const tuning = tune(shapes, build, found, watch);
   if (found.size > before) await writeFindings(platform, build, found);
   return tuning;
 }

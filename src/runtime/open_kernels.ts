@@ -17,9 +17,6 @@ import type { Workspace } from "./workspace.ts";
 /** What `LoadOptions.kernels` may be. */
 export type KernelSource = KernelChoice | "reference" | WebAssembly.Module | Uint8Array;
 
-/** Most threads that are started unasked: memory is the limit of a token long before. */
-const MOST_THREADS = 8;
-
 /** How memory is touched ahead: `WasmKernelOptions.touch`. */
 type Touch = NonNullable<WasmKernelOptions["touch"]>;
 
@@ -35,12 +32,12 @@ export interface KernelFactory {
 /**
  * Finds out what there can be.
  *
- * @param threads as many as are asked for; undefined: as many as may help
+ * @param threads as many as are asked for
  * @throws {RangeError} If the build can't run here; `WebAssembly.LinkError` if `source` is no build of the kernels.
  */
 export async function openKernels(
   source: KernelSource,
-  threads: number | undefined,
+  threads: number,
   platform: Platform,
 ): Promise<KernelFactory> {
   if (source === "reference") {
@@ -53,12 +50,10 @@ export async function openKernels(
         Promise.resolve(Team.alone(kernels, workspace.scratch, reason)),
     };
   }
-  const wanted = Math.min(threads ?? Math.min(platform.cores(), MOST_THREADS), MAX_THREADS);
+  const wanted = Math.min(threads, MAX_THREADS);
   let reason = wanted > 1
     ? noSharedMemoryReason() ?? (platform.startWorker ? null : "this runtime has no workers")
-    : threads === 1
-    ? null
-    : "this process may use one core only";
+    : null;
   const share = wanted > 1 && reason === null;
   const [module, shared] = typeof source === "string"
     ? [await loadKernelModule(chooseBuild(source as KernelChoice), share), share]
@@ -71,22 +66,16 @@ export async function openKernels(
     create: (memory, touch) => createWasmKernels(module, memory, { touch }),
     async startTeam(kernels, touch, arena, workspace) {
       if (!share || !shared) return Team.alone(kernels, workspace.scratch, reason);
-      try {
-        return await Team.start({
-          kernels: kernels as WasmKernels,
-          module,
-          kernelOptions: { touch },
-          scratch: workspace.scratch,
-          scratchBytes: workspace.scratchBytes,
-          allocate: (bytes) => arena.allocate(bytes),
-          threads: wanted,
-          startWorker: platform.startWorker!,
-        });
-      } catch (error) {
-        if (threads !== undefined) throw error;
-        const why = error instanceof Error ? error.message : String(error);
-        return Team.alone(kernels, workspace.scratch, why);
-      }
+      return await Team.start({
+        kernels: kernels as WasmKernels,
+        module,
+        kernelOptions: { touch },
+        scratch: workspace.scratch,
+        scratchBytes: workspace.scratchBytes,
+        allocate: (bytes) => arena.allocate(bytes),
+        threads: wanted,
+        startWorker: platform.startWorker!,
+      });
     },
   };
 }

@@ -1,7 +1,7 @@
 /** One sequence: its tokens, its cache, and the low-level way to run a model. */
 import { ContextError } from "../errors.ts";
 import type { KvCache } from "./kv_cache.ts";
-import type { PassOptions, SparsityCount } from "./forward.ts";
+import { drain, type PassOptions, type SparsityCount } from "./forward.ts";
 import type { Engine } from "./model.ts";
 import { MAX_TOKENS } from "./workspace.ts";
 
@@ -156,13 +156,7 @@ export class Session {
   }
 
   #alone<T>(work: Generator<void, T>): T {
-    return this.#engine.alone(() => {
-      const mine = this.#whileRunning(work);
-      for (;;) {
-        const { done, value } = mine.next();
-        if (done) return value;
-      }
-    });
+    return this.#engine.alone(() => drain(this.#whileRunning(work)));
   }
 
   #inTurns<T>(work: Generator<void, T>, signal?: AbortSignal): Promise<T> {

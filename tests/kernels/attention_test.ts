@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { attentionScratchBytes, kvTile } from "../../src/kernels/kernels.ts";
-import { assertSameBits, assertWithin, type Bench, kernelTest, Random } from "../support/kernels.ts";
+import { assertSameBits, assertWithin, type Bench, bf16, kernelTest, Random } from "../support/kernels.ts";
 
 interface Case {
   /** The first query's position, and how many there are. */
@@ -49,15 +49,6 @@ function plainAttention(
 
 function sumOf(n: number, magnitude: number): number {
   return (n + 1) * 2 ** -23 * magnitude;
-}
-
-const words = new DataView(new ArrayBuffer(4));
-/** Rounded to bf16, to nearest even. */
-function bf16(value: number): number {
-  words.setFloat32(0, value);
-  const bits = words.getUint32(0);
-  words.setUint32(0, ((bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000) >>> 0);
-  return words.getFloat32(0);
 }
 
 interface Cache {

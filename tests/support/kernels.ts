@@ -236,3 +236,12 @@ export class Random {
     return Uint8Array.from({ length: n }, () => this.below(256));
   }
 }
+
+const words = new DataView(new ArrayBuffer(4));
+/** Rounded to bf16, to nearest even. */
+export function bf16(value: number): number {
+  words.setFloat32(0, value);
+  const bits = words.getUint32(0);
+  words.setUint32(0, ((bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000) >>> 0);
+  return words.getFloat32(0);
+}

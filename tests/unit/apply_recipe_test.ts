@@ -6,7 +6,7 @@ import { applyRecipe } from "../../src/runtime/apply_recipe.ts";
 import { Forward, type Linear, type Projection, type Weights } from "../../src/runtime/forward.ts";
 import { planMatrix } from "../../src/runtime/matrix.ts";
 import { Workspace } from "../../src/runtime/workspace.ts";
-import { assertWithin, loadBuild, Random } from "../support/kernels.ts";
+import { assertWithin, bf16, loadBuild, Random } from "../support/kernels.ts";
 
 const N_IN = 44;
 /** Outputs that are no multiple of eight, and more than fit L1. */
@@ -16,15 +16,6 @@ const PARTS = [{ name: "gateProj", nOut: 13, offset: 0, rank: 5 }, {
   offset: 64,
   rank: 3,
 }] as const;
-
-const bits = new Uint32Array(1), float = new Float32Array(bits.buffer);
-
-/** To nearest even: no value here is halfway or too large. */
-function bf16(v: number): number {
-  float[0] = v;
-  bits[0] = (bits[0]! + 0x8000) & 0xffff0000;
-  return float[0]!;
-}
 
 for (const layout of ["channels-f32", "channels-bf16"] as const) {
   for (const mode of ["r_sparse", "low_rank"] as const) {
