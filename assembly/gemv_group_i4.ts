@@ -41,14 +41,19 @@ function low8(a: v128, b: v128): v128 { return v128.shuffle<i8>(a, b, 0, 16, 1, 
 @inline
 function high8(a: v128, b: v128): v128 { return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); }
 
+/** Sums of g and of g+1; in the relaxed build brought to one scale (quads.ts). */
+// @ts-ignore: decorator
+@inline
+function pairs_of(sums: v128, shares: v128): v128 { return ASC_FEATURE_RELAXED_SIMD ? i16x8.relaxed_q15mulr_s(sums, shares) : sums; }
+
 /** y[0..63] += unit * ((sums of g, sums of g+1) . (d pairs) + (sums of x) . (m' pairs)), from the 256 bytes of scratch. */
 // @ts-ignore: decorator
 @inline
-function apply_scales(y: usize, block: usize, scratch: usize, unit: v128, xSums: v128, withMins: u32): void {
+function apply_scales(y: usize, block: usize, scratch: usize, unit: v128, xSums: v128, shares: v128, withMins: u32): void {
   for (let k: usize = 0; k < 128; k += 16) {
     const a = v128.load(scratch + k), b = v128.load(scratch + k, 128), q = y + (k << 1), d = block + (k << 1);
-    let u = i32x4.dot_i16x8_s(v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11), v128.load(d));
-    let v = i32x4.dot_i16x8_s(v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15), v128.load(d, 16));
+    let u = i32x4.dot_i16x8_s(pairs_of(v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11), shares), v128.load(d));
+    let v = i32x4.dot_i16x8_s(pairs_of(v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15), shares), v128.load(d, 16));
     if (withMins) {
       u = i32x4.add(u, i32x4.dot_i16x8_s(xSums, v128.load(d, HEADER + CHANNELS)));
       v = i32x4.add(v, i32x4.dot_i16x8_s(xSums, v128.load(d, HEADER + CHANNELS + 16)));
@@ -80,7 +85,7 @@ function touch_ahead(p: usize, stride: usize, kind: i32, touches: i32): usize {
 // @ts-ignore: decorator
 @inline
 function run_pair(y: usize, yEnd: usize, block: usize, pair: usize, scratch: usize, withMins: u32, kind: i32, touches: i32, stride: usize): void {
-  const low4 = i8x16.splat(<i8>K_LOW4), unit = v128.load32_splat(pair, 8), xSums = v128.load32_splat(pair, 12);
+  const low4 = i8x16.splat(<i8>K_LOW4), unit = v128.load32_splat(pair, 8), xSums = v128.load32_splat(pair, 12), shares = v128.load32_splat(pair, 20);
   const groupBytes: usize = withMins ? CHANNELS + HEADER : CHANNELS, blockBytes = HEADER + CHANNELS + groupBytes;
   for (; y < yEnd; y += 256, block += blockBytes) {
     let column = block + HEADER, ahead = block + AHEAD;
@@ -124,7 +129,7 @@ function run_pair(y: usize, yEnd: usize, block: usize, pair: usize, scratch: usi
     }
     // lines that too few steps left
     if (kind != 0) for (; ahead < aheadEnd; ahead += 64) touch(ahead, kind);
-    apply_scales(y, block, scratch, unit, xSums, withMins);
+    apply_scales(y, block, scratch, unit, xSums, shares, withMins);
   }
 }
 

@@ -11,17 +11,18 @@
 // -5 %; three or more streams a third of the speed), scales and mins in 8 bits (10 % fewer bytes, the same time: arithmetic is the limit).
 // i32x4.relaxed_dot_i8x16_i7x16_add_s, with the four bytes of a lane from one group, is one instruction where V8 has VNNI: 14 % faster in cache,
 // 1 to 4 % from DRAM (TinyLlama 6 %), 1.55 times slower elsewhere: not worth a second order of the nibbles.
-import { K_LOW4, K_MAGIC, K_MAGIC_BITS, madd, max_f32, round_i32, sum_i32 } from "./lanes";
+import { K_LOW4, K_MAGIC, K_MAGIC_BITS, madd } from "./lanes";
+import { inverse_of, largest_of_32, quantize16, store_scales, sum_i8 } from "./quads";
 
 // @ts-ignore: decorator
 @inline
 function step(sum: v128, nibbles: v128, x: v128): v128 { return i16x8.add(sum, i16x8.relaxed_dot_i8x16_i7x16_s(x, nibbles)); }
 
-/** Sums of four outputs times their scales, as floats; with mins plus theirs. */
+/** Sums of four outputs times their scales, as floats; with mins plus theirs. `shares` bring the sums of g and g+1 to one scale. */
 // @ts-ignore: decorator
 @inline
-function scaled(sum: v128, block: usize, xSums: v128, withMins: bool): v128 {
-  const v = i32x4.dot_i16x8_s(sum, v128.load(block));
+function scaled(sum: v128, block: usize, xSums: v128, shares: v128, withMins: bool): v128 {
+  const v = i32x4.dot_i16x8_s(i16x8.relaxed_q15mulr_s(sum, shares), v128.load(block));
   return f32x4.convert_i32x4_s(withMins ? i32x4.add(v, i32x4.dot_i16x8_s(v128.load(block, 64), xSums)) : v);
 }
 
@@ -43,9 +44,9 @@ function run(y: usize, w: usize, rowScale: usize, xq: usize, nIn: u32, nOut: u32
         a0 = step(a0, v128.and(u, low4), k); a1 = step(a1, v128.and(i16x8.shr_u(u, 4), low4), k);
         a2 = step(a2, v128.and(v, low4), k); a3 = step(a3, v128.and(i16x8.shr_u(v, 4), low4), k);
       }
-      const sums = v128.load32_splat(x, 4), unit = v128.load32_splat(x, 8);
-      f0 = madd(scaled(a0, block, sums, withMins), unit, f0); f1 = madd(scaled(a1, block + 16, sums, withMins), unit, f1);
-      f2 = madd(scaled(a2, block + 32, sums, withMins), unit, f2); f3 = madd(scaled(a3, block + 48, sums, withMins), unit, f3);
+      const sums = v128.load32_splat(x, 4), unit = v128.load32_splat(x, 8), shares = v128.load32_splat(x, 12);
+      f0 = madd(scaled(a0, block, sums, shares, withMins), unit, f0); f1 = madd(scaled(a1, block + 16, sums, shares, withMins), unit, f1);
+      f2 = madd(scaled(a2, block + 32, sums, shares, withMins), unit, f2); f3 = madd(scaled(a3, block + 48, sums, shares, withMins), unit, f3);
     }
     v128.store(y, f32x4.mul(f0, v128.load(rowScale))); v128.store(y, f32x4.mul(f1, v128.load(rowScale, 16)), 16);
     v128.store(y, f32x4.mul(f2, v128.load(rowScale, 32)), 32); v128.store(y, f32x4.mul(f3, v128.load(rowScale, 48)), 48);
@@ -53,7 +54,7 @@ function run(y: usize, w: usize, rowScale: usize, xq: usize, nIn: u32, nOut: u32
 }
 
 /**
- * y f32[nOut] = W x, mins included. Exact in integers for each 64 channels: |sum of (q - 8) x| is at most 32,512 and |sum of x| 4,064 a
+ * y f32[nOut] = W x, mins included. Integers for each 64 channels, exact but for half a unit by which sums of the group with the smaller scale are rounded: |sum of (q - 8) x| is at most 32,512 and |sum of x| 4,064 a
  * group, so two groups of scales and mins within 29,356 (32,767 without mins) stay below 2^31.
  *
  * @param w    from any block of 16 outputs on, rowScale and y likewise
@@ -66,42 +67,20 @@ export function gemv_quad_i4(y: usize, w: usize, rowScale: usize, xq: usize, nIn
   else run(y, w, rowScale, xq, nIn, nOut, false);
 }
 
-/** 16 floats as i8. */
-// @ts-ignore: decorator
-@inline
-function quantize16(x: usize, inverse: v128, magic: v128, bits: v128): v128 {
-  return i8x16.narrow_i16x8_s(
-    i16x8.narrow_i32x4_s(round_i32(f32x4.mul(v128.load(x), inverse), magic, bits), round_i32(f32x4.mul(v128.load(x, 16), inverse), magic, bits)),
-    i16x8.narrow_i32x4_s(round_i32(f32x4.mul(v128.load(x, 32), inverse), magic, bits), round_i32(f32x4.mul(v128.load(x, 48), inverse), magic, bits)));
-}
-
-// @ts-ignore: decorator
-@inline
-function sum_i8(a: v128, b: v128): i32 {
-  return sum_i32(i32x4.extadd_pairwise_i16x8_s(i16x8.add(i16x8.extadd_pairwise_i8x16_s(a), i16x8.extadd_pairwise_i8x16_s(b))));
-}
-
 /**
- * Quantises x f32[nIn] to i8, scale = max / 127 per 64 channels, into records of 80 bytes: i8[16, 4] in the order of the quads; i16 pair of
- * start values (-8 * sum of x of g, of g+1); i16 pair of those sums; f32 scale; 4 bytes unused.
+ * Quantises x f32[nIn] to i8, scale = max / 127 per group of 32, into records of 80 bytes: i8[16, 4] in the order of the quads, then what store_scales
+ * says of g and g+1, 4 bytes each.
  *
  * @param nIn a multiple of 64
  */
 export function quantize_quad_i4(xq: usize, x: usize, nIn: u32): void {
   const magic = f32x4.splat(K_MAGIC), bits = i32x4.splat(K_MAGIC_BITS);
   for (const end = x + (<usize>nIn << 2); x < end; x += 256, xq += 80) {
-    let m = f32x4.splat(0);
-    for (let k: usize = 0; k < 256; k += 32) m = f32x4.pmax(m, f32x4.pmax(f32x4.abs(v128.load(x + k)), f32x4.abs(v128.load(x + k, 16))));
-    const largest = max_f32(m);
-    // infinite for subnormals: each quantised value is then one of -128 to 127, times a scale of at most 1e-40
-    const inverse = f32x4.splat(largest > 0 ? <f32>127 / largest : 0);
-    const g0 = quantize16(x, inverse, magic, bits), g1 = quantize16(x + 64, inverse, magic, bits);
-    const h0 = quantize16(x + 128, inverse, magic, bits), h1 = quantize16(x + 192, inverse, magic, bits);
+    const largestG = largest_of_32(x), largestH = largest_of_32(x + 128), inverseG = inverse_of(largestG), inverseH = inverse_of(largestH);
+    const g0 = quantize16(x, inverseG, magic, bits), g1 = quantize16(x + 64, inverseG, magic, bits);
+    const h0 = quantize16(x + 128, inverseH, magic, bits), h1 = quantize16(x + 192, inverseH, magic, bits);
     v128.store(xq, v128.shuffle<i16>(g0, h0, 0, 8, 1, 9, 2, 10, 3, 11)); v128.store(xq, v128.shuffle<i16>(g0, h0, 4, 12, 5, 13, 6, 14, 7, 15), 16);
     v128.store(xq, v128.shuffle<i16>(g1, h1, 0, 8, 1, 9, 2, 10, 3, 11), 32); v128.store(xq, v128.shuffle<i16>(g1, h1, 4, 12, 5, 13, 6, 14, 7, 15), 48);
-    const g = sum_i8(g0, g1), h = sum_i8(h0, h1);
-    store<i16>(xq, <i16>(-8 * g), 64); store<i16>(xq, <i16>(-8 * h), 66);
-    store<i16>(xq, <i16>g, 68); store<i16>(xq, <i16>h, 70);
-    store<f32>(xq, largest / <f32>127, 72);
+    store_scales(xq + 64, 4, sum_i8(g0, g1), sum_i8(h0, h1), largestG, largestH);
   }
 }

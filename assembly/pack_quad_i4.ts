@@ -1,5 +1,5 @@
-// Loading and prefill for layout quad i4 (gemv_quad_i4.ts): from a file's blocks into it, and from it into panels.
-import { half_to_f32, K_LOW4 } from "./lanes";
+// Loading for layout quad i4 (gemv_quad_i4.ts): from a file's blocks into it.
+import { half_to_f32 } from "./lanes";
 
 /** 16 vectors: four rows' nibbles of 64 channels on their way through the transposition. */
 const TILE: usize = memory.data(256, 16);
@@ -72,36 +72,4 @@ export function pack_quad_i4(
     }
   }
   return bad;
-}
-
-/** Channels 2p, 2p+1 of g and of g+1 for the 8 outputs of a vector, q - 8: 16 bytes in panel order at p and at p + 256. */
-// @ts-ignore: decorator
-@inline
-function store_quad(p: usize, v: v128, low4: v128, eight: v128): void {
-  const low = v128.and(v, low4), high = v128.and(i16x8.shr_u(v, 4), low4);
-  v128.store(p, i8x16.sub(v128.shuffle<i16>(low, high, 0, 2, 4, 6, 8, 10, 12, 14), eight));
-  v128.store(p, i8x16.sub(v128.shuffle<i16>(low, high, 1, 3, 5, 7, 9, 11, 13, 15), eight), 256);
-}
-
-/**
- * Two panels from output o (a multiple of 16) of quad i4.
- *
- * @param panels i8[2, nIn/2, 8, 2]: q - 8
- * @param d      f32[2, nIn/32, 8]; m likewise, 0 where there are no mins
- */
-export function unpack_quad_i4(panels: usize, d: usize, m: usize, w: usize, rowScale: usize, withMins: u32, o: u32, nIn: u32): void {
-  const low4 = i8x16.splat(<i8>K_LOW4), eight = i8x16.splat(8), panelBytes = <usize>nIn << 3, scaleBytes = <usize>nIn, head: usize = withMins ? 128 : 64;
-  let block = w + <usize>(o >> 4) * <usize>(nIn >> 6) * (head + 512);
-  for (let pair: u32 = 0; pair < nIn >> 6; ++pair, panels += 512, d += 64, m += 64, block += head + 512) {
-    let v = block + head;
-    for (let p = panels; p < panels + 256; p += 16, v += 32) {
-      store_quad(p, v128.load(v), low4, eight);
-      store_quad(p + panelBytes, v128.load(v, 16), low4, eight);
-    }
-    for (let j: usize = 0; j < 16; ++j) {
-      const unit = load<f32>(rowScale + (<usize>o << 2) + (j << 2)), at = (j >> 3) * scaleBytes + ((j & 7) << 2), s = block + (j << 2);
-      store<f32>(d + at, <f32>load<i16>(s) * unit); store<f32>(d + at, <f32>load<i16>(s, 2) * unit, 32);
-      store<f32>(m + at, withMins ? <f32>load<i16>(s, 64) * unit : 0); store<f32>(m + at, withMins ? <f32>load<i16>(s, 66) * unit : 0, 32);
-    }
-  }
 }

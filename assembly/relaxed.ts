@@ -2,3 +2,4 @@
 export * from "./index";
 export * from "./gemv_quad_i4";
 export * from "./pack_quad_i4";
+export * from "./gemm_quad_i4";

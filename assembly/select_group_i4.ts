@@ -1,4 +1,5 @@
 // Selection, quantisation and compaction of activations for the int4 kernels, fused: one pass per 64 channels.
+import { brought, share_of } from "./quads";
 import { COMPACT } from "./select";
 import { K_LOW16, K_MAGIC, K_MAGIC_BITS, max_f32, round_i32, sum_f32, sum_i32 } from "./lanes";
 
@@ -12,10 +13,11 @@ const COLUMN: i32 = 32;
  *
  * Baseline build: i16 with scale = max(L1 of g, L1 of g+1) / 4079 over the active channels, so that the absolute values of a group add up
  * to at most 4095 after rounding and every sum of (q - 8)*x fits i16 although its steps wrap (perplexity 18.847 against 18.849 exact).
- * Relaxed build: i8, scale = max / 127 (18.883); channels in pairs, as bytes (xa, xb, xa, xb).
+ * Relaxed build: i8, scale = max / 127 of each group, whose sums are brought to the larger one (quads.ts); channels in pairs, as bytes (xa, xb,
+ * xa, xb).
  *
  *     table, 32 bytes a group g: u32 list begin, u32 list end, f32 scale, i16 pair: sums of the quantised x of g and g+1 (g even; as many bytes
- *     unused where it is odd), 4 x i16 pair: start values of nibbles 0..3
+ *     unused where it is odd), 4 x i16 pair: start values of nibbles 0..3; relaxed: start values of all, shares of g and g+1 (g even), 8 bytes unused
  *     list: u32 byte offset of each channel's column in its half block; SPAN bytes on: its value, i16 twice
  *
  * @param list     2 * SPAN bytes; nIn at most 32,000
@@ -35,10 +37,10 @@ export function select_group_i4(table: usize, list: usize, x: usize, scale: usiz
       if (ASC_FEATURE_RELAXED_SIMD) { l0 = f32x4.pmax(l0, au); l1 = f32x4.pmax(l1, av); }
       else { l0 = f32x4.add(l0, au); l1 = f32x4.add(l1, av); }
     }
-    const norm = ASC_FEATURE_RELAXED_SIMD ? max_f32(f32x4.pmax(l0, l1)) : max<f32>(sum_f32(l0), sum_f32(l1));
-    const limit: f32 = ASC_FEATURE_RELAXED_SIMD ? 127 : 4079;
-    const inverse = f32x4.splat(norm > 0 ? limit / norm : 0), unit = norm / limit;
+    const norm0 = ASC_FEATURE_RELAXED_SIMD ? max_f32(l0) : sum_f32(l0), norm1 = ASC_FEATURE_RELAXED_SIMD ? max_f32(l1) : sum_f32(l1);
+    const norm = max<f32>(norm0, norm1), limit: f32 = ASC_FEATURE_RELAXED_SIMD ? 127 : 4079, unit = norm / limit;
     for (let half = 0; half < 2; ++half, x += 128, scale += 128) {
+      const own = ASC_FEATURE_RELAXED_SIMD ? (half ? norm1 : norm0) : norm, inverse = f32x4.splat(own > 0 ? limit / own : 0);
       let offset = first, sum = i32x4.splat(0);
       const begin = list;
       for (let k: usize = 0; k < 128; k += 16) {
@@ -52,7 +54,7 @@ export function select_group_i4(table: usize, list: usize, x: usize, scale: usiz
         offset = i32x4.add(offset, step);
       }
       count += <u32>((list - begin) >> 2);
-      const total = sum_i32(sum);
+      let total = sum_i32(sum);
       if (ASC_FEATURE_RELAXED_SIMD) {
         v128.store(list, i32x4.splat(0)); v128.store(list, i32x4.splat(0), SPAN);
         list = begin + ((list - begin + 7) & ~7);
@@ -60,8 +62,10 @@ export function select_group_i4(table: usize, list: usize, x: usize, scale: usiz
           const pair = (load<i32>(p, SPAN) & 255) | ((load<i32>(p + 4, SPAN) & 255) << 8);
           store<i32>(p, pair | (pair << 16), SPAN);
         }
-        const start = -8 * total;
+        const start = -8 * total, share = share_of(own, norm);
         store<i32>(table, (start & 0xffff) | (start << 16), 16);
+        store<i16>(table - <usize>(half << 5) + <usize>(half << 1), <i16>share, 20);
+        total = brought(total, share);
       } else {
         const c = total << 3, c3 = -c, c2 = -17 * c, c1 = -273 * c, c0 = -4369 * c;
         store<i32>(table, (c0 & 0xffff) | (c0 << 16), 16); store<i32>(table, (c1 & 0xffff) | (c1 << 16), 20);

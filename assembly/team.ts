@@ -12,13 +12,14 @@
 //   job      u32[parts]: byte offset of each part's calls in the job; a call is its kernel's number below and its arguments; 0 ends a part
 import { attention_bf16, attention_f32 } from "./attention";
 import { gemm_f32, pack_tokens_f32, unpack_channels_bf16, unpack_channels_f32, unpack_rows_bf16, unpack_rows_f32 } from "./gemm_f32";
-import { gemm_i16, pack_tokens_i16, unpack_channels_i8, unpack_group_i4, unpack_pairs_i8 } from "./gemm_i16";
+import { gemm_i16, pack_tokens_i16, unpack_channels_i8, unpack_pairs_i8 } from "./gemm_i16";
+import { gemm_quad_i4, pack_tokens_quad_i4, unpack_group_quad_i4, unpack_quad_i4 } from "./gemm_quad_i4";
 import { gemv_all_channels_bf16, gemv_all_channels_f32, gemv_channels_bf16, gemv_channels_f32, gemv_rows_bf16, gemv_rows_f32 } from "./gemv_float";
 import { gemv_group_i4, gemv_group_i4_list, gemv_group_i4_list_plain, scale_rows_f32 } from "./gemv_group_i4";
 import { finish_channels_i8, gemv_channels_i8, gemv_channels_i8_six, gemv_pairs_i8 } from "./gemv_i8";
 import { gemv_quad_i4 } from "./gemv_quad_i4";
-import { unpack_quad_i4 } from "./pack_quad_i4";
 import { rope_f32 } from "./rope";
+import { unpack_group_i4 } from "./unpack_group_i4";
 import { add_f32, fill_zero_f32, rms_norm_f32, silu_mul_f32 } from "./vectors";
 
 const DONE: usize = 64;
@@ -67,13 +68,16 @@ function run_part(p: usize, s: usize): void {
       case 25: unpack_rows_bf16(s + u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5)); p += 24; break;
       case 26: gemm_f32(u(p, 1), u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6)); p += 28; break;
       case 27: pack_tokens_i16(u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8)); p += 36; break;
-      case 28: unpack_group_i4(s + u(p, 1), s + u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8), u(p, 9)); p += 40; break;
-      case 29: if (ASC_FEATURE_RELAXED_SIMD) unpack_quad_i4(s + u(p, 1), s + u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8)); p += 36; break;
+      case 28: if (!ASC_FEATURE_RELAXED_SIMD) unpack_group_i4(s + u(p, 1), s + u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8), u(p, 9)); p += 40; break;
+      case 29: if (ASC_FEATURE_RELAXED_SIMD) unpack_quad_i4(s + u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5), u(p, 6)); p += 28; break;
       case 30: unpack_channels_i8(s + u(p, 1), s + u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8)); p += 36; break;
       case 31: unpack_pairs_i8(s + u(p, 1), s + u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7)); p += 32; break;
       case 32: gemm_i16(u(p, 1), u(p, 2), u(p, 3), u(p, 4), s + u(p, 5), s + u(p, 6), s + u(p, 7), u(p, 8), u(p, 9), u(p, 10)); p += 44; break;
       case 33: gemv_all_channels_f32(u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5)); p += 24; break;
       case 34: gemv_all_channels_bf16(u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5)); p += 24; break;
+      case 35: if (ASC_FEATURE_RELAXED_SIMD) pack_tokens_quad_i4(u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5)); p += 24; break;
+      case 36: if (ASC_FEATURE_RELAXED_SIMD) unpack_group_quad_i4(s + u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7)); p += 32; break;
+      case 37: if (ASC_FEATURE_RELAXED_SIMD) gemm_quad_i4(u(p, 1), u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8)); p += 36; break;
       case 0: return;
       default: unreachable();
     }

@@ -1,5 +1,5 @@
 /**
- * Builds the kernels: `assembly/index.ts` (`assembly/relaxed.ts`) → `build/kernels.{baseline,relaxed,debug}.wasm`; for the first two also
+ * Builds the kernels: `assembly/baseline.ts`, `assembly/relaxed.ts` → `build/kernels.{baseline,relaxed,debug}.wasm`; for the first two also
  * `kernels.*.shared.wasm`, which import shared memory, and a module that exports the plain bytes in base64, so that no runtime has to read a
  * file to get either.
  */
@@ -21,9 +21,9 @@ const COMMON = [
   "threads",
 ];
 const BUILDS: { readonly [name: string]: readonly string[] } = {
-  baseline: ["assembly/index.ts", "-O3", "--noAssert"],
+  baseline: ["assembly/baseline.ts", "-O3", "--noAssert"],
   relaxed: ["assembly/relaxed.ts", "-O3", "--noAssert", "--enable", "relaxed-simd"],
-  debug: ["assembly/index.ts", "--debug"],
+  debug: ["assembly/baseline.ts", "--debug"],
 };
 
 /** The module that AssemblyScript makes of `flags`, an entry file among them. @throws {Error} With the compiler's own messages. */

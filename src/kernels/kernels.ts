@@ -264,8 +264,9 @@ export interface Kernels {
   // int4 on quads of channels, dense: methods of the relaxed build and the reference only
 
   /**
-   * xq: a record of 80 bytes for each 64 channels of x f32[nIn]: i8[16, 4] in the order of the quads, scale = max / 127; i16[4]: -8 times
-   * the sums of g and of g+1, those sums; the scale, f32. nIn a multiple of 64.
+   * xq: a record of 80 bytes for each 64 channels of x f32[nIn], groups g and g+1: i8[16, 4] in the order of the quads, scale = max / 127 per
+   * group; i16[2] start values, -8 times the groups' sums; i16[2] those sums times shares / 2^15, rounded; f32 the larger scale; i16[2] shares: a
+   * group's scale over the larger one, times 32767. nIn a multiple of 64.
    */
   quantizeQuadI4(xq: number, x: number, nIn: number): void;
   /** y f32[nOut] = W x, overwritten, row scales and mins included. Layout quad i4: w, rowScale and y from any 16 outputs on. */
@@ -305,7 +306,10 @@ export interface Kernels {
     xStride: number,
     nIn: number,
   ): void;
-  /** panels i8[nPanels, nIn/2, 8, 2], d and m f32[nPanels, nIn/32, 8]: 64 outputs (8 panels) from output o, a multiple of 64. */
+  /**
+   * panels i8[nPanels, nIn/2, 8, 2], d and m f32[nPanels, nIn/32, 8]: 64 outputs (8 panels) from output o, a multiple of 64. Baseline build and
+   * reference only, as the order of nibbles is theirs.
+   */
   unpackGroupI4(
     panels: number,
     d: number,
@@ -316,17 +320,6 @@ export interface Kernels {
     o: number,
     nIn: number,
     chunk: number,
-  ): void;
-  /** 2 panels, 16 outputs, from output o, a multiple of 16. Relaxed build and reference only. */
-  unpackQuadI4(
-    panels: number,
-    d: number,
-    m: number,
-    w: number,
-    rowScale: number,
-    withMins: number,
-    o: number,
-    nIn: number,
   ): void;
   /** 32 outputs (4 panels) from output o, a multiple of 32; d is the row scale, m is 0. nOut is the padded one. */
   unpackChannelsI8(
@@ -361,6 +354,43 @@ export interface Kernels {
     nTokens: number,
     yStride: number,
     nIn: number,
+  ): void;
+
+  // Prefill on bytes: int4 in the relaxed build (and the reference)
+
+  /**
+   * a: for each four tokens and 64 channels of x f32[nTokens, xStride] a record of 320 bytes: i8[16 quads, 4 tokens, 4]; then what ends a record of
+   * quantizeQuadI4, for four tokens each: i16[4, 2] start values, i16[4, 2] sums, f32[4] scales, i16[4, 2] shares. Missing tokens are 0. nIn a multiple
+   * of 64.
+   */
+  packTokensQuadI4(a: number, x: number, nTokens: number, xStride: number, nIn: number): void;
+  /** y f32[nIn] = x minus what packTokensQuadI4 keeps of one token. */
+  restQuadI4(y: number, x: number, nIn: number): void;
+  /**
+   * 2 panels, 16 outputs, from output o, a multiple of 16. A panel is `quadPanelBytes(nIn)`: f32[8] row scales; for each 64 channels 8 i16 pairs
+   * (d[o,g], d[o,g+1]), 8 pairs of m' (0 without mins), u8[16 quads, 8 outputs, 4].
+   */
+  unpackQuadI4(panels: number, w: number, rowScale: number, withMins: number, o: number, nIn: number): void;
+  /** 8 such panels, 64 outputs, from output o, a multiple of 64, of group i4 in the relaxed order (the reference: its own). */
+  unpackGroupQuadI4(
+    panels: number,
+    w: number,
+    rowScale: number,
+    withMins: number,
+    o: number,
+    nIn: number,
+    chunk: number,
+  ): void;
+  /** y[t, 0..nOut-1] = a panels, or with `add` 1 += that; nOut a multiple of 8. y has room for nTokens rounded up to 4. */
+  gemmQuadI4(
+    y: number,
+    a: number,
+    panels: number,
+    nTokens: number,
+    yStride: number,
+    nIn: number,
+    nOut: number,
+    add: number,
   ): void;
 
   // Loading
@@ -456,6 +486,12 @@ export function quadBlockBytes(withMins: boolean): number {
 }
 /** Bytes of 64 activations as quantizeQuadI4 writes them. */
 export const QUAD_RECORD = 80;
+/** Bytes of four tokens' 64 activations as packTokensQuadI4 writes them. */
+export const QUAD_TOKENS_RECORD = 320;
+/** Bytes of a panel of 8 outputs as unpackQuadI4 writes it. */
+export function quadPanelBytes(nIn: number): number {
+  return 32 + 9 * nIn;
+}
 /** Positions a page of the key-value cache. */
 export const PAGE_POSITIONS = 64;
 

@@ -35,12 +35,15 @@ export const PART_KERNELS = {
   gemmF32: [26, "iisiii"],
   packTokensI16: [27, "iiiiiiii"],
   unpackGroupI4: [28, "sssiiiiii"],
-  unpackQuadI4: [29, "sssiiiii"],
+  unpackQuadI4: [29, "siiiii"],
   unpackChannelsI8: [30, "sssiiiii"],
   unpackPairsI8: [31, "sssiiii"],
   gemmI16: [32, "iiiisssiii"],
   gemvAllChannelsF32: [33, "iiiii"],
   gemvAllChannelsBf16: [34, "iiiii"],
+  packTokensQuadI4: [35, "iiiii"],
+  unpackGroupQuadI4: [36, "siiiiii"],
+  gemmQuadI4: [37, "iisiiiii"],
 } as const;
 
 /** The kernels that a part of a step may call. They return nothing: what a part finds is in the memory. */

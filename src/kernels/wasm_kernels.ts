@@ -28,7 +28,7 @@ export interface WasmKernelOptions {
 /**
  * Instantiates a kernel module on a memory.
  *
- * @param module a build of `assembly/index.ts`
+ * @param module a build of `assembly/`
  * @param memory shared or not, as the build is, with at least one page; it may be grown at any time
  */
 export async function createWasmKernels(

@@ -6,15 +6,13 @@ import type { LlamaConfig, ProjectionName } from "../model/config.ts";
 import type { KvCache } from "./kv_cache.ts";
 import {
   addAllChannels,
-  clearTokens,
   type Matrix,
   multiplyByRule,
-  multiplyTokens,
   multiplyVector,
   readRow,
   type RunMethod,
-  YIELD_AFTER,
 } from "./matrix.ts";
+import { clearTokens, multiplyTokens, YIELD_AFTER } from "./multiply_tokens.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
 /** How a projection runs when a recipe is loaded. Pointers as in {@linkcode Matrix}. */
@@ -99,10 +97,10 @@ export interface PassOptions {
   /** Tokens at this position and later run by their projections' rules; those before it dense. Infinity: all dense. */
   readonly sparseFrom: number;
   /**
-   * Takes one token the way of many: slower (SmolLM2: 40 ms), but with a prompt's 15 bits an activation. The first position of a sequence has
-   * by far the largest activations: 8 bits, as the relaxed int4 kernels have, moved SmolLM2's best logit there by 1.
+   * Whether the first of these tokens is the first of its sequence: it keeps 14 bits an activation and more, and goes the way of many even alone. That
+   * position has by far the largest activations: 8 bits, as decode has with relaxed int4 kernels, moved SmolLM2's best logit there by 1.
    */
-  readonly likePrompt?: boolean;
+  readonly exactFirst?: boolean;
   /** Sees the input of each site, f32[nTokens, stride], before its projections run. */
   readonly observe?: (
     layer: number,
@@ -161,7 +159,7 @@ export class Forward {
     for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
     this.#angles(position, n);
     // one token's layer is too short to be timed, and the head is a third of the token
-    const isDecode = n === 1 && options.likePrompt !== true;
+    const isDecode = n === 1 && options.exactFirst !== true;
     if (isDecode) team.begin("decode", 1);
     for (let l = 0; l < w.layers.length; l++) {
       const layer = w.layers[l]!;
@@ -279,7 +277,9 @@ export class Forward {
       );
       this.#checkFinite(s.normed + row * i);
     }
-    drain(multiplyTokens(this.#k, s, w.lmHead, out, stride, s.normed, s.strides.hidden, count));
+    drain(
+      multiplyTokens(this.#team, s, w.lmHead, out, stride, s.normed, s.strides.hidden, count, false),
+    );
     return stride;
   }
 
@@ -435,13 +435,13 @@ export class Forward {
     n: number,
     options: PassOptions,
   ): Generator<void, void> {
-    const { observe, forceMask, sparseFrom, likePrompt } = options, s = this.#s;
+    const { observe, forceMask, sparseFrom, exactFirst = false } = options, s = this.#s;
     observe?.(l, SITES[site]!, x, xStride, n);
     s.newInput();
     for (const linear of this.#w.layers[l]!.sites[site]!) {
       const to = y + 4 * linear.at, rule = linear.parts[0]!.rule;
       const allDense = rule === null || rule.mode === "dense" || sparseFrom >= position + n;
-      if ((n === 1 && likePrompt !== true) || (!allDense && forceMask !== undefined)) {
+      if ((n === 1 && !exactFirst) || (!allDense && forceMask !== undefined)) {
         for (let t = 0; t < n; t++) {
           const at = position + t,
             forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
@@ -449,14 +449,27 @@ export class Forward {
           this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced);
         }
       } else if (allDense) {
-        yield* multiplyTokens(this.#k, s, linear.matrix, to, yStride, x, xStride, n);
+        yield* multiplyTokens(this.#team, s, linear.matrix, to, yStride, x, xStride, n, exactFirst);
         for (const p of linear.parts) {
           for (let t = sparseTokens(position, n, sparseFrom); t > 0 && p.rule !== null; t--) {
             this.#add(p, linear.matrix, linear.matrix.nIn);
           }
         }
         this.#addBiases(linear, to, yStride, n);
-      } else yield* this.#projectTokens(linear, rule, to, yStride, x, xStride, position, n, sparseFrom);
+      } else {
+        yield* this.#projectTokens(
+          linear,
+          rule,
+          to,
+          yStride,
+          x,
+          xStride,
+          position,
+          n,
+          sparseFrom,
+          exactFirst,
+        );
+      }
     }
     yield;
   }
@@ -478,6 +491,7 @@ export class Forward {
     position: number,
     n: number,
     sparseFrom: number,
+    exactFirst: boolean,
   ): Generator<void, void> {
     const k = this.#k, s = this.#s, m = linear.matrix, stride = s.strides.widest;
     for (let t = 0; t < n; t++) {
@@ -496,8 +510,8 @@ export class Forward {
       k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
       for (const p of linear.parts) if (sparse) this.#add(p, m, count);
     }
-    if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(k, y, yStride, m, n);
-    else yield* multiplyTokens(k, s, m, y, yStride, s.active, stride, n);
+    if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(this.#team, y, yStride, m, n);
+    else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst);
     for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
       this.#addLowRank(linear.parts, y + 4 * yStride * t, s.rest + 4 * stride * t, m);
     }

@@ -228,7 +228,7 @@ export class Session {
         observe: options.observe,
         forceMask: options.forceMask,
         sparseFrom,
-        likePrompt: start + first === 0,
+        exactFirst: start + first === 0,
       });
       this.#tokens.push(...chunk);
       each?.(first, chunk.length);

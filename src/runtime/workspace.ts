@@ -6,8 +6,10 @@ import {
   LIST_SPAN,
   padTo,
   QUAD_RECORD,
+  QUAD_TOKENS_RECORD,
 } from "../kernels/kernels.ts";
 import type { LlamaConfig } from "../model/config.ts";
+import { panelScratchBytes } from "./multiply_tokens.ts";
 
 /** Tokens that prefill takes through the model together: large enough to pay for unpacking weights, small enough for L2. */
 export const MAX_TOKENS = 128;
@@ -80,10 +82,9 @@ export class Workspace {
   readonly packed: number;
   readonly tokenScale: number;
   readonly tokenSum: number;
-  /** Unpacked weights: 64 outputs of i8, or 8 of f32; their scales and mins. */
-  readonly panels: number;
-  readonly panelScale: number;
-  readonly panelMin: number;
+  /** [widest], and records of one token: what 8 bits leave of a sequence's first token. */
+  readonly firstRest: number;
+  readonly firstPacked: number;
   /** Partial sums of a product whose channels are cut into segments: {@linkcode MAX_SEGMENTS} - 1 vectors as wide as a site's outputs. */
   readonly partials: number;
   /** Bytes from one of them to the next. */
@@ -143,9 +144,8 @@ export class Workspace {
     this.packed = rows(widest);
     this.tokenScale = take(4 * MAX_TOKENS * (widest / GROUP));
     this.tokenSum = take(4 * MAX_TOKENS * (widest / GROUP));
-    this.panels = take(64 * widest);
-    this.panelScale = take(8 * widest);
-    this.panelMin = take(8 * widest);
+    this.firstRest = vector();
+    this.firstPacked = take(widest / 64 * QUAD_TOKENS_RECORD);
     this.partialBytes = 4 * Math.max(hidden, qkv, gateUp);
     this.partials = take((MAX_SEGMENTS - 1) * this.partialBytes);
     this.scratchBytes = Math.max(
@@ -153,6 +153,7 @@ export class Workspace {
       // a block of int4, a row's input
       256,
       4 * widest,
+      panelScratchBytes(widest),
     );
     this.scratch = take(this.scratchBytes);
     this.bytes = at - start;

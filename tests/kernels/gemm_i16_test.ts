@@ -223,7 +223,7 @@ kernelTest("unpackGroupI4, gemmI16: nibbles, scales and mins of the file, times 
       bench.reset();
     }
   }
-});
+}, ["reference", "baseline", "debug"]);
 
 /** Integers within ±127 and power-of-two row scales: they quantise to themselves. */
 function exactRows(random: Random, nRows: number, nIn: number) {

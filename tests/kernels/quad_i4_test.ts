@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { QUAD_RECORD, quadBlockBytes } from "../../src/kernels/kernels.ts";
 import { quadI4Activation } from "../../src/kernels/reference/layouts.ts";
 import { roundHalfEven } from "../../src/kernels/reference/memory.ts";
-import { type Blocks, constantBlocks, randomBlocks, withLargestMins } from "../support/blocks.ts";
+import { q15 } from "../../src/kernels/reference/quad.ts";
+import { type Blocks, constantBlocks, packQuads, randomBlocks, withLargestMins } from "../support/blocks.ts";
 import {
   assertSameBits,
   assertWithin,
   type Bench,
-  type Buffer,
   type BuildName,
   kernelTest,
   openBench,
@@ -21,49 +21,30 @@ const HALF_ONE = { bits: 0x3c00, value: 1 };
 /** Rows and blocks a row: one row, tails of both, two turns of each loop, padded groups. */
 const SHAPES = [[1, 1], [15, 2], [16, 2], [17, 3], [48, 4], [67, 5]] as const;
 
-interface Packed {
-  readonly w: Buffer<"u8">;
-  readonly rowScale: Buffer<"f32">;
-  readonly nIn: number;
-  readonly nOut: number;
-}
-
-/** Packs rows in calls of `rowsACall`. */
-function pack(bench: Bench, blocks: Blocks, rowsACall: number = blocks.nRows): Packed {
-  const { nRows, rowBlocks, withMins } = blocks;
-  const nIn = Math.ceil(rowBlocks / 2) * 64;
-  const nOut = Math.ceil(nRows / 16) * 16;
-  const w = bench.buffer("u8", nOut / 16 * (nIn / 64) * quadBlockBytes(withMins));
-  const rowScale = bench.buffer("f32", nOut);
-  const rowBytes = rowBlocks * (withMins ? 20 : 18);
-  for (let o = 0; o < nRows; o += rowsACall) {
-    const count = Math.min(rowsACall, nRows - o);
-    const source = bench.buffer("u8", blocks.bytes.subarray(o * rowBytes, (o + count) * rowBytes));
-    const bad = bench.kernels.packQuadI4(
-      w.at,
-      rowScale.at,
-      source.at,
-      withMins ? 1 : 0,
-      o,
-      count,
-      rowBlocks,
-      nIn,
-    );
-    assert.equal(bad, -1, `rows from ${o}: a block that is not finite`);
-  }
-  return { w, rowScale, nIn, nOut };
-}
-
 /** Quantises x and reads it back. */
 function quantise(bench: Bench, x: Float32Array) {
   const records = bench.buffer("u8", x.length / 64 * QUAD_RECORD);
   new Uint8Array(bench.kernels.memory.buffer, records.at, records.values.length).fill(0);
   bench.kernels.quantizeQuadI4(records.at, bench.buffer("f32", x).at, x.length);
   const view = new DataView(bench.kernels.memory.buffer, records.at, records.values.length);
-  const at = (c: number) => Math.floor(c / 64) * QUAD_RECORD;
+  const field = (g: number, at: number) => view.getInt16((g >> 1) * QUAD_RECORD + at + 2 * (g % 2), true);
   const integers = Float64Array.from(x, (_, c) => view.getInt8(quadI4Activation(c)));
-  const steps = Float64Array.from(x, (_, c) => view.getFloat32(at(c) + 72, true));
-  return { records, view, integers, steps, xhat: integers.map((v, c) => v * steps[c]!) };
+  const steps = Float64Array.from(x, (_, c) => largestOf(x, c >> 5, 32) / 127);
+  return {
+    records,
+    integers,
+    steps,
+    xhat: integers.map((v, c) => v * steps[c]!),
+    start: (g: number) => field(g, 64),
+    sum: (g: number) => field(g, 68),
+    scale: (g: number) => view.getFloat32((g >> 1) * QUAD_RECORD + 72, true),
+    share: (g: number) => field(g, 76),
+  };
+}
+
+/** The largest magnitude of the nth `count` values. */
+function largestOf(x: Float32Array, n: number, count: number): number {
+  return x.subarray(n * count, (n + 1) * count).reduce((a, v) => Math.max(a, Math.abs(v)), 0);
 }
 
 /** i16 scale of block g (row-major number) against its row's. */
@@ -78,20 +59,15 @@ kernelTest(
     const twin = await openBench("reference");
     for (const nIn of [0, 64, 128, 576]) {
       const x = random.activations(nIn);
-      const { records, view, integers, steps, xhat } = quantise(bench, x);
+      const quantised = quantise(bench, x), { records, integers, steps, xhat } = quantised;
       assertWithin(xhat, x, steps.map((v) => 0.501 * v), `nIn ${nIn}`);
-      for (let pair = 0; pair < nIn; pair += 64) {
-        const largest = x.subarray(pair, pair + 64).reduce((a, v) => Math.max(a, Math.abs(v)), 0);
-        assert.ok(
-          Math.abs(steps[pair]! * 127 - largest) <= 1e-6 * largest,
-          "one step is a 127th of the largest",
-        );
-        const sums = [0, 32].map((h) =>
-          integers.subarray(pair + h, pair + h + 32).reduce((a, b) => a + b, 0)
-        );
-        const at = pair / 64 * QUAD_RECORD;
-        assert.deepEqual([68, 70].map((i) => view.getInt16(at + i, true)), sums);
-        assert.deepEqual([64, 66].map((i) => view.getInt16(at + i, true)), sums.map((v) => -8 * v + 0));
+      for (let g = 0; g < nIn / 32; ++g) {
+        const largest = largestOf(x, g >> 1, 64), share = quantised.share(g);
+        assert.ok(Math.abs(quantised.scale(g) * 127 - largest) <= 1e-6 * largest, "the larger scale");
+        assert.ok(Math.abs(share / 32767 * largest - largestOf(x, g, 32)) <= largest / 65000, "shares of it");
+        const sum = integers.subarray(32 * g, 32 * g + 32).reduce((a, b) => a + b, 0);
+        assert.equal(quantised.start(g), -8 * sum + 0);
+        assert.equal(quantised.sum(g), q15(sum, share));
       }
       assertSameBits(records.values, quantise(twin, x).records.values, `nIn ${nIn}`);
       bench.reset();
@@ -114,10 +90,10 @@ kernelTest("quantizeQuadI4: vectors of zeros and of subnormals are all but nothi
 function runProduct(bench: Bench, blocks: Blocks, x: Float32Array): void {
   const { nRows, rowBlocks, withMins, q, d, min } = blocks;
   const what = `${rowBlocks * 32} -> ${nRows}, mins ${withMins}`;
-  const { w, rowScale, nIn, nOut } = pack(bench, blocks);
+  const { w, rowScale, nIn, nOut } = packQuads(bench, blocks);
   const padded = new Float32Array(nIn);
   padded.set(x);
-  const { records, xhat } = quantise(bench, padded);
+  const quantised = quantise(bench, padded), { records, integers } = quantised;
   const y = bench.buffer("f32", nOut);
   bench.kernels.gemvQuadI4(y.at, w.at, rowScale.at, records.at, nIn, nOut, withMins ? 1 : 0);
   const expected = new Float64Array(nOut);
@@ -125,11 +101,14 @@ function runProduct(bench: Bench, blocks: Blocks, x: Float32Array): void {
   for (let o = 0; o < nOut; ++o) {
     const unit = rowScale.values[o]!;
     let magnitude = 0;
-    for (let c = 0; o < nRows && c < rowBlocks * 32; ++c) {
-      const g = o * rowBlocks + (c >> 5);
-      const weight = (q[g * 32 + c % 32]! - 8) * toI16(d[g]!, unit) + toI16(min[g]!, unit);
-      expected[o]! += weight * unit * xhat[c]!;
-      magnitude += Math.abs(weight * unit * xhat[c]!);
+    for (let g = 0; o < nRows && g < rowBlocks; ++g) {
+      let dot = 0;
+      for (let c = 32 * g; c < 32 * g + 32; ++c) dot += (q[o * rowBlocks * 32 + c]! - 8) * integers[c]!;
+      const product = toI16(d[o * rowBlocks + g]!, unit) * q15(dot, quantised.share(g));
+      const offset = toI16(min[o * rowBlocks + g]!, unit) * quantised.sum(g),
+        scale = unit * quantised.scale(g);
+      expected[o]! += scale * (product + offset);
+      magnitude += scale * (Math.abs(product) + Math.abs(offset));
     }
     bound[o] = sumBound(nIn / 64 + 4, magnitude);
   }
@@ -166,7 +145,7 @@ kernelTest("gemvQuadI4: sums at the ends of the range do not wrap", (bench) => {
 kernelTest("gemvQuadI4: the same bits in one call and in calls of 16 outputs", (bench) => {
   const random = new Random(73);
   for (const withMins of [false, true]) {
-    const { w, rowScale, nIn, nOut } = pack(bench, randomBlocks(random, 67, 6, withMins));
+    const { w, rowScale, nIn, nOut } = packQuads(bench, randomBlocks(random, 67, 6, withMins));
     const { records } = quantise(bench, random.activations(nIn));
     const whole = bench.buffer("f32", nOut);
     const parts = bench.buffer("f32", nOut);
@@ -189,7 +168,7 @@ kernelTest("gemvQuadI4: the same bits in one call and in calls of 16 outputs", (
 }, BUILDS);
 
 kernelTest(
-  "gemvQuadI4: within 5e-4 of the largest y of the file's weights, and 2.5 % of its rms",
+  "gemvQuadI4: within 5e-4 of the largest y of the file's weights, 3e-3 with large mins, and 2.5 % of its rms",
   (bench) => {
     const random = new Random(74);
     for (const [nRows, rowBlocks] of [[192, 18], [576, 48]] as const) {
@@ -197,7 +176,7 @@ kernelTest(
         const blocks = randomBlocks(random, nRows, rowBlocks, withMins);
         const { q, d, min } = blocks;
         const x = random.activations(rowBlocks * 32);
-        const { w, rowScale, nIn, nOut } = pack(bench, blocks);
+        const { w, rowScale, nIn, nOut } = packQuads(bench, blocks);
         const { records, xhat } = quantise(bench, x);
         const y = bench.buffer("f32", nOut);
         bench.kernels.gemvQuadI4(y.at, w.at, rowScale.at, records.at, nIn, nOut, withMins ? 1 : 0);
@@ -212,7 +191,9 @@ kernelTest(
           });
         const expected = product(xhat);
         const largest = expected.reduce((a, v) => Math.max(a, Math.abs(v)), 0);
-        assertWithin(y.values, expected, 5e-4 * largest, `${nIn} -> ${nRows}, mins ${withMins}`);
+        // mins of these blocks are up to 16 times a scale, which makes much of half a unit of a sum
+        const bound = (withMins ? 3e-3 : 5e-4) * largest;
+        assertWithin(y.values, expected, bound, `${nIn} -> ${nRows}, mins ${withMins}`);
         const exact = product(x);
         const error = Math.sqrt(exact.reduce((a, v, o) => a + (y.values[o]! - v) ** 2, 0));
         const size = Math.sqrt(exact.reduce((a, v) => a + v ** 2, 0));
@@ -233,7 +214,7 @@ kernelTest("packQuadI4: bytes of a block, by hand", (bench) => {
   view.setUint16(13 * 36 + 18, 0x3400, true);
   blocks.bytes[2 + 3] = 0x85;
   blocks.bytes[13 * 36 + 18 + 2 + 4] = 0xc8;
-  const { w, rowScale } = pack(bench, blocks);
+  const { w, rowScale } = packQuads(bench, blocks);
   const scales = new Int16Array(32);
   scales.set([32767, 0]);
   scales.set([-32767, 16384], 26);
@@ -254,7 +235,7 @@ kernelTest("packQuadI4: mins against the row's largest of both", (bench) => {
   const blocks = constantBlocks(1, 1, 8, HALF_ONE);
   const bytes = new Uint8Array(20);
   bytes.set([0x00, 0x3c, 0x80, 0xc9]);
-  const { w, rowScale } = pack(bench, { ...blocks, withMins: true, bytes });
+  const { w, rowScale } = packQuads(bench, { ...blocks, withMins: true, bytes });
   assert.equal(rowScale.values[0], Math.fround(3 / 29356));
   const scales = new Int16Array(w.values.slice(0, 128).buffer);
   assert.deepEqual([scales[0], scales[1], scales[32], scales[33]], [9785, 0, -29356, 0]);
@@ -266,9 +247,9 @@ kernelTest("packQuadI4: the reference's bits, in one call and in several", async
   for (const [nRows, rowBlocks] of [...SHAPES, [160, 18]] as const) {
     for (const withMins of [false, true]) {
       const blocks = randomBlocks(random, nRows, rowBlocks, withMins);
-      const expected = pack(twin, blocks);
+      const expected = packQuads(twin, blocks);
       for (const rowsACall of [nRows, 16, 32]) {
-        const { w, rowScale } = pack(bench, blocks, rowsACall);
+        const { w, rowScale } = packQuads(bench, blocks, rowsACall);
         const what = `${nRows} rows of ${rowBlocks}, ${rowsACall} a call, mins ${withMins}`;
         assertSameBits(w.values, expected.w.values, what);
         assertSameBits(rowScale.values, expected.rowScale.values, `${what}: row scales`);
@@ -303,50 +284,6 @@ kernelTest("packQuadI4: tells the first block whose scale or min is not finite",
         assert.equal(found, row * 3 + block, `bits ${bits} at ${at}, mins ${withMins}`);
         bench.reset();
       }
-    }
-  }
-}, BUILDS);
-
-kernelTest("unpackQuadI4: panels of 8 outputs, scales and mins of the file", (bench) => {
-  const random = new Random(77);
-  for (const [nRows, rowBlocks] of SHAPES) {
-    for (const withMins of [false, true]) {
-      const { q, d, min, ...blocks } = randomBlocks(random, nRows, rowBlocks, withMins);
-      const { w, rowScale, nIn, nOut } = pack(bench, { ...blocks, q, d, min });
-      for (let o = 0; o < nOut; o += 16) {
-        const what = `${nRows} rows of ${rowBlocks}, mins ${withMins}, output ${o}`;
-        const panels = bench.buffer("i8", 16 * nIn);
-        const scales = bench.buffer("f32", nIn / 2);
-        const mins = bench.buffer("f32", nIn / 2);
-        bench.kernels.unpackQuadI4(
-          panels.at,
-          scales.at,
-          mins.at,
-          w.at,
-          rowScale.at,
-          withMins ? 1 : 0,
-          o,
-          nIn,
-        );
-        const weights = new Int8Array(16 * nIn).fill(-8);
-        const [expectedD, expectedM, step] = [0, 0, 0].map(() => new Float64Array(nIn / 2));
-        for (let j = 0; j < 16 && o + j < nRows; ++j) {
-          for (let c = 0; c < rowBlocks * 32; ++c) {
-            const at = (j >> 3) * nIn * 8 + (c >> 1) * 16 + (j % 8) * 2 + c % 2;
-            weights[at] = q[(o + j) * rowBlocks * 32 + c]! - 8;
-          }
-          for (let g = 0; g < rowBlocks; ++g) {
-            const at = (j >> 3) * nIn / 4 + g * 8 + j % 8;
-            expectedD![at] = d[(o + j) * rowBlocks + g]!;
-            expectedM![at] = min[(o + j) * rowBlocks + g]!;
-            step![at] = 0.51 * rowScale.values[o + j]!;
-          }
-        }
-        assertSameBits(panels.values, weights, `${what}: weights`);
-        assertWithin(scales.values, expectedD!, step!, `${what}: scales`);
-        assertWithin(mins.values, expectedM!, step!, `${what}: mins`);
-      }
-      bench.reset();
     }
   }
 }, BUILDS);

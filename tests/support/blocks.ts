@@ -1,6 +1,6 @@
 /** Random Q4_0 and Q4_1 blocks whose scales, mins and nibbles are known because they were chosen, not decoded. */
 import assert from "node:assert/strict";
-import { groupBlockBytes } from "../../src/kernels/kernels.ts";
+import { groupBlockBytes, quadBlockBytes } from "../../src/kernels/kernels.ts";
 import type { Bench, Buffer, Random } from "./kernels.ts";
 
 /** Rows of blocks as a file holds them, and what they mean: `weight[o, c] = d * (q - 8) + m'`, m' = m + 8d for Q4_1, 0 for Q4_0. */
@@ -156,4 +156,38 @@ export function multiplyGroups(
       );
     }
   }
+}
+
+/** A matrix in quad i4. */
+export interface PackedQuads {
+  readonly w: Buffer<"u8">;
+  readonly rowScale: Buffer<"f32">;
+  readonly nIn: number;
+  readonly nOut: number;
+}
+
+/** Packs rows as quad i4 in calls of `rowsACall`. */
+export function packQuads(bench: Bench, blocks: Blocks, rowsACall: number = blocks.nRows): PackedQuads {
+  const { nRows, rowBlocks, withMins } = blocks;
+  const nIn = Math.ceil(rowBlocks / 2) * 64;
+  const nOut = Math.ceil(nRows / 16) * 16;
+  const w = bench.buffer("u8", nOut / 16 * (nIn / 64) * quadBlockBytes(withMins));
+  const rowScale = bench.buffer("f32", nOut);
+  const rowBytes = rowBlocks * (withMins ? 20 : 18);
+  for (let o = 0; o < nRows; o += rowsACall) {
+    const count = Math.min(rowsACall, nRows - o);
+    const source = bench.buffer("u8", blocks.bytes.subarray(o * rowBytes, (o + count) * rowBytes));
+    const bad = bench.kernels.packQuadI4(
+      w.at,
+      rowScale.at,
+      source.at,
+      withMins ? 1 : 0,
+      o,
+      count,
+      rowBlocks,
+      nIn,
+    );
+    assert.equal(bad, -1, `rows from ${o}: a block that is not finite`);
+  }
+  return { w, rowScale, nIn, nOut };
 }

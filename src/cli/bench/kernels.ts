@@ -4,8 +4,8 @@
  */
 import type { ProjectionName } from "../../model/config.ts";
 import { drain, type Linear } from "../../runtime/forward.ts";
-import { multiplyTokens } from "../../runtime/matrix.ts";
 import type { Model } from "../../runtime/model.ts";
+import { multiplyTokens } from "../../runtime/multiply_tokens.ts";
 import { Random } from "../../runtime/random.ts";
 import { nextTurn } from "../../runtime/turn.ts";
 import { MAX_TOKENS } from "../../runtime/workspace.ts";
@@ -267,7 +267,8 @@ class KernelBench {
 
   /** All matrices of one block with a prompt's tokens. */
   prompt(rep: number, tokens: number): void {
-    const { kernels, workspace: s } = this.#model.engine, placed = this.#layers[rep % this.#layers.length]!;
+    const { kernels, team, workspace: s } = this.#model.engine,
+      placed = this.#layers[rep % this.#layers.length]!;
     const { widest: xStride } = s.strides, x = s.active, y = s.gateUp;
     for (const { name, linear, yStride } of placed) {
       const { nIn } = linear.matrix, values = benchActivations(nIn);
@@ -276,7 +277,7 @@ class KernelBench {
         rows.set(values.subarray((t % INPUTS) * nIn, (t % INPUTS + 1) * nIn), t * xStride);
       }
       const began = performance.now();
-      drain(multiplyTokens(kernels, s, linear.matrix, y, yStride, x, xStride, tokens));
+      drain(multiplyTokens(team, s, linear.matrix, y, yStride, x, xStride, tokens, false));
       this.#add(`prefill ${name}`, performance.now() - began);
     }
   }

@@ -1,0 +1,183 @@
+/** y = x W^T for many tokens: weights are unpacked once for all of them, panel by panel, and panels are shared out among threads. */
+import { GROUP, padTo, QUAD_TOKENS_RECORD, quadPanelBytes } from "../kernels/kernels.ts";
+import type { PartKernels } from "../kernels/recorder.ts";
+import type { Team } from "../kernels/team.ts";
+import type { Matrix } from "./matrix.ts";
+import type { Workspace } from "./workspace.ts";
+
+/** Multiply-adds after which work on many tokens yields: 5 to 20 ms. */
+export const YIELD_AFTER: number = 2 ** 28;
+
+/** Outputs a step: their calls fit a job of 64 KB in every layout (at most 7.5 bytes an output). */
+const MAX_OUTPUTS = 4096;
+
+/** Products are computed for tokens in fours. */
+const FOUR = 4;
+
+/** y f32[nTokens rounded up to 4, yStride] = 0 in the outputs of m. */
+export function clearTokens(team: Team, y: number, yStride: number, m: Matrix, nTokens: number): void {
+  const n = padTo(m.nOutPadded, 8);
+  team.each(padTo(nTokens, FOUR), (k, from, to) => {
+    for (let t = from; t < to; t++) k.fillZeroF32(y + 4 * yStride * t, n);
+  });
+}
+
+/** Bytes of a part's scratch for panels of inputs up to `widest` channels: the largest are 64 outputs of bytes or 8 of floats, with their scales. */
+export function panelScratchBytes(widest: number): number {
+  return Math.max(8 * quadPanelBytes(widest), 64 * widest + 2 * (8 / GROUP) * 4 * 8 * widest);
+}
+
+/** Unpacks and multiplies outputs o to o + width. */
+type Product = (k: PartKernels, scratch: number, o: number) => void;
+
+/**
+ * y = x W^T for many tokens, all channels. Yields every few milliseconds of work.
+ *
+ * @param y f32[nTokens rounded up to 4, yStride], its first m.nOut rounded up to 8 overwritten
+ * @param x f32[nTokens, xStride], zero from nIn to nInPadded
+ * @param exactFirst whether the first token is the first of its sequence, whose activations are too large for 8 bits: where tokens are quantised to
+ *   as many, what that leaves of this one is quantised again and multiplied too
+ */
+export function* multiplyTokens(
+  team: Team,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  yStride: number,
+  x: number,
+  xStride: number,
+  nTokens: number,
+  exactFirst: boolean,
+): Generator<void, void> {
+  const onBytes = m.layout === "quad-i4" || (m.layout === "group-i4" && team.kernels.build === "relaxed");
+  if (!onBytes) clearTokens(team, y, yStride, m, nTokens);
+  const [width, product] = onBytes
+    ? byteProduct(team, s, m, y, yStride, x, xStride, nTokens, exactFirst)
+    : m.layout.endsWith("f32") || m.layout.endsWith("bf16")
+    ? floatProduct(team, s, m, y, yStride, x, xStride, nTokens)
+    : integerProduct(team, s, m, y, yStride, x, xStride, nTokens);
+  const nOut = onBytes || width > 8 ? m.nOutPadded : m.nOut, units = Math.ceil(nOut / width);
+  const work = width * nTokens * m.nInPadded;
+  const step = Math.max(1, Math.min(Math.ceil(YIELD_AFTER / work), MAX_OUTPUTS / width));
+  for (let first = 0; first < units; first += step) {
+    team.each(Math.min(step, units - first), (k, from, to, scratch) => {
+      for (let i = first + from; i < first + to; i++) product(k, scratch, width * i);
+    });
+    yield;
+  }
+}
+
+/** Fours of tokens, packed by several threads. */
+function packTokens(
+  team: Team,
+  nTokens: number,
+  pack: (k: PartKernels, four: number, nTokens: number) => void,
+): void {
+  team.each(Math.ceil(nTokens / FOUR), (k, from, to) => {
+    pack(k, from, Math.min(nTokens - FOUR * from, FOUR * (to - from)));
+  });
+}
+
+/** int4 in the relaxed build: bytes of nibbles by 8-bit activations. */
+function byteProduct(
+  team: Team,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  yStride: number,
+  x: number,
+  xStride: number,
+  nTokens: number,
+  exactFirst: boolean,
+): [width: number, product: Product] {
+  const { nInPadded: nIn, w, rowScale, chunk } = m, mins = m.withMins ? 1 : 0;
+  const recordBytes = nIn / 64 * QUAD_TOKENS_RECORD;
+  packTokens(team, nTokens, (k, four, n) => {
+    k.packTokensQuadI4(s.packed + recordBytes * four, x + 4 * FOUR * xStride * four, n, xStride, nIn);
+  });
+  if (exactFirst) {
+    team.kernels.restQuadI4(s.firstRest, x, nIn);
+    team.kernels.packTokensQuadI4(s.firstPacked, s.firstRest, 1, nIn, nIn);
+  }
+  const isQuad = m.layout === "quad-i4", width = isQuad ? 16 : 64;
+  return [width, (k, panels, o) => {
+    if (isQuad) k.unpackQuadI4(panels, w, rowScale, mins, o, nIn);
+    else k.unpackGroupQuadI4(panels, w, rowScale, mins, o, nIn, chunk);
+    k.gemmQuadI4(y + 4 * o, s.packed, panels, nTokens, yStride, nIn, width, 0);
+    if (exactFirst) k.gemmQuadI4(y + 4 * o, s.firstPacked, panels, 1, yStride, nIn, width, 1);
+  }];
+}
+
+/** Floats: panels of 8 outputs. */
+function floatProduct(
+  team: Team,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  yStride: number,
+  x: number,
+  xStride: number,
+  nTokens: number,
+): [width: number, product: Product] {
+  const { nIn, nOut, w, layout } = m;
+  packTokens(team, nTokens, (k, four, n) => {
+    k.packTokensF32(s.packed + 4 * FOUR * nIn * four, x + 4 * FOUR * xStride * four, n, xStride, nIn);
+  });
+  return [8, (k, panel, o) => {
+    if (layout === "channels-f32") k.unpackChannelsF32(panel, w, o, nIn, nOut);
+    else if (layout === "channels-bf16") k.unpackChannelsBf16(panel, w, o, nIn, nOut);
+    else if (layout === "rows-f32") k.unpackRowsF32(panel, w, o, nIn, nOut);
+    else k.unpackRowsBf16(panel, w, o, nIn, nOut);
+    k.gemmF32(y + 4 * o, s.packed, panel, nTokens, yStride, nIn);
+  }];
+}
+
+/** int8, and int4 in the baseline build: i8 panels by 15-bit activations. */
+function integerProduct(
+  team: Team,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  yStride: number,
+  x: number,
+  xStride: number,
+  nTokens: number,
+): [width: number, product: Product] {
+  const { nInPadded: nIn, w, rowScale, chunk, layout, nOutPadded } = m, mins = m.withMins ? 1 : 0;
+  const factor = m.channelScale === 0 ? s.ones : m.channelScale, scales = 4 * FOUR * nIn / GROUP;
+  packTokens(team, nTokens, (k, four, n) => {
+    const at = scales * four, from = x + 4 * FOUR * xStride * four;
+    k.packTokensI16(
+      s.packed + 2 * FOUR * nIn * four,
+      s.tokenScale + at,
+      s.tokenSum + at,
+      from,
+      factor,
+      n,
+      xStride,
+      nIn,
+    );
+  });
+  const width = layout === "group-i4" ? 64 : layout === "channels-i8" ? 32 : 16;
+  return [width, (k, panels, o) => {
+    const d = panels + width * nIn, mAt = d + width * nIn / 8;
+    if (layout === "group-i4") k.unpackGroupI4(panels, d, mAt, w, rowScale, mins, o, nIn, chunk);
+    else if (layout === "channels-i8") k.unpackChannelsI8(panels, d, mAt, w, rowScale, o, nIn, nOutPadded);
+    else k.unpackPairsI8(panels, d, mAt, w, rowScale, o, nIn);
+    for (let j = 0; j < width && o + j < m.nOut; j += 8) {
+      const panel = panels + j * nIn, at = j / 8 * nIn;
+      k.gemmI16(
+        y + 4 * (o + j),
+        s.packed,
+        s.tokenScale,
+        s.tokenSum,
+        panel,
+        d + at,
+        mAt + at,
+        nTokens,
+        yStride,
+        nIn,
+      );
+    }
+  }];
+}
