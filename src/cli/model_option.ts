@@ -14,7 +14,7 @@ export interface ModelOption {
 export interface RunOptions extends ModelOption {
   /** Path of a recipe. */
   readonly recipe?: string;
-  readonly threads?: number;
+  readonly threads: number | "auto";
   readonly kernels: "auto" | "baseline" | "relaxed";
   readonly dtype: "auto" | "f32" | "bf16" | "int8" | "int4";
   readonly kv: "f32" | "bf16";
@@ -33,7 +33,11 @@ export function addModelOption(command: Command): Command {
 /** Adds what a model runs on: threads, kernels, storage. */
 export function addEngineOptions(command: Command): Command {
   return command
-    .option("--threads <n>", "threads; without it one", integer(1, 1024))
+    .addOption(
+      new Option("--threads <n>", "threads; auto: one a processor, at most 8, used while they help")
+        .default("auto")
+        .argParser((text) => text === "auto" ? text : integer(1, 1024)(text)),
+    )
     .addOption(
       new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
         "auto",

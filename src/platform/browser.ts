@@ -8,6 +8,7 @@ function noFiles(what: string): Promise<never> {
 /** The platform of this page or worker. */
 export const platform: Platform = {
   cpu: () => "",
+  processors: () => globalThis.navigator?.hardwareConcurrency || 1,
   runtime: `browser ${globalThis.navigator?.userAgent ?? "unknown"}`,
   hasFiles: false,
   env: () => undefined,

@@ -37,6 +37,8 @@ export interface Platform {
   tryLock(path: string): Promise<{ release(): Promise<void> } | null>;
   /** The processor's name; empty where it can't be known. */
   cpu(): string;
+  /** Processors that this process may use, at least 1. */
+  processors(): number;
   /**
    * Starts a worker that runs `code`, the source of a function of `data` and of what sends a message. It does not keep the process alive.
    * `end` is called once when it ends, with the reason, where the runtime can tell. Absent where there are no workers.

@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { openAsBlob } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
-import { cpus, homedir } from "node:os";
+import { availableParallelism, cpus, homedir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { Worker } from "node:worker_threads";
@@ -63,6 +63,7 @@ export function serverPlatform(runtime: string): Platform {
     uptimeMs: () => process.uptime() * 1000,
     tryLock,
     cpu: () => cpus()[0]?.model ?? "",
+    processors: () => availableParallelism(),
     startWorker,
     run,
   };

@@ -47,10 +47,10 @@ export interface LoadOptions {
   /** A recipe file's path or bytes, or one that calibration made. Without one the model is dense. */
   readonly recipe?: string | Blob | LoadedRecipe;
   /**
-   * Threads to use, default 1. More share the work of a token while that is faster, which is measured as it runs. Where there can be no threads
-   * there is one, and `info.threadsReason` says why.
+   * Threads to use, default 1; `auto`: one for each processor, at most 8. More share the work while that is faster, which is measured as it runs. Where
+   * there can be no threads there is one, and `info.threadsReason` says why.
    */
-  readonly threads?: number;
+  readonly threads?: number | "auto";
   /**
    * The kernel build; or one of `build/kernels.*.wasm` as bytes, or compiled where the platform forbids compiling (then `*.shared.wasm` for more
    * than one thread); `reference` is scalar and slow.
@@ -325,8 +325,8 @@ export class Model {
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
     const began = performance.now();
     const { threads = 1, dtype = "auto", kv = "f32", signal, onProgress } = options;
-    if (!Number.isInteger(threads) || threads < 1) {
-      throw new RangeError(`threads: ${threads} found, at least 1 wanted`);
+    if (threads !== "auto" && (!Number.isInteger(threads) || threads < 1)) {
+      throw new RangeError(`threads: ${threads} found, auto or at least 1 wanted`);
     }
     if (dtype !== "auto" && !DTYPES.includes(dtype)) {
       throw new RangeError(`dtype: ${dtype} found, auto, ${DTYPES.join(", ")} wanted`);

@@ -17,6 +17,9 @@ import type { Workspace } from "./workspace.ts";
 /** What `LoadOptions.kernels` may be. */
 export type KernelSource = KernelChoice | "reference" | WebAssembly.Module | Uint8Array;
 
+/** Most threads of `auto`: past these, steps of a token are too short to be shared out. */
+const MAX_AUTO = 8;
+
 /** How memory is touched ahead: `WasmKernelOptions.touch`. */
 type Touch = NonNullable<WasmKernelOptions["touch"]>;
 
@@ -32,12 +35,12 @@ export interface KernelFactory {
 /**
  * Finds out what there can be.
  *
- * @param threads as many as are asked for
+ * @param threads as many as are asked for; `auto`: one for each processor, fewer where they do not start
  * @throws {RangeError} If the build can't run here; `WebAssembly.LinkError` if `source` is no build of the kernels.
  */
 export async function openKernels(
   source: KernelSource,
-  threads: number,
+  threads: number | "auto",
   platform: Platform,
 ): Promise<KernelFactory> {
   if (source === "reference") {
@@ -50,9 +53,12 @@ export async function openKernels(
         Promise.resolve(Team.alone(kernels, workspace.scratch, reason)),
     };
   }
-  const wanted = Math.min(threads, MAX_THREADS);
+  const isAuto = threads === "auto";
+  const wanted = isAuto ? Math.min(platform.processors(), MAX_AUTO) : Math.min(threads, MAX_THREADS);
   let reason = wanted > 1
     ? noSharedMemoryReason() ?? (platform.startWorker ? null : "this runtime has no workers")
+    : isAuto
+    ? "there is one processor"
     : null;
   const share = wanted > 1 && reason === null;
   const [module, shared] = typeof source === "string"
@@ -66,16 +72,21 @@ export async function openKernels(
     create: (memory, touch) => createWasmKernels(module, memory, { touch }),
     async startTeam(kernels, touch, arena, workspace) {
       if (!share || !shared) return Team.alone(kernels, workspace.scratch, reason);
-      return await Team.start({
-        kernels: kernels as WasmKernels,
-        module,
-        kernelOptions: { touch },
-        scratch: workspace.scratch,
-        scratchBytes: workspace.scratchBytes,
-        allocate: (bytes) => arena.allocate(bytes),
-        threads: wanted,
-        startWorker: platform.startWorker!,
-      });
+      try {
+        return await Team.start({
+          kernels: kernels as WasmKernels,
+          module,
+          kernelOptions: { touch },
+          scratch: workspace.scratch,
+          scratchBytes: workspace.scratchBytes,
+          allocate: (bytes) => arena.allocate(bytes),
+          threads: wanted,
+          startWorker: platform.startWorker!,
+        });
+      } catch (error) {
+        if (!isAuto) throw error;
+        return Team.alone(kernels, workspace.scratch, String(error instanceof Error ? error.message : error));
+      }
     },
   };
 }

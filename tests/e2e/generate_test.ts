@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { availableParallelism } from "node:os";
 import process from "node:process";
 import { test } from "node:test";
 import { babbler, CLI, failure, json, rsparse, type RunDocument, stories } from "../support/cli.ts";
@@ -43,10 +44,14 @@ test("generate --json: the document of the contract, and nothing else on stdout"
     document.timings["firstTokenMs"]! > document.timings["loadMs"]!,
     "counted from the process's start",
   );
+  // one for each processor; of a single one there is a reason
+  const { threads, threadsReason } = document.engine;
+  const processors = Math.min(availableParallelism(), 8);
+  assert.deepEqual([threads, threadsReason], [processors, processors > 1 ? null : "there is one processor"]);
   assert.equal(
     numbers(document).filter(([, value]) => value === null).length,
-    3,
-    "recipe, sparsity and the reason for fewer threads alone are null",
+    processors > 1 ? 3 : 2,
+    "recipe, sparsity and, with several processors, the reason for one thread alone are null",
   );
 });
 
@@ -59,7 +64,7 @@ test("generate: the text goes to stdout as it is, the speed to stderr", withStor
   assert.match(
     stderr,
     new RegExp(
-      `^stories260K \\(f32\\), dense, \\w+ kernels, \\S+ [\\d.]+, 1 thread: prompt ${prompt.count} tokens at [\\d.]+ tok/s, ` +
+      `^stories260K \\(f32\\), dense, \\w+ kernels, \\S+ [\\d.]+, \\d threads?: prompt ${prompt.count} tokens at [\\d.]+ tok/s, ` +
         `generated 20 at [\\d.]+ tok/s, first after [\\d.]+ s\n$`,
     ),
   );
