@@ -13,7 +13,12 @@ import { logitsOf, SMOL_THRESHOLD, TINY, TINY_THRESHOLD } from "./hashes.ts";
 const skip = skipWithout("golden/tiny") || noSharedMemoryReason() || false;
 
 /** Logits of a prompt and of decode steps, with one thread and with more, dense and sparse. */
-async function compare(source: string, options: LoadOptions, threshold: number): Promise<void> {
+async function compare(
+  source: string,
+  options: LoadOptions,
+  threshold: number,
+  teams: readonly number[],
+): Promise<void> {
   const base = { ...options, contextLength: 256, tuning: UNTUNED };
   await using dense = await Model.load(source, { ...base, threads: 1 });
   for (const recipe of [undefined, await recipeOfThreshold(dense, threshold, 0.8)]) {
@@ -21,7 +26,7 @@ async function compare(source: string, options: LoadOptions, threshold: number):
       ? dense
       : await Model.load(source, { ...base, recipe, threads: 1 });
     const expected = logitsOf(alone);
-    for (const threads of [2, 3]) {
+    for (const threads of teams) {
       await using together = await Model.load(source, { ...base, recipe, threads });
       assert.deepEqual([together.info.threads, together.info.threadsReason], [threads, null]);
       const what = `${source}, ${options.dtype}${recipe ? ", sparse" : ""}, ${threads} threads`;
@@ -33,15 +38,17 @@ async function compare(source: string, options: LoadOptions, threshold: number):
 for (const dtype of ["f32", "bf16", "int8", "int4"] as const) {
   test(`threads: tiny models compute the same bits with one, two and three, ${dtype}`, { skip }, async () => {
     for (const name of TINY) {
-      await compare(requireShared(`golden/tiny/${name}`), { kernels: "baseline", dtype }, TINY_THRESHOLD);
+      const source = requireShared(`golden/tiny/${name}`);
+      await compare(source, { kernels: "baseline", dtype }, TINY_THRESHOLD, [2, 3]);
     }
   });
 
-  test(`threads: SmolLM2 computes the same bits with one, two and three, ${dtype}`, { skip }, async () => {
-    await compare(await pulledModel(), { kernels: "baseline", dtype }, SMOL_THRESHOLD);
+  // its channels are cut into segments, which those of tiny models are too few for
+  test(`threads: SmolLM2 computes the same bits with one and two, ${dtype}`, { skip }, async () => {
+    await compare(await pulledModel(), { kernels: "baseline", dtype }, SMOL_THRESHOLD, [2]);
   });
 }
 
-test("threads: SmolLM2 computes the same bits with one, two and three, relaxed", { skip }, async () => {
-  await compare(await pulledModel(), { dtype: "int4" }, SMOL_THRESHOLD);
+test("threads: SmolLM2 computes the same bits with one and three, relaxed", { skip }, async () => {
+  await compare(await pulledModel(), { dtype: "int4" }, SMOL_THRESHOLD, [3]);
 });
