@@ -365,7 +365,7 @@ export class Model {
     const weights = await loader.load(description, plan);
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
-    const recipeBytes = recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones);
+    const recipeBytes = recipe === null ? 0 : applyRecipe(kernels, weights, recipe, arena, workspace);
     const team = await factory.startTeam(kernels, tuning.touch, arena, workspace);
     const engine = new Engine(
       { team, arena, workspace, weights },
