@@ -506,12 +506,12 @@ async function tuneHere(
   platform: Platform,
   factory: KernelFactory,
 ): Promise<Tuning> {
-  const { build } = await factory.create(factory.newMemory(), "atomic");
+  const began = performance.now(), { build } = await factory.create(factory.newMemory(), "atomic");
   const found = await readFindings(platform, build), before = found.size;
   const watch: Stopwatch = shapes.every((shape) => isKnown(found, shape))
     ? () => Infinity
     : await openStopwatch(config, factory);
-  const tuning = tune(shapes, build, found, watch);
+  const tuning = tune(shapes, build, found, watch, () => performance.now(), began);
   if (found.size > before) await writeFindings(platform, build, found);
   return tuning;
 }
