@@ -25,7 +25,7 @@ import { engineName } from "../timing.ts";
 const SPARSITY = 0.5, RHO = 0.95;
 /** Activations that take turns from block to block, so that no list of channels is the last one's. */
 const INPUTS = 8;
-const SAMPLES = 41, WARM_UP = 4;
+const SAMPLES = 81, WARM_UP = 4;
 
 const { values } = parseArgs({
   options: {
