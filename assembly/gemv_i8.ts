@@ -128,7 +128,7 @@ export function finish_channels_i8(y: usize, acc: usize, rowScale: usize, s: f32
 /**
  * y f32[nOut] = s * rowScale * (w xq). Pairs i8: dense, in address order, 13 operations for 32 weights; two pairs a round.
  *
- * @param xq  i16[nIn], nIn a multiple of 32
+ * @param xq  i16[nIn], nIn a multiple of 8
  * @param nOut a multiple of 16
  */
 export function gemv_pairs_i8(y: usize, w: usize, xq: usize, rowScale: usize, s: f32, sumX: i32, nIn: u32, nOut: u32): void {

@@ -128,7 +128,7 @@ function pairs_offset(o: u32): usize { return <usize>((o >> 3) << 4) + ((o & 3) 
  * Rows o0.. of pairs i8 from src f32[nRows, nIn]; writes rowScale[o0..]. Rows are taken 16 at a time, missing ones are 0.
  *
  * @param o0        a multiple of 16
- * @param nInPadded a multiple of 32; channels at or past nIn are 0
+ * @param nInPadded a multiple of 8; channels at or past nIn are 0
  */
 export function pack_pairs_i8(w: usize, rowScale: usize, src: usize, o0: u32, nRows: u32, nIn: u32, nInPadded: u32): void {
   for (let r: u32 = 0; r < nRows; r += 16) {

@@ -11,7 +11,8 @@
  *     channels bf16   2 bytes; each 16 bytes hold outputs o..o+7 as u16 lanes o o+4 o+1 o+5 o+2 o+6 o+3 o+7; nOut padded to 8
  *     channels i8     1 byte; even outputs as w + 128, odd as two's complement; nOut padded to 32; a row and a channel scale
  *     pairs i8        [nOut/16][nIn/2] blocks of 32 bytes: 2 vectors h; u16 unit 2l is channel a, 2l+1 channel b (l 0..3); its
- *                     low byte is output 8h+l as w + 128, its high byte output 8h+4+l; nOut padded to 16, nIn to 32; a row scale
+ *                     low byte is output 8h+l as w + 128, its high byte output 8h+4+l; nOut padded to 16, nIn to 32 (8 in
+ *                     factors, which prefill does not unpack); a row scale
  *     group i4        [nOut/C][nIn/64][C/64] blocks of 64 outputs x 64 channels, groups g and g+1: 64 i16 pairs (d[o,g], d[o,g+1]); the 32
  *                     channels of g; with mins 64 pairs (m'[o,g], m'[o,g+1]); the channels of g+1. A channel is 32 bytes, 16 for each 32
  *                     outputs. Baseline: u16 unit l, bits 4k..4k+3 = output 8k+l. Relaxed: byte j, low nibble = output j + (j < 8 ? 0 : 8),
@@ -207,7 +208,7 @@ export interface Kernels {
   finishChannelsI8(y: number, acc: number, rowScale: number, s: number, sumX: number, nOut: number): void;
   /** Sum of i16[n], n a multiple of 8. */
   sumI16(x: number, n: number): number;
-  /** y[o] = s * rowScale[o] * (w[o, :] . xq). Layout pairs i8; nIn a multiple of 32, nOut of 16. */
+  /** y[o] = s * rowScale[o] * (w[o, :] . xq). Layout pairs i8; nIn a multiple of 8, nOut of 16. */
   gemvPairsI8(
     y: number,
     w: number,
@@ -424,7 +425,7 @@ export interface Kernels {
     nIn: number,
     nOut: number,
   ): void;
-  /** Rows o0.. of pairs i8 (o0 and, but for the last call, nRows multiples of 16); writes their rowScale, channel scale is 1. nInPadded a multiple of 32. */
+  /** Rows o0.. of pairs i8 (o0 and, but for the last call, nRows multiples of 16); writes their rowScale, channel scale is 1. nInPadded a multiple of 8. */
   packPairsI8(
     w: number,
     rowScale: number,

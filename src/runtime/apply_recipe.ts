@@ -1,10 +1,12 @@
 /** A recipe's thresholds, scales and factors into the model's memory. */
 import type { Arena } from "../kernels/arena.ts";
-import { padTo } from "../kernels/kernels.ts";
+import { type Kernels, padTo } from "../kernels/kernels.ts";
 import { projectionPath } from "../model/config.ts";
 import type { LoadedRecipe } from "../recipe/recipe.ts";
 import type { Weights } from "./forward.ts";
+import { type Layout, type Matrix, type MatrixPlan, packRows, placeMatrix, planMatrix } from "./matrix.ts";
 import { NO_RECIPE, type RecipeHints } from "./plan.ts";
+import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
 /** What loading has to know of a recipe. */
 export function recipeHints(loaded: LoadedRecipe | null): RecipeHints {
@@ -32,64 +34,113 @@ function sameScale(a: Float32Array | null, b: Float32Array | null): boolean {
 /**
  * Gives every projection its rule. The recipe has been checked against the model: it has one for each.
  *
- * @param ones f32 ones, at least as many as the widest input has channels
+ * @param workspace not in use: what prefill packs is staging here
  * @returns bytes that scales and factors took
  */
-export function applyRecipe(weights: Weights, loaded: LoadedRecipe, arena: Arena, ones: number): number {
+export function applyRecipe(
+  kernels: Kernels,
+  weights: Weights,
+  loaded: LoadedRecipe,
+  arena: Arena,
+  workspace: Workspace,
+): number {
   const before = arena.used, { memory } = arena;
+  const packer = new FactorPacker(kernels, arena, workspace.packed);
   const rules = new Map(loaded.recipe.projections.map((p) => [p.path, p]));
   for (const [l, { sites }] of weights.layers.entries()) {
     for (const { matrix, parts } of sites.flat()) {
       const paths = parts.map(({ name }) => projectionPath(l, name));
       const scale = loaded.scale(paths[0]!);
-      let scaleAt = ones;
+      let scaleAt = workspace.ones;
       if (scale !== null) {
         scaleAt = arena.allocate(4 * padTo(matrix.nIn, 64));
         new Float32Array(memory.buffer, scaleAt, scale.length).set(scale);
       }
-      const ranks = paths.map((path) => loaded.factors(path) === null ? 0 : rules.get(path)!.rank);
-      const kind = matrix.layout === "channels-f32" ? "f32" : "bf16", bytes = kind === "f32" ? 4 : 2;
-      const first = arena.allocate(bytes * matrix.nIn * ranks.reduce((sum, rank) => sum + rank));
-      let v = first;
+      const factors = paths.map((path) => loaded.factors(path)), layouts = factorLayouts(matrix.layout);
+      const v = packer.rows(layouts.v, matrix.nIn, factors.map((f) => f?.v ?? new Float32Array()));
+      let firstRank = 0;
       for (const [i, p] of parts.entries()) {
-        const factors = loaded.factors(paths[i]!), { mode, threshold, rank } = rules.get(paths[i]!)!;
-        let u = 0;
-        if (factors !== null) {
-          u = arena.allocate(bytes * rank * padTo(p.nOut, 8));
-          if (kind === "f32") {
-            new Float32Array(memory.buffer, u, factors.u.length).set(factors.u);
-            new Float32Array(memory.buffer, v, factors.v.length).set(factors.v);
-          } else {
-            writeChannelsBf16(
-              new Uint16Array(memory.buffer, u, rank * padTo(p.nOut, 8)),
-              factors.u,
-              rank,
-              p.nOut,
-            );
-            new Uint16Array(memory.buffer, v, factors.v.length).set(roundBf16(factors.v));
-          }
-        }
-        p.rule = { mode, threshold, scale: scaleAt, rank, factors: kind, u, v };
-        v += bytes * matrix.nIn * ranks[i]!;
+        const { mode, threshold, rank: wanted } = rules.get(paths[i]!)!, f = factors[i]!;
+        const rank = f === null ? 0 : wanted;
+        const u = f === null ? null : packer.columns(layouts.u, rank, p.nOut, f.u);
+        p.rule = { mode, threshold, scale: scaleAt, rank, v, firstRank, u };
+        firstRank += rank;
       }
     }
   }
   return arena.used - before;
 }
 
-/** Bits of each value in bf16, to nearest even. */
-function roundBf16(values: Float32Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  return Uint16Array.from(bits, (b) => (b + 0x7fff + ((b >>> 16) & 1)) >>> 16);
+/** What factors are kept as beside weights of a layout. */
+function factorLayouts(weights: Layout): { readonly v: Layout; readonly u: Layout } {
+  if (weights === "channels-f32") return { v: "rows-f32", u: "channels-f32" };
+  if (weights === "channels-bf16") return { v: "rows-bf16", u: "channels-bf16" };
+  return { v: "pairs-i8", u: "pairs-i8" };
 }
 
-/** Layout channels bf16 from f32[nIn, nOut]. */
-function writeChannelsBf16(w: Uint16Array, src: Float32Array, nIn: number, nOut: number): void {
-  const rounded = roundBf16(src), stride = padTo(nOut, 8);
-  for (let c = 0; c < nIn; c++) {
-    for (let o = 0; o < nOut; o++) {
-      const within = o % 8;
-      w[c * stride + o - within + 2 * (within % 4) + (within >> 2)] = rounded[c * nOut + o]!;
+/** Rows that are staged together: a multiple of every layout's tile, and what the workspace has room for. */
+const STAGED = MAX_TOKENS;
+
+/** Packs factors a slice of rows at a time. */
+class FactorPacker {
+  readonly #k: Kernels;
+  readonly #arena: Arena;
+  readonly #staging: number;
+
+  /** @param staging f32[STAGED, widest input] */
+  constructor(kernels: Kernels, arena: Arena, staging: number) {
+    this.#k = kernels;
+    this.#arena = arena;
+    this.#staging = staging;
+  }
+
+  /** The rows of all of them, f32[ranks, nIn] each, as one matrix; null if there are none. */
+  rows(layout: Layout, nIn: number, all: readonly Float32Array[]): Matrix | null {
+    const rows = all.flatMap((v) =>
+      Array.from({ length: v.length / nIn }, (_, r) => v.subarray(nIn * r, nIn * (r + 1)))
+    );
+    if (rows.length === 0) return null;
+    const m = this.#place(planMatrix(layout, nIn, rows.length, { isFactor: true }));
+    this.#pack(m, (staged, o, count) => {
+      for (let r = 0; r < count; r++) staged.set(rows[o + r]!, nIn * r);
+    });
+    return m;
+  }
+
+  /**
+   * The matrix whose columns u f32[rank, nOut] has as rows. Their sizes, singular values that span orders of magnitude, are the scales of its
+   * channels, so that each column has all of int8's steps.
+   */
+  columns(layout: Layout, rank: number, nOut: number, u: Float32Array): Matrix {
+    const balanced = layout === "pairs-i8";
+    const m = this.#place(planMatrix(layout, rank, nOut, { balanced, isFactor: true }));
+    const scales = new Float32Array(rank).fill(1);
+    if (balanced) {
+      for (let r = 0; r < rank; r++) scales[r] = norm(u.subarray(nOut * r, nOut * (r + 1)));
+      new Float32Array(this.#k.memory.buffer, m.channelScale, rank).set(scales);
+    }
+    this.#pack(m, (staged, o, count) => {
+      for (let r = 0; r < rank; r++) {
+        for (let i = 0; i < count; i++) staged[rank * i + r] = u[nOut * r + o + i]! / scales[r]!;
+      }
+    });
+    return m;
+  }
+
+  #place(plan: MatrixPlan): Matrix {
+    return placeMatrix(plan, (bytes) => this.#arena.allocate(bytes));
+  }
+
+  #pack(m: Matrix, stage: (staged: Float32Array, o: number, count: number) => void): void {
+    for (let o = 0; o < m.nOut; o += STAGED) {
+      const count = Math.min(STAGED, m.nOut - o);
+      stage(new Float32Array(this.#k.memory.buffer, this.#staging, m.nIn * count), o, count);
+      packRows(this.#k, m, this.#staging, o, count);
     }
   }
+}
+
+/** Length of a vector; 1 if it is 0. */
+function norm(values: Float32Array): number {
+  return Math.sqrt(values.reduce((sum, v) => sum + v * v, 0)) || 1;
 }

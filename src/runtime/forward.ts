@@ -5,7 +5,7 @@ import type { Team } from "../kernels/team.ts";
 import type { LlamaConfig, ProjectionName } from "../model/config.ts";
 import type { KvCache } from "./kv_cache.ts";
 import {
-  addAllChannels,
+  addProduct,
   type Matrix,
   multiplyByRule,
   multiplyVector,
@@ -24,14 +24,14 @@ export interface SparseRule {
   /** 0 where there is no low-rank part. */
   readonly rank: number;
   /**
-   * How the factors are kept: as floats beside f32 weights, else in half the bytes (2.5 % more multiply-adds than bf16 weights of 50 % sparsity
-   * have, 8 % of the time of int4's).
+   * V^T of all projections of a linear, a row for each of their ranks: rows f32 or bf16 beside weights of that type, pairs i8 beside int8 and int4.
+   * null where none has a low-rank part.
    */
-  readonly factors: "f32" | "bf16";
-  /** Channels f32 or bf16 of `rank` channels, nOut outputs: columns of U times their singular value. */
-  readonly u: number;
-  /** Rows f32 or bf16 [rank, nIn]; those of a linear's projections follow one another. */
-  readonly v: number;
+  readonly v: Matrix | null;
+  /** The projection's first row in v. */
+  readonly firstRank: number;
+  /** U, columns times their singular value: channels f32 or bf16, or pairs i8. null where rank is 0. */
+  readonly u: Matrix | null;
 }
 
 /** One linear layer in memory: some outputs of a {@linkcode Linear}. */
@@ -57,7 +57,7 @@ export interface Linear {
   readonly at: number;
   /** How it runs by a sparse rule. */
   readonly method: RunMethod;
-  /** Their rules differ at most in rank, u and v. */
+  /** Their rules differ at most in rank, firstRank and u. */
   readonly parts: readonly Projection[];
 }
 
@@ -319,13 +319,13 @@ export class Forward {
       active = multiplyByRule(this.#team, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
     let rest = x;
-    if (rule !== null && rule.mode !== "low_rank" && linear.parts.some((p) => p.rule!.rank > 0)) {
+    if (rule !== null && rule.mode !== "low_rank" && rule.v !== null) {
       rest = s.rest;
       if (linear.method !== "dense") {
         k.maskChannelsF32(s.active, rest, x, rule.scale, rule.threshold, m.nIn);
       }
     }
-    if (rule !== null) this.#addLowRank(linear.parts, y, rest, m);
+    if (rule !== null) this.#addLowRank(linear.parts, y, rest);
     for (const p of linear.parts) {
       if (rule !== null) this.#add(p, m, active);
       if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
@@ -353,7 +353,7 @@ export class Forward {
         s.replayed + 4 * (p.offset + p.nOut),
       );
       this.#add(p, m, active);
-      this.#addLowRank([p], y, s.rest, m);
+      this.#addLowRank([p], y, s.rest);
       if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
     }
     return active;
@@ -377,27 +377,14 @@ export class Forward {
     return count;
   }
 
-  /** y += U z, z = V^T x, of neighbours in a linear: V's rows are dense dot products, all in one call, U's columns channels that are always active. */
-  #addLowRank(parts: readonly Projection[], y: number, x: number, m: Matrix): void {
-    const k = this.#k, s = this.#s, { factors, v } = parts[0]!.rule!, isF32 = factors === "f32";
-    let ranks = 0;
-    for (const { rule } of parts) ranks += rule!.rank;
-    if (ranks === 0) return;
-    if (isF32) k.gemvRowsF32(s.z, v, x, m.nIn, ranks);
-    else k.gemvRowsBf16(s.z, v, x, m.nIn, ranks, s.gathered);
-    let z = s.z;
-    for (const { rule, offset, nOut } of parts) {
-      addAllChannels(
-        k,
-        s,
-        isF32 ? "channels-f32" : "channels-bf16",
-        y + 4 * offset,
-        rule!.u,
-        z,
-        rule!.rank,
-        nOut,
-      );
-      z += 4 * rule!.rank;
+  /** y += U z, z = V^T x, of some projections of a linear: V's rows are dense dot products, all in one call, U's columns channels that are always active. */
+  #addLowRank(parts: readonly Projection[], y: number, x: number): void {
+    const s = this.#s, { v } = parts[0]!.rule!;
+    if (v === null) return;
+    multiplyVector(this.#team, s, v, s.z, x, s.ones, -1);
+    for (const { rule, offset } of parts) {
+      const { u, firstRank } = rule!;
+      if (u !== null) addProduct(this.#team, s, u, y + 4 * offset, s.z + 4 * firstRank);
     }
   }
 
@@ -513,7 +500,7 @@ export class Forward {
     if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(this.#team, y, yStride, m, n);
     else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst);
     for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
-      this.#addLowRank(linear.parts, y + 4 * yStride * t, s.rest + 4 * stride * t, m);
+      this.#addLowRank(linear.parts, y + 4 * yStride * t, s.rest + 4 * stride * t);
     }
     this.#addBiases(linear, y, yStride, n);
   }

@@ -365,7 +365,7 @@ export class Model {
     const weights = await loader.load(description, plan);
     const workspace = new Workspace(kernels, config, scratch);
     workspace.initialise();
-    const recipeBytes = recipe === null ? 0 : applyRecipe(weights, recipe, arena, workspace.ones);
+    const recipeBytes = recipe === null ? 0 : applyRecipe(kernels, weights, recipe, arena, workspace);
     const team = await factory.startTeam(kernels, tuning.touch, arena, workspace);
     const engine = new Engine(
       { team, arena, workspace, weights },
@@ -506,12 +506,12 @@ async function tuneHere(
   platform: Platform,
   factory: KernelFactory,
 ): Promise<Tuning> {
-  const { build } = await factory.create(factory.newMemory(), "atomic");
+  const began = performance.now(), { build } = await factory.create(factory.newMemory(), "atomic");
   const found = await readFindings(platform, build), before = found.size;
   const watch: Stopwatch = shapes.every((shape) => isKnown(found, shape))
     ? () => Infinity
     : await openStopwatch(config, factory);
-  const tuning = tune(shapes, build, found, watch);
+  const tuning = tune(shapes, build, found, watch, () => performance.now(), began);
   if (found.size > before) await writeFindings(platform, build, found);
   return tuning;
 }

@@ -41,10 +41,12 @@ export interface Tuning {
 
 /** Bytes of made-up weights that are gone through: several times L3, whose contents would flatter sparse kernels. */
 const WEIGHT_BYTES = 96 * 2 ** 20;
-/** Milliseconds that a sample takes at least, and that all of them take together. */
+/** Milliseconds that a sample takes at least, and that tuning takes from opening the stopwatch on. */
 const SAMPLE_MS = 1.5, BUDGET_MS = 300;
 /** Milliseconds of rounds that do not count: engines put optimised code in place in the background (Deno's first 7 ms were at half speed). */
 const WARM_UP_MS = 90;
+/** Shapes that are warmed up: rounds that count have time for 15 of the smallest. */
+const MOST_SHAPES = 20;
 /** Rounds that count, at least and at most. */
 const FEWEST = 3, MOST = 15;
 /** A way to touch memory that takes so many times as long as the other is not timed further. */
@@ -89,6 +91,7 @@ export type Stopwatch = (shape: Shape, choice: Choice, touch: Tuning["touch"]) =
  *
  * @param known findings of earlier loads by their key; new ones are added
  * @param watch is not asked for shapes that are known; a shape that there is no time for runs as the nearest measured sparsity of its size
+ * @param began when what the budget pays for began, by `now`: making a stopwatch takes a sixth of it
  */
 export function tune(
   shapes: readonly Shape[],
@@ -96,8 +99,9 @@ export function tune(
   known: Map<string, number[]>,
   watch: Stopwatch,
   now: () => number = () => performance.now(),
+  began: number = now(),
 ): Tuning {
-  measure(shapes.filter((shape) => !isKnown(known, shape)), build, known, watch, now);
+  measure(shapes.filter((shape) => !isKnown(known, shape)), build, known, watch, now, began);
   const flavours = { atomic: 0, plain: 0 };
   for (const shape of shapes) {
     const times = known.get(keyOf(shape));
@@ -126,49 +130,60 @@ function measure(
   known: Map<string, number[]>,
   watch: Stopwatch,
   now: () => number,
+  began: number,
 ): void {
   if (shapes.length === 0) return;
-  let some = [...new Map(shapes.map((shape) => [keyOf(shape), shape])).values()];
-  const began = now(),
-    samples = new Map(some.map((shape): [string, number[][]] => [keyOf(shape), [[], [], []]]));
-  /** Milliseconds that a round took, and of its sparse samples for each way to touch memory. */
-  const round = (hopeless: Tuning["touch"] | null) => {
-    const start = now(), took = { atomic: 0, plain: 0 }, ms = { atomic: 0, plain: 0 };
+  const all = [...new Map(shapes.map((shape) => [keyOf(shape), shape])).values()];
+  let some = evenly(all, Math.min(all.length, MOST_SHAPES));
+  const warmed = now() + WARM_UP_MS;
+  const samples = new Map(some.map((shape): [string, number[][]] => [keyOf(shape), [[], [], []]]));
+  /** Milliseconds that the last sample of each way took. */
+  const costs = new Map(some.map((shape): [string, number[]] => [keyOf(shape), []]));
+  let hopeless: Tuning["touch"] | null = null;
+  const timed = ({ kind }: Shape) =>
+    [...waysOf(kind, build).entries()].filter(([w, { touch }]) => w === 0 || touch !== hopeless);
+  /** What sparse samples gave for each way to touch memory. */
+  const round = () => {
+    const ms = { atomic: 0, plain: 0 };
     for (const shape of some) {
-      for (const [w, { choice, touch }] of waysOf(shape.kind, build).entries()) {
-        if (w > 0 && touch === hopeless) continue;
+      for (const [w, { choice, touch }] of timed(shape)) {
         const sampleBegan = now(), sample = watch(shape, choice, touch);
         samples.get(keyOf(shape))![w]!.push(sample);
-        if (w === 0) continue;
-        ms[touch] += sample;
-        took[touch] += now() - sampleBegan;
+        costs.get(keyOf(shape))![w] = now() - sampleBegan;
+        if (w > 0) ms[touch] += sample;
       }
     }
-    return { all: now() - start, took, ms };
+    return ms;
   };
-  let last = round(null);
-  while (now() - began < WARM_UP_MS) last = round(null);
-  const { atomic, plain } = last.ms;
-  const hopeless = atomic > HOPELESS * plain ? "atomic" : plain > HOPELESS * atomic ? "plain" : null;
+  /** Milliseconds of a round of some shapes. */
+  const costOf = (shapes: readonly Shape[]): number =>
+    shapes.reduce(
+      (sum, shape) => sum + timed(shape).reduce((of, [w]) => of + costs.get(keyOf(shape))![w]!, 0),
+      0,
+    );
+  let { atomic, plain } = round();
+  while (now() < warmed) ({ atomic, plain } = round());
+  if (atomic > HOPELESS * plain) hopeless = "atomic";
+  else if (plain > HOPELESS * atomic) hopeless = "plain";
   // of the warm-up only the last sample stays, of the way that is not timed any more
   for (const times of samples.values()) {
     times.forEach((each, w) =>
       each.splice(0, w > 0 && TOUCHES[w - 1] === hopeless ? each.length - 1 : each.length)
     );
   }
-  // an even choice of the shapes, where time does not suffice for all
-  const next = last.all - (hopeless === null ? 0 : last.took[hopeless]);
-  const fit = Math.max(1, Math.floor(some.length * (BUDGET_MS - (now() - began)) / (FEWEST * next)));
-  if (fit < some.length) {
-    some = Array.from({ length: fit }, (_, i) => some[Math.floor((i + 0.5) * some.length / fit)]!);
-  }
-  for (let i = 0; i < MOST && (i < FEWEST || now() - began + last.all < BUDGET_MS); i++) {
-    last = round(hopeless);
-  }
+  // fewer shapes, where time does not suffice for all: the next rounds cost no more than the last did
+  const left = (): number => began + BUDGET_MS - now();
+  for (let n = some.length; n > 1 && FEWEST * costOf(some) > left(); n--) some = evenly(some, n - 1);
+  for (let i = 0; i < MOST && (i < FEWEST || costOf(some) < left()); i++) round();
   for (const shape of some) {
     const times = samples.get(keyOf(shape))!;
     known.set(keyOf(shape), times.map((each) => Number(lowerQuartile(each).toPrecision(4))));
   }
+}
+
+/** n of some shapes, from all over them. */
+function evenly(shapes: readonly Shape[], n: number): Shape[] {
+  return Array.from({ length: n }, (_, i) => shapes[Math.floor((i + 0.5) * shapes.length / n)]!);
 }
 
 /** Findings of the nearest sparsity of a shape's size. */

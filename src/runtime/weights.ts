@@ -6,7 +6,7 @@ import { type Kernels, padTo } from "../kernels/kernels.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { LlamaDescription } from "../model/llama.ts";
 import type { Layer, Linear, Projection, Weights } from "./forward.ts";
-import type { Dtype, Matrix, MatrixPlan } from "./matrix.ts";
+import { type Dtype, type Matrix, type MatrixPlan, packRows, placeMatrix } from "./matrix.ts";
 import {
   everyTensor,
   type LinearPlan,
@@ -126,20 +126,13 @@ export class WeightLoader {
   }
 
   #placeMatrix(plan: MatrixPlan): Matrix {
-    const { w, rowScale, channelScale } = plan.sizes;
-    const place = (bytes: number): number => bytes === 0 ? 0 : this.#place(bytes);
-    return {
-      ...plan,
-      w: place(w),
-      rowScale: place(rowScale),
-      channelScale: place(channelScale),
-    };
+    return placeMatrix(plan, (bytes) => this.#place(bytes));
   }
 
   /** Packs a tensor as outputs `offset` … of a matrix. */
   async #fill(matrix: Matrix, tensor: Tensor, offset: number): Promise<void> {
     const k = this.#k, rows = tensor.shape[0]!, step = sliceRows(tensor);
-    const { layout, nIn, nOut, nInPadded, chunk, withMins } = matrix;
+    const { layout, nIn, nInPadded, chunk, withMins } = matrix;
     if (tensor.type === "F16" && (layout === "channels-bf16" || layout === "rows-bf16")) {
       this.#warnOnce("F16 weights rounded to bf16: 3 bits of precision are lost; --dtype f32 keeps them");
     }
@@ -173,12 +166,7 @@ export class WeightLoader {
       }
       const floats = layout === "rows-f32" ? matrix.w + 4 * o * nIn : this.#floats;
       await this.#read(tensor, first, last, floats);
-      if (layout === "channels-f32") k.packChannelsF32(matrix.w, floats, o, count, nIn, nOut);
-      else if (layout === "channels-bf16") k.packChannelsBf16(matrix.w, floats, o, count, nIn, nOut);
-      else if (layout === "rows-bf16") k.packBf16(matrix.w + 2 * o * nIn, floats, count * nIn);
-      else if (layout === "pairs-i8") {
-        k.packPairsI8(matrix.w, matrix.rowScale, floats, o, count, nIn, nInPadded);
-      }
+      if (layout !== "rows-f32") packRows(k, matrix, floats, o, count);
     }
   }
 

@@ -223,9 +223,9 @@ kernelTest("gemvChannelsI8, gemvPairsI8: 8,256 channels at the ends of the range
   }
 });
 
-/** Packs rows in two calls, the second from row 16 where there is one. */
-function packPairs(bench: Bench, source: Float32Array, nIn: number, nRows: number) {
-  const nInPadded = Math.ceil(nIn / 32) * 32;
+/** Packs rows in two calls, the second from row 16 where there is one; weights pad channels to 32, factors to 8. */
+function packPairs(bench: Bench, source: Float32Array, nIn: number, nRows: number, padding = 32) {
+  const nInPadded = Math.ceil(nIn / padding) * padding;
   const nOut = Math.ceil(nRows / 16) * 16;
   const src = bench.buffer("f32", source);
   const w = bench.buffer("u8", nInPadded * nOut);
@@ -248,14 +248,16 @@ function packPairs(bench: Bench, source: Float32Array, nIn: number, nRows: numbe
 
 kernelTest("gemvPairsI8: the integer product, with rows and channels padded", (bench) => {
   const random = new Random(45);
-  const shapes = [[1, 1], [31, 15], [32, 16], [33, 17], [64, 32], [96, 48], [576, 192], [1536, 576], [
+  const weights = [[1, 1], [31, 15], [32, 16], [33, 17], [64, 32], [96, 48], [576, 192], [1536, 576], [
     64,
     160,
-  ]];
-  for (const [nIn, nRows] of shapes as [number, number][]) {
-    const what = `${nIn} -> ${nRows}`;
+  ]] as [number, number][];
+  const factors = [[1, 1], [3, 15], [5, 16], [8, 17], [9, 64], [24, 33], [37, 67]] as [number, number][];
+  const shapes = [...weights.map((shape) => [...shape, 32]), ...factors.map((shape) => [...shape, 8])];
+  for (const [nIn, nRows, padding] of shapes as [number, number, number][]) {
+    const what = `${nIn} padded to ${padding} -> ${nRows}`;
     const { q, rowScale, source } = exactWeights(random, nIn, nRows, false);
-    const packed = packPairs(bench, source, nIn, nRows);
+    const packed = packPairs(bench, source, nIn, nRows, padding);
     assertSameBits(packed.rowScale.values.slice(0, nRows), rowScale, `${what}: row scales`);
     const xq = new Int16Array(packed.nInPadded);
     for (let c = 0; c < nIn; ++c) xq[c] = random.below(4095) - 2047;

@@ -66,9 +66,9 @@ async function bench(): Promise<{
       threshold: 1,
       scale: workspace.ones,
       rank: 0,
-      factors: "f32",
-      u: 0,
-      v: 0,
+      v: null,
+      firstRank: 0,
+      u: null,
     } as const;
     const method = layout === "pairs-i8" ? "dense" : "skip";
     return {

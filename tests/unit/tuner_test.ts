@@ -106,11 +106,28 @@ test("tune: where time does not suffice, an even choice is timed and others run 
     return method === "dense" ? 3 : sparsity > 0.45 ? 1.5 : 4;
   });
   const known = new Map<string, number[]>(), tuning = tune(shapes, "baseline", known, watch, now);
-  assert.ok(now() < 600, `${now()} ms`);
-  assert.ok(known.size > 0 && known.size < 9, `${known.size} shapes`);
+  assert.ok(now() <= 300, `${now()} ms`);
+  assert.ok(known.size >= 4 && known.size < 9, `${known.size} shapes`);
   assert.equal(tuning.choose({ ...INT4, sparsity: 0.1 }).method, "dense");
   assert.equal(tuning.choose({ ...INT4, sparsity: 0.9 }).method, "stream");
   assert.equal(tuning.choose({ ...INT4, nIn: 1536 }).method, "dense", "a size that was never timed");
+});
+
+test("tune: what went before counts, as do many shapes, and all of it is 300 ms", () => {
+  const sizes = [[576, 960], [576, 576], [576, 3072], [1536, 576]] as const;
+  const shapes = sizes.flatMap(([nIn, nOut]) =>
+    Array.from({ length: 11 }, (_, i) => ({ ...INT4, nIn, nOut, sparsity: i / 10 }))
+  );
+  for (const [spent, count] of [[0, 4], [50, 4], [100, 4], [0, 44], [50, 44]] as const) {
+    // products of less than a sample's 1.5 ms
+    const { watch, now } = fakeTime((_shape, { method }) => method === "dense" ? 1.6 : 1.5),
+      known = new Map();
+    const some = Array.from({ length: count }, (_, i) => shapes[i * shapes.length / count]!);
+    tune(some, "baseline", known, watch, now, -spent);
+    const what = `${spent} ms before, ${count} shapes: ${now()} ms, ${known.size} timed`;
+    assert.ok(spent + now() <= 300 && spent + now() > 270, what);
+    assert.ok(known.size >= Math.min(count, 8), what);
+  }
 });
 
 test("candidates: dense comes first, and the relaxed build's int4 dense is the quad", () => {
