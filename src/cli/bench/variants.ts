@@ -3,6 +3,8 @@ import type { LoadedRecipe } from "../../recipe/recipe.ts";
 import type { Dtype } from "../../runtime/matrix.ts";
 import type { Model } from "../../runtime/model.ts";
 import type { CliContext } from "../output.ts";
+import { benchThreshold } from "./activations.ts";
+import { recipeOfThresholds } from "./recipes.ts";
 import { layerWeights, type ShapeName, SHAPES } from "./shapes.ts";
 import { type SyntheticModel, syntheticModel } from "./synthetic_model.ts";
 
@@ -38,9 +40,20 @@ export function layersToHold(shape: ShapeName, dtype: Dtype): number {
   return Math.min(config.numHiddenLayers, layers);
 }
 
-/** The synthetic model of a shape. */
-export function modelOfShape(shape: ShapeName, dtype: Dtype, layers?: number): SyntheticModel {
-  return syntheticModel(shape, SHAPES[shape], dtype, layers ?? layersToHold(shape, dtype));
+/** The synthetic model of a shape; `vocab` is the number of words to hold instead of its own. */
+export function modelOfShape(
+  shape: ShapeName,
+  dtype: Dtype,
+  layers: number = layersToHold(shape, dtype),
+  vocab: number = SHAPES[shape].vocabSize,
+): SyntheticModel {
+  return syntheticModel(shape, { ...SHAPES[shape], vocabSize: vocab }, dtype, layers);
+}
+
+/** A recipe that leaves so many of the benchmark's activations active in every matrix of a synthetic model. */
+export async function kernelRecipe(dense: Model, sparsity: number): Promise<LoadedRecipe> {
+  const threshold = (nIn: number): number => benchThreshold(nIn, sparsity);
+  return recipeOfThresholds(dense.config, await dense.hash(), sparsity, threshold);
 }
 
 /**
