@@ -27,11 +27,11 @@ export interface Variant {
 export type LoadModel = (recipe?: LoadedRecipe) => Promise<Model>;
 
 /** Bytes a weight takes in memory: int4 has 16-bit scales and mins for each 32. */
-const BYTES: { readonly [dtype in Dtype]: number } = { f32: 4, bf16: 2, int8: 1, int4: 0.625 };
+export const BYTES: { readonly [dtype in Dtype]: number } = { f32: 4, bf16: 2, int8: 1, int4: 0.625 };
 /** Weights of blocks that are held without being asked for: three variants fit into a machine with 8 GB. */
 const HELD_BYTES = 2 ** 30;
 /** Four times the last cache of the largest machines at hand (32 MiB): fewer would be read from there. */
-const LEAST_BYTES = 2 ** 27;
+export const LEAST_BYTES: number = 2 ** 27;
 
 /** Blocks of a shape that are held: all of them where they fit, never so few that a cache holds them. */
 export function layersToHold(shape: ShapeName, dtype: Dtype): number {
