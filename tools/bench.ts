@@ -1,5 +1,5 @@
 /** `deno task bench`: see `--help`, and `bench/schema.ts` for what `bench/results/latest.json` holds. Run it on a quiet machine. */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -20,6 +20,7 @@ import {
   tokenRequests,
   UsageError,
 } from "./bench/plan.ts";
+import { bennyVersion, bundleMicro, measureMicro } from "./bench/micro.ts";
 import { report } from "./bench/report.ts";
 import {
   FORMAT,
@@ -103,6 +104,15 @@ async function main(options: Options): Promise<void> {
     ], note);
     runs.push(...done.runs);
     missing.push(...done.failed.map((each) => ({ ...each, engine: engine.name })));
+  }
+  if (options.suites.includes("micro")) {
+    await bundleMicro();
+    rmSync(join(FOLDER, "micro"), { recursive: true, force: true });
+    for (const engine of engines) {
+      const done = await measureMicro(engine, join(FOLDER, "micro"), options.quick, note);
+      micro.push(...done.runs);
+      missing.push(...done.failed);
+    }
   }
   const results: Results = {
     format: FORMAT,
