@@ -1,5 +1,5 @@
 /** `deno task bench`: see `--help`, and `bench/schema.ts` for what `bench/results/latest.json` holds. Run it on a quiet machine. */
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -21,11 +21,14 @@ import {
   UsageError,
 } from "./bench/plan.ts";
 import { bennyVersion, bundleMicro, measureMicro } from "./bench/micro.ts";
+import { measurePeers } from "./bench/peers.ts";
 import { report } from "./bench/report.ts";
 import {
   FORMAT,
+  merge,
   type MicroRun,
   type Missing,
+  parse,
   type PeerRun,
   type Results,
   type Run,
@@ -107,12 +110,14 @@ async function main(options: Options): Promise<void> {
   }
   if (options.suites.includes("micro")) {
     await bundleMicro();
-    rmSync(join(FOLDER, "micro"), { recursive: true, force: true });
     for (const engine of engines) {
       const done = await measureMicro(engine, join(FOLDER, "micro"), options.quick, note);
       micro.push(...done.runs);
       missing.push(...done.failed);
     }
+  }
+  if (options.suites.includes("peers")) {
+    peers.push(...await measurePeers(model, chromium, options.reps ?? (options.quick ? 3 : 5), note));
   }
   const results: Results = {
     format: FORMAT,
@@ -129,13 +134,23 @@ async function main(options: Options): Promise<void> {
     versions: {
       rsparse: `rsparse ${VERSION}`,
       ...Object.fromEntries(engines.map(({ name, version }) => [name, version])),
+      benny: bennyVersion(),
     },
     runs,
     micro,
     peers,
     missing,
   };
-  write(results);
+  write(merge(before(), results));
+}
+
+/** What earlier runs left; null if there is nothing, or it is in another form. */
+function before(): Results | null {
+  try {
+    return parse(readFileSync(join(FOLDER, "latest.json"), "utf8"));
+  } catch {
+    return null;
+  }
 }
 
 /** Replaces what an earlier run left. */

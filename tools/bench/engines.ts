@@ -6,7 +6,7 @@ import { type Chromium, runInChromium } from "../../tests/support/chromium.ts";
 import { cliCommand, type Runtime, runtimes } from "../../tests/support/runtimes.ts";
 import { ROOT } from "../prepare.ts";
 import { argumentsOf, describeRequest } from "./plan.ts";
-import { type EngineName, ENGINES, type Missing, type Request, type Run } from "./schema.ts";
+import { type EngineName, ENGINES, minuteNow, type Missing, type Request, type Run } from "./schema.ts";
 
 /** Longest time for one request: the largest shape in f32 on a slow machine takes minutes. */
 const TIMEOUT_MS = 20 * 60_000;
@@ -70,6 +70,7 @@ export async function measure(engine: Engine, request: Request): Promise<Run> {
     kernels,
     threads,
     threadsReason: threads < request.threads ? threadsReason : null,
+    at: minuteNow(),
     seconds: (performance.now() - began) / 1000,
     rows,
   };

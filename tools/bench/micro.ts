@@ -6,7 +6,7 @@ import { runInChromium } from "../../tests/support/chromium.ts";
 import { BUNDLE } from "../build.ts";
 import { ROOT } from "../prepare.ts";
 import { type Engine, output } from "./engines.ts";
-import type { MicroCase, MicroRun, Missing } from "./schema.ts";
+import { type MicroCase, type MicroRun, minuteNow, type Missing } from "./schema.ts";
 
 const BUNDLED = join(ROOT, "build", "bench", "micro.mjs");
 
@@ -35,6 +35,9 @@ export async function measureMicro(
   note: (line: string) => void,
 ): Promise<{ runs: MicroRun[]; failed: Missing[] }> {
   const runs: MicroRun[] = [], failed: Missing[] = [];
+  for (const kernels of ["relaxed", "baseline"]) {
+    rmSync(join(folder, `${engine.name}-${kernels}`), { recursive: true, force: true });
+  }
   for (const kernels of ["relaxed", "baseline"] as const) {
     if (quick && runs.length > 0) break;
     const began = performance.now();
@@ -47,6 +50,7 @@ export async function measureMicro(
       runs.push({
         engine: engine.name,
         kernels,
+        at: minuteNow(),
         harness: engine.runtime === null ? "own clock" : bennyVersion(),
         cases,
       });
@@ -79,7 +83,6 @@ async function inRuntime(
 ): Promise<MicroCase[]> {
   const out = join(ROOT, "build", "bench", `micro-${engine.name}-${build}.json`);
   const own = join(folder, `${engine.name}-${build}`);
-  rmSync(own, { recursive: true, force: true });
   mkdirSync(join(ROOT, "build", "bench"), { recursive: true });
   await output([...engine.runtime!.command, BUNDLED, build, String(seconds), out, own]);
   return JSON.parse(readFileSync(out, "utf8")) as MicroCase[];

@@ -65,14 +65,13 @@ export function spread({ median, min, max, n }: Stat): string {
   return n === 1 ? number(median) : `${number(median)} (${number(min)}–${number(max)})`;
 }
 
-function about({ date, seconds, settings, machine, versions }: Results): string {
+function about({ date, settings, machine, versions, runs, micro, peers }: Results): string {
+  const ends = [...runs, ...micro, ...peers].map(({ at }) => at).sort();
   const gigabytes = (machine.memoryBytes / 2 ** 30).toFixed(0);
   const lines = [
     `${date}; ${machine.cpu}, ${machine.cores} cores, ${gigabytes} GiB, ${machine.platform}; ${
       Object.values(versions).join(", ")
-    }. Made by \`deno task bench\`${settings.quick ? " with `--quick`" : ""} in ${
-      (seconds / 60).toFixed(0)
-    } min.`,
+    }. Made by \`deno task bench\`${settings.quick ? " X
     "Medians, with the range of all samples in brackets; variants of a run take turns in one process. Where nothing else is said, one thread.",
   ];
   if (machine.load !== null) {

@@ -44,6 +44,8 @@ export interface Run {
   readonly threads: number;
   /** Why they are fewer than were asked for; null: they are not. */
   readonly threadsReason: string | null;
+  /** When it ended, ISO 8601 to the minute. */
+  readonly at: string;
   /** Of the whole process, loading included. */
   readonly seconds: number;
   readonly rows: readonly Row[];
@@ -70,6 +72,8 @@ export interface MicroCase {
 export interface MicroRun {
   readonly engine: EngineName;
   readonly kernels: string;
+  /** When it ended. */
+  readonly at: string;
   /** `benny 3.7.1`, or `own` where that cannot run. */
   readonly harness: string;
   readonly cases: readonly MicroCase[];
@@ -82,6 +86,8 @@ export interface PeerRun {
   /** What it ran in. */
   readonly engine: string;
   readonly threads: number;
+  /** When it ended. */
+  readonly at: string;
   /** Why there are no numbers; null: there are. */
   readonly reason: string | null;
   readonly rows: readonly { readonly name: string; readonly tokensPerSecond: Stat }[];
@@ -129,6 +135,44 @@ export interface Results {
   readonly micro: readonly MicroRun[];
   readonly peers: readonly PeerRun[];
   readonly missing: readonly Missing[];
+}
+
+/** Now, as runs note it. */
+export function minuteNow(): string {
+  return `${new Date().toISOString().slice(0, 16)}Z`;
+}
+
+/**
+ * Results of a run that measured a part, with the rest of those that were there: what was measured again replaces what was. Nothing is kept of another
+ * machine or version of this package.
+ */
+export function merge(before: Results | null, now: Results): Results {
+  if (before === null || before.machine.cpu !== now.machine.cpu) return now;
+  if (before.versions["rsparse"] !== now.versions["rsparse"]) return now;
+  const { suites, engines } = now.settings;
+  const isOld = (suite: Suite, engine: EngineName | null): boolean =>
+    !suites.includes(suite) || (engine !== null && !engines.includes(engine));
+  const union = <T extends string>(all: readonly T[], a: readonly T[], b: readonly T[]): T[] =>
+    all.filter((name) => a.includes(name) || b.includes(name));
+  return {
+    ...now,
+    settings: {
+      ...now.settings,
+      quick: now.settings.quick || before.settings.quick,
+      suites: union(SUITES, before.settings.suites, suites),
+      engines: union(ENGINES, before.settings.engines, engines),
+    },
+    versions: { ...before.versions, ...now.versions },
+    runs: byEngine([...before.runs.filter(({ what, engine }) => isOld(what, engine)), ...now.runs]),
+    micro: byEngine([...before.micro.filter(({ engine }) => isOld("micro", engine)), ...now.micro]),
+    peers: [...before.peers.filter(() => isOld("peers", null)), ...now.peers],
+    missing: [...before.missing.filter(({ suite, engine }) => isOld(suite, engine)), ...now.missing],
+  };
+}
+
+/** In the order of {@linkcode ENGINES}. */
+function byEngine<T extends { readonly engine: EngineName }>(runs: readonly T[]): T[] {
+  return ENGINES.flatMap((name) => runs.filter(({ engine }) => engine === name));
 }
 
 /** Text of the file: one line a row, four digits a number, so that it stays small and its changes can be read. */
