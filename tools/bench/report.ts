@@ -71,7 +71,9 @@ function about({ date, settings, machine, versions, runs, micro, peers }: Result
   const lines = [
     `${date}; ${machine.cpu}, ${machine.cores} cores, ${gigabytes} GiB, ${machine.platform}; ${
       Object.values(versions).join(", ")
-    }. Made by \`deno task bench\`${settings.quick ? " X
+    }. Made by \`deno task bench\`${settings.quick ? " with `--quick`" : ""}, runs ended from ${
+      ends[0] ?? "-"
+    } to ${ends.at(-1) ?? "-"}.`,
     "Medians, with the range of all samples in brackets; variants of a run take turns in one process. Where nothing else is said, one thread.",
   ];
   if (machine.load !== null) {
