@@ -40,8 +40,6 @@ import { installChromium } from "./chromium.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRuntimes } from "./runtimes.ts";
 
-const FOLDER = join(ROOT, "bench", "results");
-
 function optionsOfCommandLine(): Options | null {
   try {
     const { values } = parseArgs({ options: OPTIONS, strict: true });
@@ -87,6 +85,7 @@ async function prepareModel(
 
 async function main(options: Options): Promise<void> {
   const began = performance.now(), loadBefore = loadNow();
+  const folder = options.out ?? join(ROOT, "bench", "results");
   await prepare();
   await bundle();
   await stop();
@@ -111,7 +110,7 @@ async function main(options: Options): Promise<void> {
   if (options.suites.includes("micro")) {
     await bundleMicro();
     for (const engine of engines) {
-      const done = await measureMicro(engine, join(FOLDER, "micro"), options.quick, note);
+      const done = await measureMicro(engine, join(folder, "micro"), options.quick, note);
       micro.push(...done.runs);
       missing.push(...done.failed);
     }
@@ -141,26 +140,26 @@ async function main(options: Options): Promise<void> {
     peers,
     missing,
   };
-  write(merge(before(), results));
+  write(folder, merge(before(folder), results));
 }
 
 /** What earlier runs left; null if there is nothing, or it is in another form. */
-function before(): Results | null {
+function before(folder: string): Results | null {
   try {
-    return parse(readFileSync(join(FOLDER, "latest.json"), "utf8"));
+    return parse(readFileSync(join(folder, "latest.json"), "utf8"));
   } catch {
     return null;
   }
 }
 
 /** Replaces what an earlier run left. */
-function write(results: Results): void {
-  mkdirSync(FOLDER, { recursive: true });
+function write(folder: string, results: Results): void {
+  mkdirSync(folder, { recursive: true });
   const charts = chartsOf(results);
-  for (const { file, svg } of charts) writeFileSync(join(FOLDER, file), svg);
-  writeFileSync(join(FOLDER, "latest.json"), stringify(results));
+  for (const { file, svg } of charts) writeFileSync(join(folder, file), svg);
+  writeFileSync(join(folder, "latest.json"), stringify(results));
   const text = report(results, { title: `Benchmark of ${results.date}`, charts, folder: "", full: true });
-  writeFileSync(join(FOLDER, "latest.md"), text);
+  writeFileSync(join(folder, "latest.md"), text);
   console.log(
     report(results, { title: `Benchmark of ${results.date}`, charts: [], folder: "", full: false }),
   );

@@ -3,7 +3,8 @@ import type { Row } from "../../src/cli/bench/rows.ts";
 import { SHAPE_NAMES } from "../../src/cli/bench/shapes.ts";
 import { DTYPES, SPARSITIES } from "./plan.ts";
 import { ENGINES, type Results, type Run } from "./schema.ts";
-import { barChart, type BarGroup, type Panel, panelChart, powers, type Series, ticks } from "./svg.ts";
+import { barChart, type BarGroup } from "./bars.ts";
+import { type Panel, panelChart, powers, type Series, ticks } from "./svg.ts";
 
 /** A plot's file name, what it shows, and its text. */
 export interface Chart {

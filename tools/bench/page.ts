@@ -65,11 +65,12 @@ async function open(request: Request): Promise<Variant[]> {
   return variants;
 }
 
-/** From bytes that the page has fetched: what a page does after a download. */
+/** One file from bytes that the page has fetched, what a page does after a download; a model of several files is fetched each time. */
 async function load(
   { model, kernels, threads, reps }: Request,
 ): Promise<{ engine: EngineInfo; rows: Row[] }> {
-  const bytes = await (await fetch(`/fs${model}`)).blob(), times: number[] = [];
+  const bytes = model!.endsWith(".gguf") ? await (await fetch(`/fs${model}`)).blob() : model!,
+    times: number[] = [];
   for (let rep = -1;; rep++) {
     const began = performance.now();
     const loaded = await Model.load(bytes, { kernels, threads });

@@ -12,6 +12,8 @@ export interface Options {
   readonly quick: boolean;
   /** Runs that count; null: as many as each kind needs. */
   readonly reps: number | null;
+  /** Folder of the results; null: the checkout's own. */
+  readonly out: string | null;
 }
 
 /** Wrong use: exit status 2. */
@@ -25,6 +27,7 @@ export const OPTIONS = {
   reps: { type: "string" },
   quick: { type: "boolean", default: false },
   peers: { type: "boolean", default: false },
+  out: { type: "string" },
   help: { type: "boolean", default: false },
 } as const;
 
@@ -38,6 +41,7 @@ export const HELP: string =
   --reps N            runs of each variant that count
   --quick             fewer shapes, builds and runs: under 10 minutes on a quiet machine
   --peers             wllama and node-llama-cpp on the same file too; npm installs them when first asked for
+  --out FOLDER        instead of bench/results
 `;
 
 /** Checks values of the command line. @throws {UsageError} */
@@ -49,6 +53,7 @@ export function readOptions(
     readonly reps?: string;
     readonly quick: boolean;
     readonly peers: boolean;
+    readonly out?: string;
   },
 ): Options {
   const suites = namesOf("--only", values.only, SUITES) ?? SUITES.filter((suite) => suite !== "peers");
@@ -63,6 +68,7 @@ export function readOptions(
     engines: namesOf("--runtime", values.runtime, ENGINES) ?? ENGINES,
     quick: values.quick,
     reps,
+    out: values.out ?? null,
   };
 }
 

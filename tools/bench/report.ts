@@ -1,7 +1,8 @@
 /** The report in Markdown: pure, from what `latest.json` holds. */
-import type { Row, Stat } from "../../src/cli/bench/rows.ts";
+import type { Row } from "../../src/cli/bench/rows.ts";
 import { SHAPE_NAMES } from "../../src/cli/bench/shapes.ts";
 import { type Chart, engineOf, readSpeed, roofPoints } from "./charts.ts";
+import { NOISE, number, spread, table, times } from "./markdown.ts";
 import { DTYPES, SPARSITIES } from "./plan.ts";
 import type { MicroCase, Results, Run } from "./schema.ts";
 
@@ -14,9 +15,6 @@ export interface ReportOptions {
   /** Every kernel and matrix, or only what the plots show. */
   readonly full: boolean;
 }
-
-/** A speed-up below this is called a loss, above its inverse a gain: less is noise. */
-const NOISE = 0.97;
 
 /** The whole report. */
 export function report(results: Results, options: ReportOptions): string {
@@ -46,23 +44,6 @@ export function report(results: Results, options: ReportOptions): string {
 function section(title: string, ...parts: readonly string[]): string {
   const there = parts.filter((part) => part !== "");
   return there.length === 0 ? "" : [`## ${title}`, ...there].join("\n\n");
-}
-
-/** A table, or nothing if it has no rows. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  if (rows.length === 0) return "";
-  return [header, header.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
-}
-
-/** Three digits, never in powers of ten. */
-export function number(value: number): string {
-  const digits = value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : value >= 0.1 ? 3 : 4;
-  return value.toFixed(digits);
-}
-
-/** A median with its range. */
-export function spread({ median, min, max, n }: Stat): string {
-  return n === 1 ? number(median) : `${number(median)} (${number(min)}–${number(max)})`;
 }
 
 function about({ date, settings, machine, versions, runs, micro, peers }: Results): string {
@@ -133,13 +114,6 @@ function tokenTable(runs: readonly Run[]): string {
       ];
     }),
   );
-}
-
-/** A speed-up; those that are losses stand out. */
-export function times(speedup: number | undefined): string {
-  if (speedup === undefined) return "";
-  const shown = `${speedup.toFixed(2)}x`;
-  return speedup < NOISE ? `**${shown}**` : shown;
 }
 
 const projections = (runs: readonly Run[]): { readonly run: Run; readonly row: Row }[] =>

@@ -39,22 +39,11 @@ export interface Panel {
   }[];
 }
 
-/** Bars side by side; what is missing leaves a gap. */
-export interface BarGroup {
-  readonly label: string;
-  readonly bars: readonly {
-    readonly name: string;
-    readonly look: number;
-    readonly value: number;
-    readonly low: number;
-    readonly high: number;
-  }[];
-}
-
 /** Blue, vermilion, green, purple, ochre, sky: told apart by most eyes, in shades for white and for black. */
 const LIGHT = ["#0b62b0", "#c2410c", "#0f7b55", "#8e3a94", "#8a6500", "#3a7f9d"];
 const DARK = ["#6cb0f5", "#ff9a66", "#4fcf9b", "#d993de", "#e2b84d", "#8fd0ea"];
-const LOOKS = LIGHT.length;
+/** How many looks there are. */
+export const LOOKS: number = LIGHT.length;
 
 function style(): string {
   const looks = (colours: readonly string[]): string =>
@@ -74,13 +63,16 @@ function escape(text: string): string {
   return text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 }
 
-const round = (value: number): number => Math.round(value * 10) / 10;
+/** To a tenth of a pixel. */
+export const round = (value: number): number => Math.round(value * 10) / 10;
 
-function text(x: number, y: number, content: string, more: string = ""): string {
+/** A line of text. */
+export function text(x: number, y: number, content: string, more: string = ""): string {
   return `<text x="${round(x)}" y="${round(y)}"${more && ` ${more}`}>${escape(content)}</text>`;
 }
 
-function document(
+/** The whole picture. */
+export function document(
   width: number,
   height: number,
   title: string,
@@ -147,10 +139,10 @@ function line(points: readonly (readonly [number, number])[], kind: string): str
 }
 
 /** Width of a text of 12 pixels, about: no font can be measured here. */
-const widthOf = (content: string): number => 6.6 * content.length;
+export const widthOf = (content: string): number => 6.6 * content.length;
 
 /** Keys in rows, and how high they are. */
-function legend(
+export function legend(
   entries: readonly Pick<Series, "name" | "look" | "dashed" | "hollow" | "line">[],
   left: number,
   top: number,
@@ -175,7 +167,8 @@ function legend(
   return { parts, height: y - top + 20 };
 }
 
-const MARGIN = 16, TITLE = 62;
+/** Pixels around everything, and from the top to what is under the title. */
+export const MARGIN = 16, TITLE = 62;
 
 /** Panels in rows, one legend over all. */
 export function panelChart(
@@ -253,62 +246,4 @@ function drawPanel(
     parts.push(...at.map(([a, b]) => mark(a, b, each)));
   }
   return parts;
-}
-
-/** Horizontal bars in groups, with their range as a thin line and the value at their end. */
-export function barChart(
-  { title, subtitle, unit, groups }: {
-    readonly title: string;
-    readonly subtitle: string;
-    readonly unit: string;
-    readonly groups: readonly BarGroup[];
-  },
-): string {
-  const width = 792, thick = 14, gap = 14;
-  const names = new Map(groups.flatMap(({ bars }) => bars).map(({ name, look }) => [name, look]));
-  const key = legend(
-    [...names].map(([name, look]) => ({ name, look, line: false })),
-    MARGIN,
-    TITLE + 12,
-    width - 2 * MARGIN,
-  );
-  const left = MARGIN + 16 + Math.max(...groups.map(({ label }) => widthOf(label))), right = width - 70;
-  const marks = ticks(Math.max(...groups.flatMap(({ bars }) => bars.map(({ high }) => high))), 6);
-  const axis: Axis = { label: unit, min: 0, max: marks.at(-1)!, ticks: marks };
-  const px = (value: number): number => place(axis, value, left, right), top = TITLE + key.height + 8;
-  const bottom = top + groups.reduce((sum, { bars }) => sum + bars.length * thick + gap, 0);
-  const parts = [
-    text(MARGIN, 28, title, `class="title"`),
-    text(MARGIN, 48, subtitle, `class="small"`),
-    ...key.parts,
-  ];
-  for (const tick of marks) {
-    parts.push(
-      `<line class="grid" x1="${round(px(tick))}" x2="${round(px(tick))}" y1="${top}" y2="${bottom}"/>`,
-      text(px(tick), bottom + 16, String(tick), `text-anchor="middle" class="small"`),
-    );
-  }
-  let y = top + gap / 2;
-  for (const { label, bars } of groups) {
-    parts.push(text(left - 8, y + bars.length * thick / 2 + 4, label, `text-anchor="end"`));
-    for (const { look, value, low, high } of bars) {
-      const middle = y + thick / 2;
-      parts.push(
-        `<rect class="s${look % LOOKS}" x="${left}" y="${round(y + 1)}" width="${
-          round(px(value) - left)
-        }" height="${thick - 2}"/>`,
-        `<line class="error" x1="${round(px(low))}" x2="${round(px(high))}" y1="${middle}" y2="${middle}"/>`,
-        text(
-          px(Math.max(value, high)) + 6,
-          middle + 4,
-          value < 10 ? value.toFixed(1) : value.toFixed(0),
-          `class="small"`,
-        ),
-      );
-      y += thick;
-    }
-    y += gap;
-  }
-  parts.push(text((left + right) / 2, bottom + 36, unit, `text-anchor="middle"`));
-  return document(width, bottom + 48, title, subtitle, parts);
 }
