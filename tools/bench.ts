@@ -1,4 +1,4 @@
-/** `deno task bench`: see `--help`, and `bench/schema.ts` for what `bench/results/latest.json` holds. Run it on a quiet machine. */
+/** `deno task bench`: see `--help`; `tools/bench/schema.ts` says what `bench/results/latest.json` holds. Run it on a quiet machine. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
