@@ -4,7 +4,7 @@ import { test } from "node:test";
 import type { Row } from "../../src/cli/bench/rows.ts";
 import { LEAST_BYTES } from "../../src/cli/bench/variants.ts";
 import { barChart } from "../../tools/bench/bars.ts";
-import { chartsOf, readSpeed, roofLine, roofPoints } from "../../tools/bench/charts.ts";
+import { chartsOf, readSpeeds, roofLine, roofPoints } from "../../tools/bench/charts.ts";
 import { number, spread, table, times } from "../../tools/bench/markdown.ts";
 import {
   argumentsOf,
@@ -296,13 +296,15 @@ test("panelChart, barChart: titles, labels and legends, in colours for light and
   for (const shown of [">dense<", ">deno<", ">tokens/s<", ">5.0<"]) assert.ok(bars.includes(shown), shown);
 });
 
-test("roofPoints: what was skipped is not counted; readSpeed: the median over runs", () => {
+test("roofPoints: what was skipped is not counted; readSpeeds: the range over runs", () => {
   const [, deno] = sample().runs as [Run, Run];
   const half = roofPoints([deno]).find(({ row }) => row.sparsity === 0.5)!;
   assert.deepEqual([half.gmacs, half.gbPerSecond], [10, 5]);
   assert.equal(roofPoints([deno])[0]!.gmacs, 20);
-  assert.equal(readSpeed([deno]), 20);
-  assert.equal(readSpeed([]), null);
+  const slower = { ...deno, rows: [{ ...kernelRow(0, { name: "read" }), gbPerSecond: stat(15) }] };
+  assert.deepEqual(readSpeeds([deno]), [20, 20]);
+  assert.deepEqual(readSpeeds([deno, slower]), [15, 20]);
+  assert.equal(readSpeeds([]), null);
   // 10 GB/s: from (0.5, 5) to (4, 40), cut at 20
   assert.deepEqual(roofLine(10, 0.5, 4, 1, 20), [[0.5, 5], [2, 20]]);
   assert.deepEqual(roofLine(10, 0.01, 4, 1, 20), [[0.1, 1], [2, 20]]);
@@ -317,6 +319,8 @@ test("chartsOf: a plot for everything that there are numbers for", () => {
     "roofline.svg",
   ]);
   for (const { svg } of charts) assertWellFormed(svg);
+  assert.ok(charts[0]!.svg.includes("Decode speed, smollm2"));
+  assert.ok(charts[2]!.svg.includes("deno: memory read in order 20.0 GB/s"));
   assert.deepEqual(chartsOf({ ...sample(), runs: [], peers: [] }), []);
 });
 
@@ -329,7 +333,7 @@ test("number, spread, times, table: short, and losses in bold", () => {
     "0.0123",
   ]);
   assert.equal(spread({ median: 20, min: 15, max: 25, n: 3 }), "20.0 (15.0–25.0)");
-  assert.equal(spread({ median: 20, min: 20, max: 20, n: 1 }), "20.0");
+  assert.equal(spread({ median: 20, min: 20, max: 20, n: 1 }), "20.0 (one run)");
   assert.deepEqual([undefined, 0.96, 0.98, 1.5].map(times), ["", "**0.96x**", "0.98x", "1.50x"]);
   assert.equal(table(["a", "b"], [["1", "2"]]), "| a | b |\n| --- | --- |\n| 1 | 2 |");
   assert.equal(table(["a"], []), "");

@@ -51,9 +51,7 @@ function decodeBars({ runs, peers }: Results): BarGroup[] {
 function tokensChart(results: Results): Chart | null {
   const groups = decodeBars(results);
   if (groups.length === 0) return null;
-  const title = `Decode speed, ${
-    results.runs.find(({ what }) => what === "decode")?.rows[0]?.shape ?? results.settings.model
-  }`;
+  const title = `Decode speed, ${results.settings.model}`;
   return {
     file: "decode.svg",
     alt: title,
@@ -134,13 +132,12 @@ export function roofPoints(runs: readonly Run[]): RoofPoint[] {
   );
 }
 
-/** GB/s of memory read in order: the median over an engine's runs, as the machine's speed moves. */
-export function readSpeed(runs: readonly Run[]): number | null {
+/** GB/s of memory read in order, the least and the most of an engine's runs: the machine's speed moves. */
+export function readSpeeds(runs: readonly Run[]): [least: number, most: number] | null {
   const found = runs.flatMap(({ rows }) => rows).filter(({ name }) => name === "read").map((row) =>
     row.gbPerSecond!.median
-  )
-    .sort((a, b) => a - b);
-  return found[found.length >> 1] ?? null;
+  );
+  return found.length === 0 ? null : [Math.min(...found), Math.max(...found)];
 }
 
 function rooflineChart({ runs }: Results): Chart | null {
@@ -157,13 +154,14 @@ function rooflineChart({ runs }: Results): Chart | null {
   const panels = ENGINES.filter((engine) => points.some(({ run }) => run.engine === engine)).map(
     (engine): Panel => {
       const own = points.filter(({ run }) => run.engine === engine),
-        read = readSpeed(runs.filter((run) => run.engine === engine));
-      const roof = read === null ? [] : roofLine(read, left, xs.at(-1)!, ys[0]!, ys.at(-1)!);
+        read = readSpeeds(runs.filter((run) => run.engine === engine));
+      const ends = [...new Set((read ?? []).map((speed) => speed.toFixed(1)))];
+      const roofs = ends.map((speed) => roofLine(Number(speed), left, xs.at(-1)!, ys[0]!, ys.at(-1)!));
       return {
-        title: read === null ? engine : `${engine}: memory read in order ${read.toFixed(1)} GB/s`,
+        title: read === null ? engine : `${engine}: memory read in order ${ends.join(" to ")} GB/s`,
         x: { label: "multiply-adds a byte read", min: left, max: xs.at(-1)!, ticks: xs, log: true },
         y: { label: "GMAC/s", min: ys[0]!, max: ys.at(-1)!, ticks: ys, log: true },
-        guides: roof.length < 2 ? [] : [{ points: roof }],
+        guides: roofs.filter((roof) => roof.length > 1).map((points) => ({ points })),
         series: DTYPES.flatMap((dtype, look) =>
           [0, 0.5].map((sparsity): Series => ({
             name: `${dtype} ${sparsity === 0 ? "dense" : "50 %"}`,
@@ -184,7 +182,7 @@ function rooflineChart({ runs }: Results): Chart | null {
     svg: panelChart({
       title,
       subtitle:
-        "projections of a token, all shapes; multiply-adds that are skipped do not count; dotted: memory's limit",
+        "projections of a token, all shapes; multiply-adds that are skipped do not count; dotted: memory's limit, at its slowest and fastest",
       panels,
       columns: 2,
     }),

@@ -16,9 +16,9 @@ export function number(value: number): string {
   return value.toFixed(digits);
 }
 
-/** A median with its range. */
+/** A median with its range, if there is one. */
 export function spread({ median, min, max, n }: Stat): string {
-  return n === 1 ? number(median) : `${number(median)} (${number(min)}–${number(max)})`;
+  return n === 1 ? `${number(median)} (one run)` : `${number(median)} (${number(min)}–${number(max)})`;
 }
 
 /** A speed-up; those that are losses stand out. */

@@ -1,7 +1,7 @@
 /** The report in Markdown: pure, from what `latest.json` holds. */
 import type { Row } from "../../src/cli/bench/rows.ts";
 import { SHAPE_NAMES } from "../../src/cli/bench/shapes.ts";
-import { type Chart, engineOf, readSpeed, roofPoints } from "./charts.ts";
+import { type Chart, engineOf, readSpeeds, roofPoints } from "./charts.ts";
 import { NOISE, number, spread, table, times } from "./markdown.ts";
 import { DTYPES, SPARSITIES } from "./plan.ts";
 import type { MicroCase, Results, Run } from "./schema.ts";
@@ -182,7 +182,7 @@ function balance(runs: readonly Run[]): string {
 function roofTable(runs: readonly Run[]): string {
   const rows = roofPoints(runs).filter(({ row }) => row.sparsity === 0 || row.sparsity === 0.5).map(
     (point) => {
-      const { run, row, gmacs, gbPerSecond } = point, read = readSpeed([run]);
+      const { run, row, gmacs, gbPerSecond } = point, read = readSpeeds([run])?.[0] ?? null;
       return [
         row.shape,
         row.dtype,

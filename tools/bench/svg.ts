@@ -182,7 +182,7 @@ export function panelChart(
   },
 ): string {
   const wide = 380, high = 270, across = Math.min(columns, Math.max(1, panels.length));
-  const width = Math.max(across * wide + 2 * MARGIN, 2 * MARGIN + 400);
+  const width = Math.max(across * wide, Math.ceil(6.2 * subtitle.length)) + 2 * MARGIN;
   const all = new Map(panels.flatMap(({ series }) => series).map((each) => [each.name, each]));
   const key = legend(keys ?? [...all.values()], MARGIN, TITLE + 12, width - 2 * MARGIN),
     top = TITLE + key.height + 8;
