@@ -320,7 +320,7 @@ test("chartsOf: a plot for everything that there are numbers for", () => {
   ]);
   for (const { svg } of charts) assertWellFormed(svg);
   assert.ok(charts[0]!.svg.includes("Decode speed, smollm2"));
-  assert.ok(charts[2]!.svg.includes("deno: memory read in order 20.0 GB/s"));
+  assert.ok(charts[2]!.svg.includes("deno: memory gives 20.0 GB/s"));
   assert.deepEqual(chartsOf({ ...sample(), runs: [], peers: [] }), []);
 });
 

@@ -158,7 +158,7 @@ function rooflineChart({ runs }: Results): Chart | null {
       const ends = [...new Set((read ?? []).map((speed) => speed.toFixed(1)))];
       const roofs = ends.map((speed) => roofLine(Number(speed), left, xs.at(-1)!, ys[0]!, ys.at(-1)!));
       return {
-        title: read === null ? engine : `${engine}: memory read in order ${ends.join(" to ")} GB/s`,
+        title: read === null ? engine : `${engine}: memory gives ${ends.join(" to ")} GB/s`,
         x: { label: "multiply-adds a byte read", min: left, max: xs.at(-1)!, ticks: xs, log: true },
         y: { label: "GMAC/s", min: ys[0]!, max: ys.at(-1)!, ticks: ys, log: true },
         guides: roofs.filter((roof) => roof.length > 1).map((points) => ({ points })),
