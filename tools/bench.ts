@@ -8,7 +8,7 @@ import { locateModel } from "../src/hub/locate.ts";
 import { detectPlatform } from "../src/platform/detect.ts";
 import { VERSION } from "../src/version.ts";
 import { chartsOf } from "./bench/charts.ts";
-import { type Engine, findEngines, measureBuilds, output } from "./bench/engines.ts";
+import { findEngines, measureBuilds, output } from "./bench/engines.ts";
 import { loadNow, machineNow } from "./bench/machine.ts";
 import {
   HELP,
@@ -34,7 +34,7 @@ import {
   type Run,
   stringify,
 } from "./bench/schema.ts";
-import { cliCommand } from "../tests/support/runtimes.ts";
+import { cliCommand, thisRuntime } from "../tests/support/runtimes.ts";
 import { bundle } from "./build.ts";
 import { installChromium } from "./chromium.ts";
 import { prepare, ROOT } from "./prepare.ts";
@@ -52,19 +52,14 @@ function optionsOfCommandLine(): Options | null {
   }
 }
 
-/** A model's file on this machine, and a recipe for it that the first engine with a command line makes. */
-async function prepareModel(
-  options: Options,
-  engines: readonly Engine[],
-): Promise<{ model: string; recipe: string }> {
+/** A model's file on this machine, and a recipe for it that Deno makes, whatever is measured. */
+async function prepareModel(options: Options): Promise<{ model: string; recipe: string }> {
   const { cachedPath } = await locateModel(options.model, await detectPlatform());
   const model = cachedPath ?? options.model, recipe = join(ROOT, "build", "bench.safetensors");
-  const runtime = engines.find(({ runtime }) => runtime !== null)?.runtime;
-  if (!runtime) throw new Error("Cannot make a recipe: no runtime among those asked for but Chromium");
   console.error("calibrating …");
   const tokens = options.quick ? "512" : "2048";
   await output([
-    ...cliCommand(runtime),
+    ...cliCommand(thisRuntime()),
     ...[
       "calibrate",
       "-m",
@@ -98,7 +93,7 @@ async function main(options: Options): Promise<void> {
   const note = (line: string): void => console.error(line);
 
   const needsModel = options.suites.some((suite) => !["kernels", "micro"].includes(suite));
-  const { model, recipe } = needsModel ? await prepareModel(options, engines) : { model: "", recipe: "" };
+  const { model, recipe } = needsModel ? await prepareModel(options) : { model: "", recipe: "" };
   for (const engine of engines) {
     const done = await measureBuilds(engine, (kernels) => [
       ...needsModel ? tokenRequests(options, kernels, model, recipe) : [],
