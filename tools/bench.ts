@@ -1,131 +1,165 @@
-/**
- * `deno task bench [-m MODEL] [--reps N]`: decode, prefill and loading on every runtime and kernel build, one process after the other,
- * dense and with a recipe made for the run. Writes `bench/results/latest.json` and `latest.md`; run it on a quiet machine.
- */
-import { spawnSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
-import { cpus, totalmem } from "node:os";
+/** `deno task bench`: see `--help`; `tools/bench/schema.ts` says what `bench/results/latest.json` holds. Run it on a quiet machine. */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { stop } from "esbuild";
-import { cliCommand, type Runtime, runtimes } from "../tests/support/runtimes.ts";
+import { locateModel } from "../src/hub/locate.ts";
+import { detectPlatform } from "../src/platform/detect.ts";
+import { VERSION } from "../src/version.ts";
+import { chartsOf } from "./bench/charts.ts";
+import { findEngines, measureBuilds, output } from "./bench/engines.ts";
+import { loadNow, machineNow } from "./bench/machine.ts";
+import {
+  HELP,
+  kernelRequests,
+  OPTIONS,
+  type Options,
+  readOptions,
+  TOKEN_SPARSITY,
+  tokenRequests,
+  UsageError,
+} from "./bench/plan.ts";
+import { bennyVersion, bundleMicro, measureMicro } from "./bench/micro.ts";
+import { measurePeers } from "./bench/peers.ts";
+import { report } from "./bench/report.ts";
+import {
+  FORMAT,
+  merge,
+  type MicroRun,
+  type Missing,
+  parse,
+  type PeerRun,
+  type Results,
+  type Run,
+  stringify,
+} from "./bench/schema.ts";
+import { cliCommand, thisRuntime } from "../tests/support/runtimes.ts";
 import { bundle } from "./build.ts";
+import { installChromium } from "./chromium.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRuntimes } from "./runtimes.ts";
 
-const SPARSITY = 0.5;
-
-interface Stat {
-  readonly median: number;
-  readonly min: number;
-  readonly max: number;
-  readonly n: number;
-}
-interface Row {
-  readonly name: string;
-  readonly dtype: string;
-  readonly sparsity: number;
-  readonly variant: string;
-  readonly tokensPerSecond?: Stat;
-  readonly ms?: Stat;
-  readonly speedup?: number;
-}
-interface Run {
-  readonly engine: { readonly runtime: string; readonly kernels: string; readonly threads: number };
-  readonly rows: readonly Row[];
+function optionsOfCommandLine(): Options | null {
+  try {
+    const { values } = parseArgs({ options: OPTIONS, strict: true });
+    if (values.help) return null;
+    return readOptions(values);
+  } catch (error) {
+    if (!(error instanceof UsageError || (error instanceof TypeError && "code" in error))) throw error;
+    console.error(`error: ${error.message}`);
+    process.exit(2);
+  }
 }
 
-/** What a command prints with `--json`. @throws {Error} If it fails; its messages have gone to stderr. */
-function json(runtime: Runtime, args: readonly string[]): unknown {
-  const [program, ...rest] = cliCommand(runtime);
-  const options = [...rest, ...args, "--json", "--quiet"];
-  const { status, stdout } = spawnSync(program!, options, {
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "inherit"],
-    maxBuffer: 2 ** 26,
-  });
-  if (status !== 0) throw new Error(`${args.join(" ")} failed on ${runtime.name}: exit status ${status}`);
-  return JSON.parse(stdout);
+/** A model's file on this machine, and a recipe for it that Deno makes, whatever is measured. */
+async function prepareModel(options: Options): Promise<{ model: string; recipe: string }> {
+  const { cachedPath } = await locateModel(options.model, await detectPlatform());
+  const model = cachedPath ?? options.model, recipe = join(ROOT, "build", "bench.safetensors");
+  console.error("calibrating …");
+  const tokens = options.quick ? "512" : "2048";
+  await output([
+    ...cliCommand(thisRuntime()),
+    ...[
+      "calibrate",
+      "-m",
+      model,
+      "--tokens",
+      tokens,
+      "--sparsity",
+      String(TOKEN_SPARSITY),
+      "--rho",
+      "1",
+      "-o",
+      recipe,
+      "--quiet",
+    ],
+  ]);
+  return { model, recipe };
 }
 
-function table(runs: readonly Run[]): string {
-  const lines = [
-    "| runtime | kernels | what | dtype | variant | median | min to max | runs | speed-up |",
-    "|---|---|---|---|---|---|---|---|---|",
-  ];
-  for (const { engine, rows } of runs) {
-    for (const row of rows) {
-      const stat = (row.tokensPerSecond ?? row.ms)!,
-        unit = row.tokensPerSecond ? "tok/s" : "ms",
-        digits = stat.median < 100 ? 1 : 0;
-      const speedup = row.speedup === undefined ? "" : `${row.speedup.toFixed(2)}x`;
-      lines.push(
-        `| ${engine.runtime} | ${engine.kernels} | ${row.name} | ${row.dtype} | ${row.variant}${
-          row.sparsity > 0 ? ` ${row.sparsity}` : ""
-        } | ` +
-          `${stat.median.toFixed(digits)} ${unit} | ${stat.min.toFixed(digits)} to ${
-            stat.max.toFixed(digits)
-          } | ${stat.n} | ${speedup} |`,
-      );
+async function main(options: Options): Promise<void> {
+  const began = performance.now(), loadBefore = loadNow();
+  const folder = options.out ?? join(ROOT, "bench", "results");
+  await prepare();
+  await bundle();
+  await stop();
+  installRuntimes();
+  const wantsPage = options.engines.includes("chromium") || options.suites.includes("peers");
+  const chromium = wantsPage ? await installChromium() : null;
+  const runs: Run[] = [], micro: MicroRun[] = [], peers: PeerRun[] = [], missing: Missing[] = [];
+  const { engines, missing: gone } = await findEngines(options.engines, chromium);
+  for (const each of gone) missing.push({ suite: options.suites[0]!, ...each });
+  const note = (line: string): void => console.error(line);
+
+  const needsModel = options.suites.some((suite) => !["kernels", "micro"].includes(suite));
+  const { model, recipe } = needsModel ? await prepareModel(options) : { model: "", recipe: "" };
+  for (const engine of engines) {
+    const done = await measureBuilds(engine, (kernels) => [
+      ...needsModel ? tokenRequests(options, kernels, model, recipe) : [],
+      ...options.suites.includes("kernels") ? kernelRequests(options, kernels, engine.name) : [],
+    ], note);
+    runs.push(...done.runs);
+    missing.push(...done.failed.map((each) => ({ ...each, engine: engine.name })));
+  }
+  if (options.suites.includes("micro")) {
+    await bundleMicro();
+    for (const engine of engines) {
+      const done = await measureMicro(engine, join(folder, "micro"), options.quick, note);
+      micro.push(...done.runs);
+      missing.push(...done.failed);
     }
   }
-  return lines.join("\n");
+  if (options.suites.includes("peers")) {
+    peers.push(...await measurePeers(model, chromium, options.reps ?? (options.quick ? 3 : 5), note));
+  }
+  const results: Results = {
+    format: FORMAT,
+    date: new Date().toISOString().slice(0, 10),
+    seconds: (performance.now() - began) / 1000,
+    settings: {
+      quick: options.quick,
+      model: options.model,
+      suites: options.suites,
+      engines: engines.map(({ name }) => name),
+      sparsity: TOKEN_SPARSITY,
+    },
+    machine: machineNow(loadBefore),
+    versions: {
+      rsparse: `rsparse ${VERSION}`,
+      ...Object.fromEntries(engines.map(({ name, version }) => [name, version])),
+      benny: bennyVersion(),
+    },
+    runs,
+    micro,
+    peers,
+    missing,
+  };
+  write(folder, merge(before(folder), results));
 }
 
-const { values } = parseArgs({
-  options: {
-    model: { type: "string", short: "m", default: "smollm2" },
-    reps: { type: "string", default: "7" },
-  },
-});
-await prepare();
-await bundle();
-await stop();
-installRuntimes();
-const recipe = join(ROOT, "build", "bench.safetensors"), common = ["-m", values.model, "--reps", values.reps];
-const all = runtimes(), runs: Run[] = [];
-json(all[0]!, [
-  "calibrate",
-  "-m",
-  values.model,
-  "--tokens",
-  "2048",
-  "--sparsity",
-  String(SPARSITY),
-  "--rho",
-  "1",
-  "-o",
-  recipe,
-]);
-for (const runtime of all) {
-  const seen = new Set<string>();
-  for (const kernels of ["baseline", "auto"]) {
-    const sparse = ["--recipe", recipe, "--sparsity", `0,${SPARSITY}`, "--kernels", kernels];
-    const decode = json(runtime, ["bench", "decode", ...common, ...sparse]) as Run;
-    if (seen.has(decode.engine.kernels)) continue;
-    seen.add(decode.engine.kernels);
-    const prefill = json(runtime, ["bench", "prefill", ...common, "--kernels", kernels]) as Run;
-    const load = json(runtime, ["bench", "load", ...common, "--kernels", kernels]) as Run;
-    runs.push({ engine: decode.engine, rows: [...decode.rows, ...prefill.rows, ...load.rows] });
-    console.error(table(runs.slice(-1)));
+/** What earlier runs left; null if there is nothing, or it is in another form. */
+function before(folder: string): Results | null {
+  try {
+    return parse(readFileSync(join(folder, "latest.json"), "utf8"));
+  } catch {
+    return null;
   }
 }
-const machine = {
-  cpu: cpus()[0]?.model ?? "unknown",
-  cores: cpus().length,
-  memoryBytes: totalmem(),
-  platform: `${process.platform} ${process.arch}`,
-};
-const date = new Date().toISOString().slice(0, 10), folder = join(ROOT, "bench", "results");
-mkdirSync(folder, { recursive: true });
-writeFileSync(
-  join(folder, "latest.json"),
-  `${JSON.stringify({ date, machine, model: values.model, runs }, null, 1)}\n`,
-);
-writeFileSync(
-  join(folder, "latest.md"),
-  `# Benchmark of ${date}\n\n${values.model}, one thread; ${machine.cpu}, ${machine.cores} cores, ${machine.platform}. ` +
-    `Variants take turns in one process; medians. Made by \`deno task bench\`.\n\n${table(runs)}\n`,
-);
-console.log(table(runs));
+
+/** Replaces what an earlier run left. */
+function write(folder: string, results: Results): void {
+  mkdirSync(folder, { recursive: true });
+  const charts = chartsOf(results);
+  for (const { file, svg } of charts) writeFileSync(join(folder, file), svg);
+  writeFileSync(join(folder, "latest.json"), stringify(results));
+  const text = report(results, { title: `Benchmark of ${results.date}`, charts, folder: "", full: true });
+  writeFileSync(join(folder, "latest.md"), text);
+  console.log(
+    report(results, { title: `Benchmark of ${results.date}`, charts: [], folder: "", full: false }),
+  );
+}
+
+const options = optionsOfCommandLine();
+if (options === null) console.log(HELP);
+else await main(options);

@@ -3,7 +3,7 @@
  * same weights. Random weights and activations; thresholds that leave the share of channels that the budget has.
  */
 import { parseArgs } from "node:util";
-import { benchActivations, benchThreshold } from "../../src/cli/bench/kernels.ts";
+import { benchActivations, benchThreshold } from "../../src/cli/bench/activations.ts";
 import { SHAPE_NAMES, type ShapeName, SHAPES } from "../../src/cli/bench/shapes.ts";
 import { layersToHold, modelOfShape } from "../../src/cli/bench/variants.ts";
 import { hasRelaxedSimd } from "../../src/kernels/probe.ts";

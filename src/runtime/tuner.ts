@@ -247,9 +247,11 @@ export async function openStopwatch(
     plain: Team.alone(kernels.plain, s.scratch),
   };
   const scales = arena.allocate(4 * Math.max(...Object.values(s.strides)));
-  const weights = arena.allocate(WEIGHT_BYTES);
+  let weights = arena.allocate(WEIGHT_BYTES), held = WEIGHT_BYTES;
   // as integers any bytes will do, as f32 and bf16 this is 0.0115: speed depends on values only where they are subnormal or not numbers
-  new Uint8Array(memory.buffer, scales, weights + WEIGHT_BYTES - scales).fill(0x3c);
+  const fill = (from: number, to: number): void =>
+    void new Uint8Array(memory.buffer, from, to - from).fill(0x3c);
+  fill(scales, weights + held);
   const x = s.normed, y = s.gateUp;
   return (shape, { layout, method }, touch) => {
     const team = teams[touch];
@@ -258,6 +260,12 @@ export async function openStopwatch(
       balanced: shape.kind === "i8",
     });
     const step = padTo(plan.bytes, 64), count = Math.max(1, Math.floor(WEIGHT_BYTES / step));
+    if (step > held) {
+      // one matrix is larger: gate and up of Llama-2-7B take 360 MB in f32
+      weights = arena.allocate(step);
+      held = step;
+      fill(weights, weights + held);
+    }
     const values = new Float32Array(memory.buffer, x, plan.nInPadded).fill(0), random = new Random(shape.nIn);
     for (let c = 0; c < shape.nIn; c++) values[c] = 0.1 + random.uniform();
     let products = 0;

@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { failure, json, rsparse, stories } from "../support/cli.ts";
 import { skipWithout } from "../support/shared.ts";
@@ -22,6 +25,8 @@ interface Row {
   readonly gbPerSecond?: Stat;
   readonly speedup?: number;
   readonly measuredSparsity?: number | null;
+  readonly method?: string;
+  readonly nOut?: number;
   readonly layersHeld?: number;
   readonly layers?: number;
 }
@@ -83,7 +88,19 @@ test("bench decode, prefill: a shape with random weights; blocks that are not he
 test("bench kernels: every matrix of a token and of a prompt, selection and memory", async () => {
   for (const dtype of ["int4", "int8", "bf16", "f32"]) {
     const { rows, engine } = await json<Report>(
-      ["bench", "kernels", ...ONE_BLOCK, "--dtype", dtype, "--sparsity", "0,0.7", "--reps", "3"],
+      [
+        "bench",
+        "kernels",
+        ...ONE_BLOCK,
+        "--vocab",
+        "300",
+        "--dtype",
+        dtype,
+        "--sparsity",
+        "0,0.7",
+        "--reps",
+        "3",
+      ],
     );
     assert.match(engine!.kernels, /^(baseline|relaxed)$/);
     for (const name of ["o", "gate_up", "down", "projections", "head", "prefill down", "select", "read"]) {
@@ -92,13 +109,51 @@ test("bench kernels: every matrix of a token and of a prompt, selection and memo
       for (const row of found) {
         assertStat(row.ms, 3);
         assert.deepEqual([row.shape, row.dtype], ["smollm2-135m", dtype]);
-        if (row.sparsity === 0.7) assert.ok(row.speedup! > 0);
+        if (row.sparsity === 0.7) {
+          assert.ok(row.speedup! > 0);
+          // a share of the channels, rounded up to what a kernel takes at a time, or all of them
+          assert.ok(
+            [0, 0.7].some((share) => Math.abs(row.measuredSparsity! - share) < 0.1),
+            `${row.measuredSparsity}`,
+          );
+          if (name !== "projections") assert.match(row.method!, /^(dense|skip|stream)$/);
+        } else assert.equal(row.method, undefined);
         if (row.sparsity === 0 && name !== "read") assertStat(row.gflops, 3);
       }
     }
     assert.ok(rows.some(({ name }) => name.startsWith("q")));
     assertStat(rows.find(({ name }) => name === "read")!.gbPerSecond, 3);
     assert.equal(rows.find(({ name }) => name === "projections")!.layersHeld, 1);
+    assert.equal(rows.find(({ name }) => name === "head")!.nOut, 300);
+  }
+});
+
+test("bench decode --recipe: dense beside it, or alone", withStories, async () => {
+  const folder = mkdtempSync(join(tmpdir(), "rsparse-bench-")), recipe = join(folder, "half.safetensors");
+  try {
+    await json([
+      "calibrate",
+      "-m",
+      stories(),
+      "--sparsity",
+      "0.5",
+      "--rho",
+      "1",
+      "--tokens",
+      "64",
+      "-o",
+      recipe,
+    ]);
+    const args = ["bench", "decode", "-m", stories(), "--recipe", recipe, "--reps", "1", "-n", "4"];
+    const { rows } = await json<Report>(args);
+    assert.deepEqual(rows.map(({ variant, sparsity }) => [variant, sparsity]), [["dense", 0], [
+      "r-sparse",
+      0.5,
+    ]]);
+    assert.deepEqual(rows.map(({ measuredSparsity }) => measuredSparsity === null), [true, false]);
+    assert.equal((await json<Report>([...args, "--sparsity", "0"])).rows.length, 1);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 });
 
@@ -120,6 +175,14 @@ test("bench: what makes no sense is exit status 2", withStories, async () => {
   await failure(2, /--recipe belongs to a model/, ["bench", "decode", ...shape, "--recipe", "r"]);
   await failure(2, /--layers is of --shape/, ["bench", "decode", "-m", stories(), "--layers", "2"]);
   await failure(2, /--layers 31: smollm2-135m has 30/, ["bench", "decode", ...shape, "--layers", "31"]);
+  await failure(2, /--vocab is of kernels/, ["bench", "decode", ...shape, "--vocab", "300"]);
+  await failure(2, /--vocab 50000: smollm2-135m has 49152/, [
+    "bench",
+    "kernels",
+    ...shape,
+    "--vocab",
+    "50000",
+  ]);
   await failure(2, /--shape has no file to load/, ["bench", "load", ...shape]);
   await failure(2, /loading has no tokens/, ["bench", "load", "-m", stories(), "-n", "3"]);
   await failure(2, /it takes no --sparsity/, ["bench", "load", "-m", stories(), "--sparsity", "0.5"]);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { benchActivations, benchThreshold } from "../../src/cli/bench/kernels.ts";
+import { benchActivations, benchThreshold } from "../../src/cli/bench/activations.ts";
 import { inverseOf, type Row, rowTable, statOf, withSpeedups } from "../../src/cli/bench/rows.ts";
 
 const about = { shape: "s", dtype: "int4", variant: "dense" };
@@ -58,6 +58,8 @@ test("rowTable: a line a row, with the columns of kernels only where there are s
     ],
     ["decode (8 of 32 blocks)", "s", "int4", "dense", "0", "200.0", "190.0", "210.0", "3", "tok/s"],
   ]);
+  const skipped: Row = { ...about, name: "down", sparsity: 0.5, ms: statOf([1]), method: "skip" };
+  assert.match(rowTable([skipped]), /variant +way +sparsity[^]*dense +skip +0\.5/);
   const down: Row = { ...about, name: "down", sparsity: 0.5, ms: statOf([0.0123]), gflops: statOf([60.04]) };
   assert.deepEqual(rowTable([down]).split("\n").map((line) => line.split(/ {2,}/).slice(-3)), [
     ["speedup", "GFLOP/s", "GB/s"],

@@ -141,21 +141,35 @@ test("candidates: dense comes first, and the relaxed build's int4 dense is the q
   assert.equal(UNTUNED.choose(INT4).method, "stream");
 });
 
-test("openStopwatch: every candidate of the baseline build takes some time", async () => {
+/** A stopwatch for a model that is so wide. */
+async function stopwatch(hiddenSize: number, intermediateSize: number): Promise<Stopwatch> {
   const config = {
-    hiddenSize: 576,
-    intermediateSize: 1536,
-    numAttentionHeads: 9,
-    numKeyValueHeads: 3,
+    hiddenSize,
+    intermediateSize,
+    numAttentionHeads: hiddenSize / 64,
+    numKeyValueHeads: hiddenSize / 64,
     headDim: 64,
     vocabSize: 64,
     ropeDim: 64,
   } as LlamaConfig;
   const module = await loadKernelModule("baseline");
-  const watch = await openStopwatch(config, {
+  return await openStopwatch(config, {
     newMemory: () => newMemory(false),
     create: (memory, touch) => createWasmKernels(module, memory, { touch }),
   });
+}
+
+test("openStopwatch: a matrix larger than the made-up weights gets as many as it has", async () => {
+  const watch = await stopwatch(4096, 7168);
+  for (const choice of candidates("channels-bf16", "baseline")) {
+    // 117 MB
+    const shape = { ...INT4, kind: "channels-bf16", mins: false, nIn: 4096, nOut: 14336 } as const;
+    assert.ok(watch(shape, choice, "atomic") > 0);
+  }
+});
+
+test("openStopwatch: every candidate of the baseline build takes some time", async () => {
+  const watch = await stopwatch(576, 1536);
   for (const kind of ["channels-f32", "channels-bf16", "i8", "group-i4"] as const) {
     for (const choice of candidates(kind, "baseline")) {
       const ms = watch({ ...INT4, kind, mins: kind === "group-i4" }, choice, "atomic");

@@ -6,10 +6,10 @@ import type { ProjectionName } from "../../model/config.ts";
 import { drain, type Linear } from "../../runtime/forward.ts";
 import type { Model } from "../../runtime/model.ts";
 import { multiplyTokens } from "../../runtime/multiply_tokens.ts";
-import { Random } from "../../runtime/random.ts";
 import { nextTurn } from "../../runtime/turn.ts";
 import { MAX_TOKENS } from "../../runtime/workspace.ts";
 import { dtypeOf } from "../dtype.ts";
+import { benchActivations, benchThreshold, INPUTS } from "./activations.ts";
 import { inverseOf, type Row, type Stat, statOf, withSpeedups } from "./rows.ts";
 import type { BenchHost, Variant } from "./variants.ts";
 
@@ -25,34 +25,12 @@ export interface KernelOptions {
   readonly layers: number;
 }
 
-/** Different activations that take turns, so that no list of channels is the last one's. */
-const INPUTS = 8;
 /** V8 optimises a kernel after some calls, each layer's is one. */
 const WARM_UP = 3;
 /** Prefill takes a hundred times as long as decode: so many samples are enough. */
 const PREFILL_REPS = 5;
 /** Where a token's and a prompt's rows begin in the workspace's buffers, which have 128: outputs lie behind the inputs. */
 const OUTPUT_ROW = 64;
-
-/**
- * Activations of a projection with so many inputs: normal, one in a hundred 15 times as large.
- *
- * @returns f32[INPUTS, nIn]
- */
-export function benchActivations(nIn: number): Float32Array {
-  const random = new Random(nIn);
-  return Float32Array.from({ length: INPUTS * nIn }, () => {
-    let sum = -6;
-    for (let i = 0; i < 12; i++) sum += random.uniform();
-    return random.uniform() < 0.01 ? 15 * sum : sum;
-  });
-}
-
-/** The threshold that leaves a share of {@linkcode benchActivations} active. */
-export function benchThreshold(nIn: number, sparsity: number): number {
-  const sizes = benchActivations(nIn).map(Math.abs).sort();
-  return sizes[Math.floor(sizes.length * sparsity)]!;
-}
 
 /** Rows of what was measured until the host's signal, if it came. */
 export async function measureKernels(
@@ -139,6 +117,8 @@ class KernelBench {
   /** Milliseconds of the sample that runs, by row. */
   #now = new Map<string, number>();
   readonly #samples = new Map<string, number[]>();
+  /** Shares of active channels, of warm-up samples too. */
+  readonly #active = new Map<string, { readonly sum: number; readonly n: number }>();
 
   constructor(variant: Variant) {
     this.variant = variant;
@@ -192,6 +172,12 @@ class KernelBench {
     this.#now.set(name, (this.#now.get(name) ?? 0) + ms);
   }
 
+  /** Notes the share of a matrix's channels that were active. */
+  #count(name: string, share: number): void {
+    const seen = this.#active.get(name) ?? { sum: 0, n: 0 };
+    this.#active.set(name, { sum: seen.sum + share, n: seen.n + 1 });
+  }
+
   #stat(name: string): Stat | null {
     const samples = this.#samples.get(name);
     return samples === undefined ? null : statOf(samples);
@@ -204,9 +190,10 @@ class KernelBench {
       for (const { name, linear, x, xStride, y } of placed) {
         const began = performance.now();
         s.newInput();
-        forward.project(linear, y, x + 4 * xStride * ((l + rep) % INPUTS), sparse);
+        const active = forward.project(linear, y, x + 4 * xStride * ((l + rep) % INPUTS), sparse);
         const ms = performance.now() - began;
         this.#add(name, ms);
+        this.#count(name, active / linear.matrix.nIn);
         this.#add("projections", ms);
       }
     }
@@ -219,11 +206,15 @@ class KernelBench {
   tokenRows(about: Pick<Row, "shape" | "dtype" | "sparsity">, layers: number): Row[] {
     const held = this.#layers.length, rows: Row[] = [], dense = this.variant.sparsity === 0;
     const place = held < layers ? { layersHeld: held, layers } : {};
-    let weights = 0, bytes = 0;
-    for (const { name, linear: { matrix, parts } } of this.#layers[0]!) {
+    let weights = 0, kept = 0, bytes = 0;
+    for (const { name, linear: { matrix, method, parts } } of this.#layers[0]!) {
       const ms = divided(this.#stat(name), held), nOut = parts.reduce((sum, part) => sum + part.nOut, 0);
+      const { sum, n } = this.#active.get(name) ?? { sum: 1, n: 1 }, active = sum / n;
+      // a stream and a dense product read every channel
+      const read = matrix.bytes * (!dense && method === "skip" ? active : 1);
       weights += matrix.nIn * nOut;
-      bytes += matrix.bytes;
+      kept += matrix.nIn * nOut * active;
+      bytes += read;
       if (ms !== null) {
         rows.push({
           name,
@@ -231,7 +222,8 @@ class KernelBench {
           variant: dense ? "dense" : matrix.layout,
           ms,
           gflops: inverseOf(ms, 2e-6 * matrix.nIn * nOut),
-          ...dense ? { gbPerSecond: inverseOf(ms, 1e-6 * matrix.bytes) } : {},
+          gbPerSecond: inverseOf(ms, 1e-6 * read),
+          ...dense ? {} : { method, measuredSparsity: 1 - active },
           nIn: matrix.nIn,
           nOut,
         });
@@ -245,7 +237,8 @@ class KernelBench {
         variant: dense ? "dense" : this.variant.name,
         ms: all,
         gflops: inverseOf(all, 2e-6 * weights * layers),
-        ...dense ? { gbPerSecond: inverseOf(all, 1e-6 * bytes * layers) } : {},
+        gbPerSecond: inverseOf(all, 1e-6 * bytes * layers),
+        ...dense ? {} : { measuredSparsity: 1 - kept / weights },
         ...place,
       });
     }

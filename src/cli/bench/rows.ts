@@ -23,8 +23,10 @@ export interface Row {
   readonly ms?: Stat;
   /** 10^9 multiply-adds times two a second, those that were skipped counted as if they had run. */
   readonly gflops?: Stat;
-  /** 10^9 bytes of weights a second; where some are skipped it is not known. */
+  /** 10^9 bytes of weights read a second; of columns that are jumped over nothing counts, though memory brings whole lines. */
   readonly gbPerSecond?: Stat;
+  /** How a sparse matrix runs, as the tuner picked: `dense`, `skip` or `stream`. */
+  readonly method?: string;
   /** Of the median, over that of the dense row. */
   readonly speedup?: number;
   readonly measuredSparsity?: number | null;
@@ -63,11 +65,13 @@ export function withSpeedups(rows: readonly Row[]): Row[] {
 /** Rows as a table for people. */
 export function rowTable(rows: readonly Row[]): string {
   const kernels = rows.some(({ gflops, gbPerSecond }) => gflops ?? gbPerSecond);
+  const methods = rows.some(({ method }) => method);
   const header = [
     "what",
     "model",
     "dtype",
     "variant",
+    ...methods ? ["way"] : [],
     "sparsity",
     "measured",
     "median",
@@ -89,6 +93,7 @@ export function rowTable(rows: readonly Row[]): string {
         row.shape,
         row.dtype,
         row.variant,
+        ...methods ? [row.method ?? ""] : [],
         String(row.sparsity),
         row.measuredSparsity?.toFixed(3) ?? "",
         ...[stat.median, stat.min, stat.max].map((value) => value.toFixed(digits)),

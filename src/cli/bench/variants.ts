@@ -3,6 +3,8 @@ import type { LoadedRecipe } from "../../recipe/recipe.ts";
 import type { Dtype } from "../../runtime/matrix.ts";
 import type { Model } from "../../runtime/model.ts";
 import type { CliContext } from "../output.ts";
+import { benchThreshold } from "./activations.ts";
+import { recipeOfThresholds } from "./recipes.ts";
 import { layerWeights, type ShapeName, SHAPES } from "./shapes.ts";
 import { type SyntheticModel, syntheticModel } from "./synthetic_model.ts";
 
@@ -25,11 +27,11 @@ export interface Variant {
 export type LoadModel = (recipe?: LoadedRecipe) => Promise<Model>;
 
 /** Bytes a weight takes in memory: int4 has 16-bit scales and mins for each 32. */
-const BYTES: { readonly [dtype in Dtype]: number } = { f32: 4, bf16: 2, int8: 1, int4: 0.625 };
+export const BYTES: { readonly [dtype in Dtype]: number } = { f32: 4, bf16: 2, int8: 1, int4: 0.625 };
 /** Weights of blocks that are held without being asked for: three variants fit into a machine with 8 GB. */
 const HELD_BYTES = 2 ** 30;
 /** Four times the last cache of the largest machines at hand (32 MiB): fewer would be read from there. */
-const LEAST_BYTES = 2 ** 27;
+export const LEAST_BYTES: number = 2 ** 27;
 
 /** Blocks of a shape that are held: all of them where they fit, never so few that a cache holds them. */
 export function layersToHold(shape: ShapeName, dtype: Dtype): number {
@@ -38,9 +40,20 @@ export function layersToHold(shape: ShapeName, dtype: Dtype): number {
   return Math.min(config.numHiddenLayers, layers);
 }
 
-/** The synthetic model of a shape. */
-export function modelOfShape(shape: ShapeName, dtype: Dtype, layers?: number): SyntheticModel {
-  return syntheticModel(shape, SHAPES[shape], dtype, layers ?? layersToHold(shape, dtype));
+/** The synthetic model of a shape; `vocab` is the number of words to hold instead of its own. */
+export function modelOfShape(
+  shape: ShapeName,
+  dtype: Dtype,
+  layers: number = layersToHold(shape, dtype),
+  vocab: number = SHAPES[shape].vocabSize,
+): SyntheticModel {
+  return syntheticModel(shape, { ...SHAPES[shape], vocabSize: vocab }, dtype, layers);
+}
+
+/** A recipe that leaves so many of the benchmark's activations active in every matrix of a synthetic model. */
+export async function kernelRecipe(dense: Model, sparsity: number): Promise<LoadedRecipe> {
+  const threshold = (nIn: number): number => benchThreshold(nIn, sparsity);
+  return recipeOfThresholds(dense.config, await dense.hash(), sparsity, threshold);
 }
 
 /**

@@ -14,6 +14,7 @@ import type { CliContext } from "../output.ts";
 interface BenchOptions extends RunOptions {
   readonly shape?: ShapeName;
   readonly layers?: number;
+  readonly vocab?: number;
   readonly sparsity?: readonly number[];
   readonly reps?: number;
   readonly tokens?: number;
@@ -42,6 +43,11 @@ export function register(program: Command, context: CliContext): void {
       "--layers <n>",
       "blocks of --shape to hold, time is scaled to all; without it as many as fit 1 GiB",
       integer(1),
+    )
+    .option(
+      "--vocab <n>",
+      "words of --shape to hold, for kernels alone: fewer load faster, and the head is so much smaller",
+      integer(256),
     )
     .option(
       "--sparsity <list>",
@@ -73,7 +79,7 @@ function sparsities(text: string): number[] {
 
 /** Refuses what makes no sense together, before anything is loaded. */
 async function checkOptions(what: What, options: BenchOptions, modelGiven: boolean): Promise<void> {
-  const { shape, recipe, layers, tokens } = options;
+  const { shape, recipe, layers, tokens, vocab } = options;
   const refuse = (why: string): never => {
     throw new UsageError(`Cannot bench ${what}: ${why}`);
   };
@@ -82,6 +88,9 @@ async function checkOptions(what: What, options: BenchOptions, modelGiven: boole
     refuse("--recipe belongs to a model and --shape has random weights: give --sparsity alone");
   }
   if (layers !== undefined && shape === undefined) refuse("--layers is of --shape: give it too");
+  if (vocab !== undefined && (shape === undefined || what !== "kernels")) {
+    refuse("--vocab is of kernels with --shape: leave it out");
+  }
   if (what === "load") {
     if (shape !== undefined) refuse("--shape has no file to load: give --model");
     if (tokens !== undefined) refuse("loading has no tokens: leave out -n");
@@ -102,7 +111,8 @@ async function checkOptions(what: What, options: BenchOptions, modelGiven: boole
   for (const sparsity of options.sparsity ?? []) if (recipe !== undefined) checkDial(recipe, sparsity);
   if (shape === undefined) return;
   const { SHAPES } = await import("../bench/shapes.ts");
-  const { numHiddenLayers, maxPositionEmbeddings } = SHAPES[shape];
+  const { numHiddenLayers, maxPositionEmbeddings, vocabSize } = SHAPES[shape];
+  if (vocab !== undefined && vocab > vocabSize) refuse(`--vocab ${vocab}: ${shape} has ${vocabSize}`);
   if (layers !== undefined && layers > numHiddenLayers) {
     refuse(`--layers ${layers}: ${shape} has ${numHiddenLayers}`);
   }
@@ -177,26 +187,17 @@ async function openVariants(
   what: Exclude<What, "load">,
   options: BenchOptions,
 ): Promise<Variant[]> {
-  const { loadVariants, modelOfShape } = await import("../bench/variants.ts");
-  const { shape, layers, threads, kernels, signal } = { ...options, signal: context.signal };
+  const { kernelRecipe, loadVariants, modelOfShape } = await import("../bench/variants.ts");
+  const { shape, layers, vocab, threads, kernels, signal } = { ...options, signal: context.signal };
   const sparsities = options.sparsity ?? [0];
   if (shape === undefined && what !== "kernels" && options.recipe !== undefined) {
-    const model = await loadModel(context, options), own = model.recipe!.recipe;
-    try {
-      return (options.sparsity ?? [0, own.sparsity]).map((sparsity) => {
-        checkDial(options.recipe, sparsity, model);
-        return { sparsity, name: sparsity === 0 ? "dense" : own.method, model };
-      });
-    } catch (error) {
-      await model.close();
-      throw error;
-    }
+    return await openWithRecipe(context, options);
   }
   const { Model } = await import("../../runtime/model.ts");
   const dtype = options.dtype === "auto" ? "int4" : options.dtype;
   const files = shape === undefined
     ? (await locate(context, options.model)).files
-    : modelOfShape(shape, dtype, layers).files;
+    : modelOfShape(shape, dtype, layers, vocab).files;
   const recipes = await import("../bench/recipes.ts");
   return await loadVariants(
     host,
@@ -214,17 +215,35 @@ async function openVariants(
       return model;
     },
     async (dense, sparsity) => {
-      if (what === "kernels") {
-        const { benchThreshold } = await import("../bench/kernels.ts");
-        const hash = await dense.hash(), threshold = (nIn: number): number => benchThreshold(nIn, sparsity);
-        return recipes.recipeOfThresholds(dense.config, hash, sparsity, threshold);
-      }
+      if (what === "kernels") return await kernelRecipe(dense, sparsity);
       context.note(`calibrating for sparsity ${sparsity} …`);
       return shape === undefined
         ? await recipes.calibratedRecipe(dense, sparsity, signal)
         : await recipes.syntheticRecipe(dense, sparsity, signal);
     },
   );
+}
+
+/** Dense is a model of its own: one with a recipe may hold its weights in a layout that was picked for skipping. */
+async function openWithRecipe(context: CliContext, options: BenchOptions): Promise<Variant[]> {
+  const model = await loadModel(context, options), own = model.recipe!.recipe, variants: Variant[] = [];
+  try {
+    for (const sparsity of options.sparsity ?? [0, own.sparsity]) {
+      checkDial(options.recipe, sparsity, model);
+      if (sparsity > 0) variants.push({ sparsity, name: own.method, model });
+      else {variants.push({
+          sparsity,
+          name: "dense",
+          model: await loadModel(context, { ...options, recipe: undefined }),
+        });}
+    }
+  } catch (error) {
+    const { closeVariants } = await import("../bench/variants.ts");
+    await closeVariants([...variants, { model }]);
+    throw error;
+  }
+  if (!variants.some((variant) => variant.model === model)) await model.close();
+  return variants;
 }
 
 /** Reading and packing the weights of files that are there; the first time warms the system's file cache. */

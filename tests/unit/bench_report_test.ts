@@ -1,0 +1,372 @@
+/** `deno task bench` but for measuring: options and requests, the file of results, plots, the report. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Row } from "../../src/cli/bench/rows.ts";
+import { LEAST_BYTES } from "../../src/cli/bench/variants.ts";
+import { barChart } from "../../tools/bench/bars.ts";
+import { chartsOf, readSpeeds, roofLine, roofPoints } from "../../tools/bench/charts.ts";
+import { number, spread, table, times } from "../../tools/bench/markdown.ts";
+import {
+  argumentsOf,
+  fewestLayers,
+  kernelRequests,
+  readOptions,
+  tokenRequests,
+  UsageError,
+} from "../../tools/bench/plan.ts";
+import { report } from "../../tools/bench/report.ts";
+import {
+  ENGINES,
+  FORMAT,
+  merge,
+  parse,
+  type Results,
+  type Run,
+  stringify,
+  SUITES,
+} from "../../tools/bench/schema.ts";
+import { panelChart, place, powers, ticks } from "../../tools/bench/svg.ts";
+
+const GIVEN = { model: "m", quick: false, peers: false };
+
+test("readOptions: all engines and all suites but other programs, unless some are named", () => {
+  assert.deepEqual(readOptions(GIVEN).suites, SUITES.filter((suite) => suite !== "peers"));
+  assert.deepEqual(readOptions(GIVEN).engines, ENGINES);
+  assert.deepEqual(readOptions({ ...GIVEN, peers: true }).suites, SUITES);
+  assert.deepEqual(readOptions({ ...GIVEN, only: "kernels,decode" }).suites, ["decode", "kernels"]);
+  assert.deepEqual(readOptions({ ...GIVEN, only: "micro", peers: true }).suites, ["micro", "peers"]);
+  assert.deepEqual(readOptions({ ...GIVEN, only: "peers", runtime: "bun, deno" }).engines, ["deno", "bun"]);
+  assert.equal(readOptions({ ...GIVEN, reps: "3" }).reps, 3);
+});
+
+test("readOptions: what it does not know is wrong usage", () => {
+  for (
+    const wrong of [
+      { only: "speed" },
+      { only: "" },
+      { runtime: "deno,java" },
+      { reps: "0" },
+      { reps: "2.5" },
+      { reps: "x" },
+    ]
+  ) {
+    assert.throws(() => readOptions({ ...GIVEN, ...wrong }), UsageError, JSON.stringify(wrong));
+  }
+});
+
+test("tokenRequests, kernelRequests: everything, or a reduced sweep", () => {
+  const whole = { quick: false, reps: null, suites: SUITES }, quick = { ...whole, quick: true };
+  const requests = tokenRequests(whole, "baseline", "model", "recipe");
+  assert.deepEqual(requests.map(({ what, threads, tokens }) => [what, threads, tokens]), [
+    ["decode", 1, 64],
+    ["decode", 2, 64],
+    ["prefill", 1, 128],
+    ["prefill", 2, 128],
+    ["load", 1, undefined],
+    ["prefill", 1, 512],
+  ]);
+  assert.deepEqual(tokenRequests({ ...whole, suites: ["load"] }, "auto", "m", "r").map(({ what }) => what), [
+    "load",
+  ]);
+  assert.deepEqual(tokenRequests(quick, "baseline", "m", "r"), []);
+  const kernels = kernelRequests(whole, "auto", "node-24");
+  assert.equal(kernels.length, 3 * 4);
+  assert.ok(kernels.every(({ sparsity, reps }) => sparsity!.join() === "0,0.3,0.5,0.7" && reps === 21));
+  const few = (engine: (typeof ENGINES)[number]): string[] =>
+    kernelRequests(quick, "auto", engine).map(({ shape, dtype }) => `${shape} ${dtype}`);
+  assert.equal(few("node-20").length, 4);
+  assert.ok(few("bun").includes("llama2-7b int4"));
+  assert.equal(kernelRequests({ ...quick, reps: 2 }, "auto", "deno")[0]!.reps, 2);
+});
+
+test("fewestLayers: no cache holds them, and no model has fewer", () => {
+  assert.equal(fewestLayers("llama2-7b", "f32"), 1);
+  assert.equal(fewestLayers("smollm2-135m", "int4"), 30);
+  // 3.54 million weights of two bytes a block
+  assert.equal(fewestLayers("smollm2-135m", "bf16"), Math.ceil(LEAST_BYTES / 7_077_888));
+});
+
+test("argumentsOf: a request as a command line", () => {
+  const request = {
+    what: "kernels",
+    kernels: "auto",
+    threads: 1,
+    reps: 3,
+    shape: "llama2-7b",
+    dtype: "int4",
+    sparsity: [0, 0.5],
+  } as const;
+  assert.equal(
+    argumentsOf(request).join(" "),
+    "bench kernels --kernels auto --threads 1 --reps 3 --shape llama2-7b --dtype int4 --sparsity 0,0.5",
+  );
+});
+
+const stat = (median: number): { median: number; min: number; max: number; n: number } => ({
+  median,
+  min: median * 0.9,
+  max: median * 1.2,
+  n: 3,
+});
+const kernelRow = (sparsity: number, more: Partial<Row>): Row => ({
+  name: "projections",
+  shape: "smollm2-135m",
+  dtype: "int4",
+  sparsity,
+  variant: sparsity === 0 ? "dense" : "r-sparse",
+  ms: stat(4),
+  gflops: stat(40),
+  gbPerSecond: stat(10),
+  ...more,
+});
+
+/** A run of Deno that gains at 70 % and loses at 30 %, and a page. */
+function sample(): Results {
+  const run = (engine: Run["engine"], what: Run["what"], rows: readonly Row[]): Run => ({
+    engine,
+    what,
+    kernels: "relaxed",
+    threads: 1,
+    threadsReason: null,
+    at: "2026-01-02T03:04Z",
+    seconds: 1.23456,
+    rows,
+  });
+  const about = { shape: "SmolLM2", dtype: "int4" };
+  return {
+    format: FORMAT,
+    date: "2026-01-02",
+    seconds: 60,
+    settings: {
+      quick: true,
+      model: "smollm2",
+      suites: ["decode", "kernels", "micro"],
+      engines: ["deno", "chromium"],
+      sparsity: 0.5,
+    },
+    machine: { cpu: "A & B", cores: 2, memoryBytes: 2 ** 33, platform: "linux x64", load: [3, 4] },
+    versions: { rsparse: "rsparse 0.1.0", deno: "deno 2.0.0" },
+    runs: [
+      run("deno", "decode", [
+        { ...about, name: "decode", sparsity: 0, variant: "dense", tokensPerSecond: stat(200) },
+        {
+          ...about,
+          name: "decode",
+          sparsity: 0.5,
+          variant: "r-sparse",
+          tokensPerSecond: stat(180),
+          speedup: 0.9,
+          measuredSparsity: 0.52,
+        },
+      ]),
+      run("deno", "kernels", [
+        kernelRow(0, {}),
+        kernelRow(0.3, { speedup: 0.8, measuredSparsity: 0.35 }),
+        kernelRow(0.5, { speedup: 1, measuredSparsity: 0.5, gbPerSecond: stat(5) }),
+        kernelRow(0.7, { speedup: 1.5, measuredSparsity: 0.7 }),
+        kernelRow(0.5, {
+          name: "down",
+          variant: "group-i4",
+          method: "stream",
+          speedup: 1,
+          nIn: 1536,
+          nOut: 576,
+        }),
+        { ...kernelRow(0, { name: "read" }), gbPerSecond: stat(20) },
+      ]),
+      run("chromium", "kernels", [kernelRow(0, {}), kernelRow(0.5, { speedup: 2, measuredSparsity: 0.5 })]),
+    ],
+    micro: [{
+      engine: "deno",
+      kernels: "relaxed",
+      at: "2026-01-02T03:05Z",
+      harness: "benny 1",
+      cases: [{
+        group: "g",
+        name: "add_f32, 4096",
+        kernel: "add_f32",
+        ms: stat(0.001),
+        gbPerSecond: 12.34567,
+      }],
+    }],
+    peers: [{
+      name: "other",
+      version: "1",
+      engine: "node-20",
+      threads: 2,
+      at: "2026-01-02T03:06Z",
+      reason: "it does not start",
+      rows: [],
+    }],
+    missing: [{ suite: "kernels", engine: "bun", what: "everything", reason: "not to be had here" }],
+  };
+}
+
+test("stringify, parse: the same results, four digits a number, one line a row", () => {
+  const results = sample(), text = stringify(results), back = parse(text);
+  assert.equal(back.runs[0]!.seconds, 1.235);
+  assert.equal(back.micro[0]!.cases[0]!.gbPerSecond, 12.35);
+  assert.equal(back.machine.memoryBytes, 2 ** 33, "integers stay whole");
+  assert.deepEqual(back.runs.map(({ rows }) => rows.length), results.runs.map(({ rows }) => rows.length));
+  assert.equal(
+    text.match(/"name":"projections"/g)!.length,
+    text.match(/^ {3}\{"name":"projections".*\},?$/gm)!.length,
+  );
+  assert.equal(stringify(back), text);
+  assert.throws(
+    () => parse(text.replace(`"format": ${FORMAT}`, `"format": 99`)),
+    /format 99 found, 1 wanted/,
+  );
+});
+
+test("merge: what was measured again replaces what was, and the rest stays", () => {
+  const before = sample(),
+    now: Results = {
+      ...sample(),
+      settings: { quick: false, model: "smollm2", suites: ["kernels"], engines: ["chromium"], sparsity: 0.5 },
+      runs: [{ ...before.runs[2]!, at: "later" }],
+      micro: [],
+      peers: [],
+      missing: [],
+    };
+  const both = merge(before, now);
+  assert.deepEqual(both.runs.map(({ engine, what, at }) => [engine, what, at === "later"]), [
+    ["deno", "decode", false],
+    ["deno", "kernels", false],
+    ["chromium", "kernels", true],
+  ]);
+  assert.deepEqual([both.micro.length, both.peers.length, both.missing.length], [1, 1, 1]);
+  assert.deepEqual(both.settings.suites, ["decode", "kernels", "micro"]);
+  assert.equal(both.settings.quick, true, "a part of it was");
+  assert.equal(merge(null, now), now);
+  assert.equal(merge({ ...before, machine: { ...before.machine, cpu: "C" } }, now), now);
+  assert.equal(merge({ ...before, versions: { rsparse: "rsparse 0.0.9" } }, now), now);
+});
+
+test("place: linear and logarithmic axes; ticks and powers: round numbers around what is shown", () => {
+  assert.equal(place({ min: 0, max: 4 }, 1, 100, 300), 150);
+  assert.equal(place({ min: 1, max: 16, log: true }, 4, 300, 100), 200);
+  assert.deepEqual(ticks(1.5), [0, 0.5, 1, 1.5]);
+  assert.deepEqual(ticks(212, 6), [0, 50, 100, 150, 200, 250]);
+  assert.deepEqual(ticks(0.1), [0, 0.02, 0.04, 0.06, 0.08, 0.1]);
+  assert.deepEqual(ticks(0), [0, 1]);
+  assert.deepEqual(powers(0.3, 3), [0.25, 0.5, 1, 2, 4]);
+  assert.deepEqual(powers(2, 2), [2, 4]);
+});
+
+/** Whether every element that is opened is closed, and text is text. */
+function assertWellFormed(svg: string): void {
+  const open: string[] = [];
+  for (const [tag, end, name, self] of svg.matchAll(/<(\/?)([a-z]+)(?:\s[^<>]*?)?(\/?)>/g)) {
+    if (end) assert.equal(open.pop(), name, tag);
+    else if (!self) open.push(name!);
+  }
+  assert.deepEqual(open, []);
+  assert.doesNotMatch(svg, /NaN|Infinity|undefined/);
+  assert.doesNotMatch(svg.replace(/&#\d+;/g, ""), /&/);
+}
+
+test("panelChart, barChart: titles, labels and legends, in colours for light and dark pages", () => {
+  const axis = { label: "x & y", min: 0, max: 2, ticks: [0, 1, 2] };
+  const series = [{
+    name: "one < two",
+    look: 7,
+    dashed: true,
+    line: true,
+    points: [[0, 1], [2, 2]] as const,
+  }];
+  const panels = panelChart({
+    title: "T",
+    subtitle: "S",
+    columns: 2,
+    panels: [{ title: "P", x: axis, y: axis, series }],
+  });
+  const bars = barChart({
+    title: "T",
+    subtitle: "S",
+    unit: "tokens/s",
+    groups: [{ label: "deno", bars: [{ name: "dense", look: 0, value: 5, low: 4, high: 6 }] }],
+  });
+  for (const svg of [panels, bars]) {
+    assertWellFormed(svg);
+    assert.match(svg, /<title>T<\/title>/);
+    assert.match(svg, /prefers-color-scheme:dark/);
+  }
+  for (const shown of ["one &#60; two", "x &#38; y", ">P<"]) assert.ok(panels.includes(shown), shown);
+  for (const shown of [">dense<", ">deno<", ">tokens/s<", ">5.0<"]) assert.ok(bars.includes(shown), shown);
+});
+
+test("roofPoints: what was skipped is not counted; readSpeeds: the range over runs", () => {
+  const [, deno] = sample().runs as [Run, Run];
+  const half = roofPoints([deno]).find(({ row }) => row.sparsity === 0.5)!;
+  assert.deepEqual([half.gmacs, half.gbPerSecond], [10, 5]);
+  assert.equal(roofPoints([deno])[0]!.gmacs, 20);
+  const slower = { ...deno, rows: [{ ...kernelRow(0, { name: "read" }), gbPerSecond: stat(15) }] };
+  assert.deepEqual(readSpeeds([deno]), [20, 20]);
+  assert.deepEqual(readSpeeds([deno, slower]), [15, 20]);
+  assert.equal(readSpeeds([]), null);
+  // 10 GB/s: from (0.5, 5) to (4, 40), cut at 20
+  assert.deepEqual(roofLine(10, 0.5, 4, 1, 20), [[0.5, 5], [2, 20]]);
+  assert.deepEqual(roofLine(10, 0.01, 4, 1, 20), [[0.1, 1], [2, 20]]);
+  assert.deepEqual(roofLine(10, 4, 8, 1, 20), []);
+});
+
+test("chartsOf: a plot for everything that there are numbers for", () => {
+  const charts = chartsOf(sample());
+  assert.deepEqual(charts.map(({ file }) => file), [
+    "decode.svg",
+    "speedup-smollm2-135m.svg",
+    "roofline.svg",
+  ]);
+  for (const { svg } of charts) assertWellFormed(svg);
+  assert.ok(charts[0]!.svg.includes("Decode speed, smollm2"));
+  assert.ok(charts[2]!.svg.includes("deno: memory gives 20.0 GB/s"));
+  assert.deepEqual(chartsOf({ ...sample(), runs: [], peers: [] }), []);
+});
+
+test("number, spread, times, table: short, and losses in bold", () => {
+  assert.deepEqual([1234.5, 99.94, 3.14159, 0.2345, 0.01234].map(number), [
+    "1235",
+    "99.9",
+    "3.14",
+    "0.234",
+    "0.0123",
+  ]);
+  assert.equal(spread({ median: 20, min: 15, max: 25, n: 3 }), "20.0 (15.0–25.0)");
+  assert.equal(spread({ median: 20, min: 20, max: 20, n: 1 }), "20.0 (one run)");
+  assert.deepEqual([undefined, 0.96, 0.98, 1.5].map(times), ["", "**0.96x**", "0.98x", "1.50x"]);
+  assert.equal(table(["a", "b"], [["1", "2"]]), "| a | b |\n| --- | --- |\n| 1 | 2 |");
+  assert.equal(table(["a"], []), "");
+});
+
+test("report: machine, spread, losses, what could not be measured", () => {
+  const results = sample(),
+    charts = chartsOf(results),
+    options = { title: "Title", charts, folder: "plots/", full: true };
+  const text = report(results, options);
+  for (
+    const part of [
+      "# Title",
+      "A & B, 2 cores, 8 GiB, linux x64; rsparse 0.1.0, deno 2.0.0",
+      "**The machine was busy with other work**",
+      "| deno relaxed | 1 | 200 (180–240) | 180 (162–216), 52 % skipped | **0.90x** |",
+      "![Speed-up over sparsity, smollm2-135m](plots/speedup-smollm2-135m.svg)",
+      "| smollm2-135m | int4 | deno relaxed | 4.00 (3.60–4.80) | **0.80x** | 1.00x | 1.50x | stream 1 | all |",
+      "30 %: 0 of 1 faster than dense, 1 slower, 0 alike; 50 %: 1 of 2 faster than dense, 0 slower, 1 alike",
+      "| smollm2-135m | int4 | deno relaxed | 50 % | 20.0 | 5.00 | 25 % | 10.0 | 20.0 |",
+      "- other 1, 2 threads: no numbers: it does not start",
+      "| g | add_f32, 4096 | 1.00 (12.3) |",
+      "- kernels, bun, everything: not to be had here",
+    ]
+  ) {
+    assert.ok(text.includes(part), `${part}\nin\n${text}`);
+  }
+  const short = report({ ...results, machine: { ...results.machine, load: [0.1, 1.1] }, missing: [] }, {
+    ...options,
+    full: false,
+  });
+  assert.ok(short.includes("The machine was quiet."));
+  for (const gone of ["## Kernels alone", "## Matrices", "## Not measured"]) {
+    assert.ok(!short.includes(gone), gone);
+  }
+});

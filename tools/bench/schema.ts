@@ -1,0 +1,215 @@
+/**
+ * What `bench/results/latest.json` holds. Fields may be added; when one changes its meaning or goes, {@linkcode FORMAT} is raised.
+ * No imports of `node:`: pages and tests read this too.
+ */
+import type { Row, Stat } from "../../src/cli/bench/rows.ts";
+import type { ShapeName } from "../../src/cli/bench/shapes.ts";
+import type { Dtype } from "../../src/runtime/matrix.ts";
+
+/** Version of this form. */
+export const FORMAT = 1;
+
+/** What the benchmark can measure: a model's tokens and loading, all matrices of a token, each kernel alone, other programs on the same file. */
+export const SUITES = ["decode", "prefill", "load", "kernels", "micro", "peers"] as const;
+/** One of {@linkcode SUITES}. */
+export type Suite = (typeof SUITES)[number];
+/** Where it runs. */
+export const ENGINES = ["deno", "node-20", "node-24", "bun", "chromium"] as const;
+/** One of {@linkcode ENGINES}. */
+export type EngineName = (typeof ENGINES)[number];
+
+/** One run of `rsparse bench WHAT`, or of the same code in a page. */
+export interface Request {
+  readonly what: "decode" | "prefill" | "load" | "kernels";
+  readonly kernels: "auto" | "baseline" | "relaxed";
+  readonly threads: number;
+  readonly reps: number;
+  /** Path of a model and of a recipe for it, or a shape. */
+  readonly model?: string;
+  readonly recipe?: string;
+  readonly shape?: ShapeName;
+  readonly dtype?: Dtype;
+  readonly layers?: number;
+  readonly vocab?: number;
+  readonly sparsity?: readonly number[];
+  readonly tokens?: number;
+}
+
+/** What a run found. */
+export interface Run {
+  readonly engine: EngineName;
+  readonly what: Request["what"];
+  readonly kernels: string;
+  /** Threads that were used. */
+  readonly threads: number;
+  /** Why they are fewer than were asked for; null: they are not. */
+  readonly threadsReason: string | null;
+  /** When it ended, ISO 8601 to the minute. */
+  readonly at: string;
+  /** Of the whole process, loading included. */
+  readonly seconds: number;
+  readonly rows: readonly Row[];
+}
+
+/** One kernel alone, on data that lies in a cache. */
+export interface MicroCase {
+  /** Kernels that do the same in different ways, or belong together. */
+  readonly group: string;
+  readonly name: string;
+  /** Its export in `assembly/`. */
+  readonly kernel: string;
+  /** Milliseconds a call. */
+  readonly ms: Stat;
+  /** Relative margin of error of the mean, per cent, where benny measured. */
+  readonly margin?: number;
+  /** 10^9 multiply-adds a second, those of channels that were left out not counted. */
+  readonly gmacs?: number;
+  /** 10^9 bytes a second that it reads and writes. */
+  readonly gbPerSecond?: number;
+}
+
+/** Micro-benchmarks on one engine. */
+export interface MicroRun {
+  readonly engine: EngineName;
+  readonly kernels: string;
+  /** When it ended. */
+  readonly at: string;
+  /** `benny 3.7.1`, or `own` where that cannot run. */
+  readonly harness: string;
+  readonly cases: readonly MicroCase[];
+}
+
+/** Another program on the same model file. */
+export interface PeerRun {
+  readonly name: string;
+  readonly version: string;
+  /** What it ran in. */
+  readonly engine: string;
+  readonly threads: number;
+  /** When it ended. */
+  readonly at: string;
+  /** Why there are no numbers; null: there are. */
+  readonly reason: string | null;
+  readonly rows: readonly { readonly name: string; readonly tokensPerSecond: Stat }[];
+}
+
+/** Something that was asked for and could not be measured. */
+export interface Missing {
+  readonly suite: Suite;
+  readonly engine: EngineName | null;
+  readonly what: string;
+  readonly reason: string;
+}
+
+/** The machine, before and after. */
+export interface Machine {
+  readonly cpu: string;
+  readonly cores: number;
+  readonly memoryBytes: number;
+  readonly platform: string;
+  /** Processes that wanted a core, mean of a minute, at the start and at the end; null where the system does not say. */
+  readonly load: readonly [before: number, after: number] | null;
+}
+
+/** How it was asked to run. */
+export interface Settings {
+  readonly quick: boolean;
+  readonly model: string;
+  readonly suites: readonly Suite[];
+  readonly engines: readonly EngineName[];
+  /** The share of multiply-adds to skip of the recipe that decode runs with. */
+  readonly sparsity: number;
+}
+
+/** The whole file. */
+export interface Results {
+  readonly format: typeof FORMAT;
+  /** YYYY-MM-DD. */
+  readonly date: string;
+  readonly seconds: number;
+  readonly settings: Settings;
+  readonly machine: Machine;
+  /** By name: rsparse, each engine, benny. */
+  readonly versions: { readonly [name: string]: string };
+  readonly runs: readonly Run[];
+  readonly micro: readonly MicroRun[];
+  readonly peers: readonly PeerRun[];
+  readonly missing: readonly Missing[];
+}
+
+/** Now, as runs note it. */
+export function minuteNow(): string {
+  return `${new Date().toISOString().slice(0, 16)}Z`;
+}
+
+/**
+ * Results of a run that measured a part, with the rest of those that were there: what was measured again replaces what was. Nothing is kept of another
+ * machine or version of this package.
+ */
+export function merge(before: Results | null, now: Results): Results {
+  if (before === null || before.machine.cpu !== now.machine.cpu) return now;
+  if (before.versions["rsparse"] !== now.versions["rsparse"]) return now;
+  const { suites, engines } = now.settings;
+  const isOld = (suite: Suite, engine: EngineName | null): boolean =>
+    !suites.includes(suite) || (engine !== null && !engines.includes(engine));
+  const union = <T extends string>(all: readonly T[], a: readonly T[], b: readonly T[]): T[] =>
+    all.filter((name) => a.includes(name) || b.includes(name));
+  return {
+    ...now,
+    settings: {
+      ...now.settings,
+      quick: now.settings.quick || before.settings.quick,
+      suites: union(SUITES, before.settings.suites, suites),
+      engines: union(ENGINES, before.settings.engines, engines),
+    },
+    versions: { ...before.versions, ...now.versions },
+    runs: byEngine([...before.runs.filter(({ what, engine }) => isOld(what, engine)), ...now.runs]),
+    micro: byEngine([...before.micro.filter(({ engine }) => isOld("micro", engine)), ...now.micro]),
+    peers: [...before.peers.filter(() => isOld("peers", null)), ...now.peers],
+    missing: [...before.missing.filter(({ suite, engine }) => isOld(suite, engine)), ...now.missing],
+  };
+}
+
+/** In the order of {@linkcode ENGINES}. */
+function byEngine<T extends { readonly engine: EngineName }>(runs: readonly T[]): T[] {
+  return ENGINES.flatMap((name) => runs.filter(({ engine }) => engine === name));
+}
+
+/** Text of the file: one line a row, four digits a number, so that it stays small and its changes can be read. */
+export function stringify(results: Results): string {
+  const round = (_: string, value: unknown): unknown =>
+    typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
+  const line = (value: unknown): string => JSON.stringify(value, round);
+  const list = (values: readonly unknown[], indent: string): string =>
+    values.length === 0
+      ? "[]"
+      : `[\n${values.map((value) => indent + line(value)).join(",\n")}\n${indent.slice(1)}]`;
+  const nested = (key: string, values: readonly object[], inner: string): string =>
+    ` ${JSON.stringify(key)}: [${
+      values.map((value) => {
+        const { [inner]: rows, ...rest } = value as { [key: string]: readonly unknown[] };
+        return `\n  ${line(rest).slice(0, -1)}, ${JSON.stringify(inner)}: ${list(rows!, "   ")}}`;
+      }).join(",")
+    }\n ]`;
+  const { runs, micro, peers, missing, ...head } = results;
+  return `{\n${
+    [
+      ...Object.entries(head).map(([key, value]) => ` ${JSON.stringify(key)}: ${line(value)}`),
+      nested("runs", runs, "rows"),
+      nested("micro", micro, "cases"),
+      nested("peers", peers, "rows"),
+      ` "missing": ${list(missing, "  ")}`,
+    ].join(",\n")
+  }\n}\n`;
+}
+
+/** Reads the file. @throws {Error} If it is in another form. */
+export function parse(text: string): Results {
+  const results = JSON.parse(text) as Results;
+  if (results.format !== FORMAT) {
+    throw new Error(
+      `Cannot read benchmark results: format ${results.format} found, ${FORMAT} wanted: run deno task bench again`,
+    );
+  }
+  return results;
+}
