@@ -31,7 +31,7 @@ export function panelScratchBytes(widest: number): number {
 type Product = (k: PartKernels, scratch: number, o: number) => void;
 
 /**
- * y = x W^T for many tokens, all channels. Yields every few milliseconds of work.
+ * y = x W^T for many tokens, all channels. Yields between pieces of some milliseconds of work.
  *
  * @param y f32[nTokens rounded up to 4, yStride], its first m.nOut rounded up to 8 overwritten
  * @param x f32[nTokens, xStride], zero from nIn to nInPadded
@@ -63,7 +63,7 @@ export function* multiplyTokens(
     team.each(Math.min(step, units - first), (k, from, to, scratch) => {
       for (let i = first + from; i < first + to; i++) product(k, scratch, width * i);
     });
-    yield;
+    if (first + step < units) yield;
   }
 }
 
