@@ -5,7 +5,8 @@
 // leaves the sums of g and g+1 side by side in the i16 halves of a lane, and one i16 dot with the scale pair ends 64 channels: 12 operations
 // beside the 224 of the nibbles. Mins share the row's scale, so their product is a second dot into the same i32, without a pass of its own.
 //
-// Against the group tile, its min pass included, 30 layers of SmolLM2 from DRAM took 0.79 of the time in Deno and Node 24, 0.68 in Bun (30 GB/s
+// Against the group tile, its min pass included, 30 layers of SmolLM2 from DRAM, before each group had its own scale (one more
+// instruction of some 60 for 64 channels and 4 outputs), took 0.79 of the time in Deno and Node 24, 0.68 in Bun (30 GB/s
 // of the 37 there are), TinyLlama's 0.84 and 0.70. What changed nothing or lost: one or 4 quads a round (1 %), 8 and 16 (-8, -25 %: V8 hoists
 // the loads and spills), 32 outputs a block, touches ahead (-15 %), two blocks of 16 outputs from both halves of the matrix in turns (0 to
 // -5 %; three or more streams a third of the speed), scales and mins in 8 bits (10 % fewer bytes, the same time: arithmetic is the limit).
@@ -54,7 +55,7 @@ function run(y: usize, w: usize, rowScale: usize, xq: usize, nIn: u32, nOut: u32
 }
 
 /**
- * y f32[nOut] = W x, mins included. Integers for each 64 channels, exact but for half a unit by which sums of the group with the smaller scale are rounded: |sum of (q - 8) x| is at most 32,512 and |sum of x| 4,064 a
+ * y f32[nOut] = W x, mins included. Integers for each 64 channels, exact but for one unit by which a group's sum is rounded when both are brought to one scale: |sum of (q - 8) x| is at most 32,512 and |sum of x| 4,064 a
  * group, so two groups of scales and mins within 29,356 (32,767 without mins) stay below 2^31.
  *
  * @param w    from any block of 16 outputs on, rowScale and y likewise

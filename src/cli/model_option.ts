@@ -36,7 +36,7 @@ export function addEngineOptions(command: Command): Command {
     .addOption(
       new Option("--threads <n>", "threads; auto: one a processor, at most 8, used while they help")
         .default("auto")
-        .argParser((text) => text === "auto" ? text : integer(1, 1024)(text)),
+        .argParser((text) => text === "auto" ? text : integer(1, 1024, " or auto")(text)),
     )
     .addOption(
       new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
@@ -63,12 +63,16 @@ export function addRunOptions(command: Command): Command {
 }
 
 /** Reads an integer in `[min, max]`; for an option's third argument. */
-export function integer(min: number, max: number = Number.MAX_SAFE_INTEGER): (text: string) => number {
+export function integer(
+  min: number,
+  max: number = Number.MAX_SAFE_INTEGER,
+  or: string = "",
+): (text: string) => number {
   return (text) => {
     const value = Number(text);
     if (!/^-?\d+$/.test(text) || !(value >= min && value <= max)) {
       throw new InvalidArgumentError(
-        `an integer from ${min}${max === Number.MAX_SAFE_INTEGER ? "" : ` to ${max}`} wanted.`,
+        `an integer from ${min}${max === Number.MAX_SAFE_INTEGER ? "" : ` to ${max}`}${or} wanted.`,
       );
     }
     return value;

@@ -58,7 +58,8 @@ export function* multiplyTokens(
     : integerProduct(team, s, m, y, yStride, x, xStride, nTokens);
   const nOut = onBytes || width > 8 ? m.nOutPadded : m.nOut, units = Math.ceil(nOut / width);
   const work = width * nTokens * m.nInPadded;
-  const step = Math.max(1, Math.min(Math.ceil(YIELD_AFTER / work), MAX_OUTPUTS / width));
+  // as many for each thread, where that is few
+  const step = Math.min(padTo(Math.ceil(YIELD_AFTER / work), team.threads), MAX_OUTPUTS / width);
   for (let first = 0; first < units; first += step) {
     team.each(Math.min(step, units - first), (k, from, to, scratch) => {
       for (let i = first + from; i < first + to; i++) product(k, scratch, width * i);

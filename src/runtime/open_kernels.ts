@@ -35,7 +35,7 @@ export interface KernelFactory {
 /**
  * Finds out what there can be.
  *
- * @param threads as many as are asked for; `auto`: one for each processor, fewer where they do not start
+ * @param threads as many as are asked for; `auto`: one for each processor, or one where one of them does not start
  * @throws {RangeError} If the build can't run here; `WebAssembly.LinkError` if `source` is no build of the kernels.
  */
 export async function openKernels(

@@ -54,7 +54,7 @@ const HOPELESS = 1.3;
 /** A candidate must be so much faster than dense to be taken: less is noise. */
 const MARGIN = 0.97;
 /** Raised when kernels change so that older findings do not hold. */
-const VERSION = 3;
+const VERSION = 4;
 
 /** All ways to run a shape; the first is dense. */
 export function candidates(kind: Kind, build: Kernels["build"]): Choice[] {
@@ -90,7 +90,7 @@ export type Stopwatch = (shape: Shape, choice: Choice, touch: Tuning["touch"]) =
  * Takes the fastest candidate of each shape by samples that take turns: all shapes and candidates in every round.
  *
  * @param known findings of earlier loads by their key; new ones are added
- * @param watch is not asked for shapes that are known; a shape that there is no time for runs as the nearest measured sparsity of its size
+ * @param watch is not asked for shapes that are known; a shape that there is no time for is noted as the nearest measured sparsity of its size
  * @param began when what the budget pays for began, by `now`: making a stopwatch takes a sixth of it
  */
 export function tune(
@@ -178,6 +178,10 @@ function measure(
   for (const shape of some) {
     const times = samples.get(keyOf(shape))!;
     known.set(keyOf(shape), times.map((each) => Number(lowerQuartile(each).toPrecision(4))));
+  }
+  // what there was no time for is known as the nearest: the next load picks the same, and times nothing
+  for (const [shape, times] of all.map((shape) => [shape, nearest(known, shape)] as const)) {
+    if (times !== undefined) known.set(keyOf(shape), [...times]);
   }
 }
 

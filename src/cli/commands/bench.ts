@@ -59,6 +59,8 @@ export function register(program: Command, context: CliContext): void {
     .action(async (what: What, options: BenchOptions) => {
       const modelGiven = command.getOptionValueSource("model") === "cli";
       await checkOptions(what, options, modelGiven);
+      // how fast a thread is; `auto` would mix samples of one with samples of several while it finds out what is faster
+      if (command.getOptionValueSource("threads") !== "cli") options = { ...options, threads: 1 };
       const { engine, rows } = what === "load"
         ? await benchLoad(context, options)
         : await benchVariants(context, what, options, modelGiven);
