@@ -97,8 +97,8 @@ export interface PassOptions {
   /** Tokens at this position and later run by their projections' rules; those before it dense. Infinity: all dense. */
   readonly sparseFrom: number;
   /**
-   * Whether the first of these tokens is the first of its sequence: it keeps 14 bits an activation and more, and goes the way of many even alone. That
-   * position has by far the largest activations: 8 bits, as decode has with relaxed int4 kernels, moved SmolLM2's best logit there by 1.
+   * Whether the first of these tokens is the first of its sequence: it goes the way of many even alone, with 15 bits an activation or, on bytes, with what
+   * 8 bits leave multiplied as well. That position has by far the largest activations: 8 bits, as decode has with relaxed int4 kernels, moved SmolLM2's best logit there by 1.
    */
   readonly exactFirst?: boolean;
   /** Sees the input of each site, f32[nTokens, stride], before its projections run. */

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import type { LoadedRecipe, Model, Session } from "../../src/mod.ts";
 import { projectionShapes } from "../../src/recipe/recipe.ts";
+import { Random } from "./kernels.ts";
 import { requireShared } from "./shared.ts";
 
 /** Greedy continuation of a prompt by the reference. */
@@ -161,21 +162,30 @@ export async function generateGreedily(
  *
  * @param model loaded without a recipe
  * @param sparsity what the recipe claims to skip, which int8's layout is chosen by
+ * @param rank of the low-rank part, of made-up factors
  */
 export async function recipeOfThreshold(
   model: Model,
   threshold: number,
   sparsity = 0,
+  rank = 0,
 ): Promise<LoadedRecipe> {
-  const projections = projectionShapes(model.config).map(({ path, nIn }) => ({
+  const shapes = projectionShapes(model.config), random = new Random(7);
+  const factors = new Map(
+    shapes.map(({ path, nIn, nOut }) => [path, {
+      u: random.weights(rank * nOut, 0.1),
+      v: random.weights(rank * nIn, 0.1),
+    }]),
+  );
+  const projections = shapes.map(({ path, nIn }) => ({
     path,
     score: "abs" as const,
     threshold,
     rho: 1,
     sparsity,
     channels: nIn,
-    rank: 0,
-    mode: "sparse" as const,
+    rank,
+    mode: rank > 0 ? "r_sparse" as const : "sparse" as const,
   }));
   return {
     recipe: {
@@ -191,7 +201,7 @@ export async function recipeOfThreshold(
       keepDense: 0,
       projections,
     },
-    factors: () => null,
+    factors: (path) => rank > 0 ? factors.get(path)! : null,
     scale: () => null,
   };
 }
