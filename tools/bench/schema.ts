@@ -74,7 +74,7 @@ export interface MicroRun {
   readonly kernels: string;
   /** When it ended. */
   readonly at: string;
-  /** `benny 3.7.1`, or `own` where that cannot run. */
+  /** `benny 3.7.1`, or `own clock` where that cannot run. */
   readonly harness: string;
   readonly cases: readonly MicroCase[];
 }
