@@ -11,6 +11,7 @@ import {
   fewestLayers,
   kernelRequests,
   readOptions,
+  runOf,
   tokenRequests,
   UsageError,
 } from "../../tools/bench/plan.ts";
@@ -100,6 +101,25 @@ test("argumentsOf: a request as a command line", () => {
     argumentsOf(request).join(" "),
     "bench kernels --kernels auto --threads 1 --reps 3 --shape llama2-7b --dtype int4 --sparsity 0,0.5",
   );
+});
+
+test("runOf: tokens of the request, and a reason for fewer threads only where there are fewer", () => {
+  const request = { what: "prefill", kernels: "auto", threads: 2, reps: 3, tokens: 512 } as const;
+  const answer = { engine: { kernels: "relaxed", threads: 1, threadsReason: "one core" }, rows: [] };
+  const { at: _, ...run } = runOf("bun", request, answer, 2);
+  assert.deepEqual(run, {
+    engine: "bun",
+    what: "prefill",
+    kernels: "relaxed",
+    threads: 1,
+    threadsReason: "one core",
+    tokens: 512,
+    seconds: 2,
+    rows: [],
+  });
+  const { tokens: __, ...load } = { ...request, what: "load", threads: 1 } as const;
+  assert.ok(!("tokens" in runOf("bun", load, answer, 2)), "of loading there are none");
+  assert.equal(runOf("bun", load, answer, 2).threadsReason, null);
 });
 
 const stat = (median: number): { median: number; min: number; max: number; n: number } => ({
@@ -369,4 +389,27 @@ test("report: machine, spread, losses, what could not be measured", () => {
   for (const gone of ["## Kernels alone", "## Matrices", "## Not measured"]) {
     assert.ok(!short.includes(gone), gone);
   }
+});
+
+test("report: a prompt's speed stands under its own length, though the shorter was not measured", () => {
+  const results = sample(), [decode] = results.runs as [Run];
+  const prefill = (tokens: number, speed: number): Run => ({
+    ...decode,
+    what: "prefill",
+    tokens,
+    rows: [{ ...decode.rows[0]!, name: "prefill", tokensPerSecond: stat(speed) }],
+  });
+  const options = { title: "T", charts: [], folder: "", full: false };
+  const lines = (runs: readonly Run[]): string[] =>
+    report({ ...results, runs }, options).split("\n").filter((line) =>
+      line.startsWith("| deno relaxed | 1 |") || line.startsWith("| rsparse, dense |")
+    );
+  const short = "100 (90.0–120)", long = "50.0 (45.0–60.0)", dense = "200 (180–240)";
+  const [whole, own] = lines([decode, prefill(512, 50)]) as [string, string];
+  assert.ok(whole.endsWith(`|  | ${long} |  |`), whole);
+  assert.equal(own, `| rsparse, dense | deno relaxed | 1 |  | ${long} | ${dense} |`);
+  const both = lines([decode, prefill(512, 50), prefill(128, 100)]);
+  assert.ok(both[0]!.endsWith(`| ${short} | ${long} |  |`), both[0]);
+  assert.equal(both[1], `| rsparse, dense | deno relaxed | 1 | ${short} | ${long} | ${dense} |`);
+  assert.ok(lines([decode, prefill(128, 100)])[0]!.endsWith(`| ${short} |  |  |`));
 });

@@ -44,6 +44,8 @@ export interface Run {
   readonly threads: number;
   /** Why they are fewer than were asked for; null: they are not. */
   readonly threadsReason: string | null;
+  /** Tokens that were asked for: a prompt's, or those decoded; absent where the request names none. */
+  readonly tokens?: number;
   /** When it ended, ISO 8601 to the minute. */
   readonly at: string;
   /** Of the whole process, loading included. */
