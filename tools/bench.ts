@@ -13,6 +13,7 @@ import { loadNow, machineNow } from "./bench/machine.ts";
 import {
   HELP,
   kernelRequests,
+  missingEverywhere,
   OPTIONS,
   type Options,
   readOptions,
@@ -25,6 +26,7 @@ import { measurePeers } from "./bench/peers.ts";
 import { report } from "./bench/report.ts";
 import {
   FORMAT,
+  kernelsVersion,
   merge,
   type MicroRun,
   type Missing,
@@ -84,20 +86,24 @@ async function main(options: Options): Promise<void> {
   await prepare();
   await bundle();
   await stop();
+  const [baseline, relaxed] = ["baseline", "relaxed"].map((name) =>
+    readFileSync(join(ROOT, "build", `kernels.${name}.wasm`))
+  ) as [Uint8Array, Uint8Array];
+  const kernels = await kernelsVersion(baseline, relaxed);
   installRuntimes();
   const wantsPage = options.engines.includes("chromium") || options.suites.includes("peers");
   const chromium = wantsPage ? await installChromium() : null;
   const runs: Run[] = [], micro: MicroRun[] = [], peers: PeerRun[] = [], missing: Missing[] = [];
   const { engines, missing: gone } = await findEngines(options.engines, chromium);
-  for (const each of gone) missing.push({ suite: options.suites[0]!, ...each });
+  missing.push(...missingEverywhere(gone, options.suites));
   const note = (line: string): void => console.error(line);
 
   const needsModel = options.suites.some((suite) => !["kernels", "micro"].includes(suite));
   const { model, recipe } = needsModel ? await prepareModel(options) : { model: "", recipe: "" };
   for (const engine of engines) {
-    const done = await measureBuilds(engine, (kernels) => [
-      ...needsModel ? tokenRequests(options, kernels, model, recipe) : [],
-      ...options.suites.includes("kernels") ? kernelRequests(options, kernels, engine.name) : [],
+    const done = await measureBuilds(engine, (build) => [
+      ...needsModel ? tokenRequests(options, build, model, recipe) : [],
+      ...options.suites.includes("kernels") ? kernelRequests(options, build, engine.name) : [],
     ], note);
     runs.push(...done.runs);
     missing.push(...done.failed.map((each) => ({ ...each, engine: engine.name })));
@@ -127,6 +133,7 @@ async function main(options: Options): Promise<void> {
     machine: machineNow(loadBefore),
     versions: {
       rsparse: `rsparse ${VERSION}`,
+      kernels,
       ...Object.fromEntries(engines.map(({ name, version }) => [name, version])),
       benny: bennyVersion(),
     },

@@ -10,7 +10,9 @@ import {
   argumentsOf,
   fewestLayers,
   kernelRequests,
+  missingEverywhere,
   readOptions,
+  runOf,
   tokenRequests,
   UsageError,
 } from "../../tools/bench/plan.ts";
@@ -18,6 +20,7 @@ import { report } from "../../tools/bench/report.ts";
 import {
   ENGINES,
   FORMAT,
+  kernelsVersion,
   merge,
   parse,
   type Results,
@@ -102,6 +105,25 @@ test("argumentsOf: a request as a command line", () => {
   );
 });
 
+test("runOf: tokens of the request, and a reason for fewer threads only where there are fewer", () => {
+  const request = { what: "prefill", kernels: "auto", threads: 2, reps: 3, tokens: 512 } as const;
+  const answer = { engine: { kernels: "relaxed", threads: 1, threadsReason: "one core" }, rows: [] };
+  const { at: _, ...run } = runOf("bun", request, answer, 2);
+  assert.deepEqual(run, {
+    engine: "bun",
+    what: "prefill",
+    kernels: "relaxed",
+    threads: 1,
+    threadsReason: "one core",
+    tokens: 512,
+    seconds: 2,
+    rows: [],
+  });
+  const { tokens: __, ...load } = { ...request, what: "load", threads: 1 } as const;
+  assert.ok(!("tokens" in runOf("bun", load, answer, 2)), "of loading there are none");
+  assert.equal(runOf("bun", load, answer, 2).threadsReason, null);
+});
+
 const stat = (median: number): { median: number; min: number; max: number; n: number } => ({
   median,
   min: median * 0.9,
@@ -145,7 +167,7 @@ function sample(): Results {
       sparsity: 0.5,
     },
     machine: { cpu: "A & B", cores: 2, memoryBytes: 2 ** 33, platform: "linux x64", load: [3, 4] },
-    versions: { rsparse: "rsparse 0.1.0", deno: "deno 2.0.0" },
+    versions: { rsparse: "rsparse 0.1.0", kernels: "kernels 0123456789ab", deno: "deno 2.0.0" },
     runs: [
       run("deno", "decode", [
         { ...about, name: "decode", sparsity: 0, variant: "dense", tokensPerSecond: stat(200) },
@@ -219,16 +241,29 @@ test("stringify, parse: the same results, four digits a number, one line a row",
   );
 });
 
+/** The results of measuring only these again, later. */
+function part(
+  results: Results,
+  suites: Results["settings"]["suites"],
+  engines: Results["settings"]["engines"],
+): Results {
+  const has = (suite: (typeof SUITES)[number], engine: Run["engine"]): boolean =>
+    suites.includes(suite) && engines.includes(engine);
+  return {
+    ...results,
+    settings: { ...results.settings, quick: false, suites, engines },
+    runs: results.runs.filter(({ what, engine }) => has(what, engine)).map((run) => ({
+      ...run,
+      at: "later",
+    })),
+    micro: results.micro.filter(({ engine }) => has("micro", engine)),
+    peers: [],
+    missing: [],
+  };
+}
+
 test("merge: what was measured again replaces what was, and the rest stays", () => {
-  const before = sample(),
-    now: Results = {
-      ...sample(),
-      settings: { quick: false, model: "smollm2", suites: ["kernels"], engines: ["chromium"], sparsity: 0.5 },
-      runs: [{ ...before.runs[2]!, at: "later" }],
-      micro: [],
-      peers: [],
-      missing: [],
-    };
+  const before = sample(), now = part(before, ["kernels"], ["chromium"]);
   const both = merge(before, now);
   assert.deepEqual(both.runs.map(({ engine, what, at }) => [engine, what, at === "later"]), [
     ["deno", "decode", false],
@@ -239,8 +274,55 @@ test("merge: what was measured again replaces what was, and the rest stays", () 
   assert.deepEqual(both.settings.suites, ["decode", "kernels", "micro"]);
   assert.equal(both.settings.quick, true, "a part of it was");
   assert.equal(merge(null, now), now);
-  assert.equal(merge({ ...before, machine: { ...before.machine, cpu: "C" } }, now), now);
-  assert.equal(merge({ ...before, versions: { rsparse: "rsparse 0.0.9" } }, now), now);
+});
+
+test("merge: nothing is kept of another machine, version or build of the kernels, and what was is named", () => {
+  const before = sample(), now = part(before, ["kernels"], ["chromium"]), { versions } = before;
+  const { kernels: _, ...unnoted } = versions;
+  for (
+    const [other, was] of [
+      [{ machine: { ...before.machine, cpu: "C" } }, "C, now A & B"],
+      [{ versions: { ...versions, rsparse: "rsparse 0.0.9" } }, "rsparse 0.0.9, now rsparse 0.1.0"],
+      [{ versions: { ...versions, kernels: "kernels f" } }, "kernels f, now kernels 0123456789ab"],
+      [{ versions: unnoted }, "kernels not noted, now kernels 0123456789ab"],
+    ] as const
+  ) {
+    const alone = merge({ ...before, ...other }, now),
+      reason = `dropped: measured with ${was}: run them again`;
+    const gone = [["decode", "deno"], ["kernels", "deno"], ["micro", "deno"], ["peers", null]];
+    assert.deepEqual(alone, {
+      ...now,
+      missing: gone.map(([suite, engine]) => ({ suite, engine, what: "earlier runs", reason })),
+    });
+    const text = report(alone, { title: "T", charts: [], folder: "", full: false });
+    assert.ok(text.includes(`- decode, kernels, micro, deno, earlier runs: ${reason}\n`), text);
+  }
+});
+
+test("merge: an engine that is not there is missing once, however often it was asked for", () => {
+  const before = sample(), [bun] = before.missing as [Results["missing"][0]];
+  const again = { ...part(before, ["kernels"], ["chromium"]), missing: [{ ...bun, reason: "gone" }] };
+  assert.deepEqual(merge(merge(before, again), again).missing, [{ ...bun, reason: "gone" }]);
+  const others = [{ ...bun, suite: "micro" }, { ...bun, engine: "deno" }, {
+    ...bun,
+    what: "relaxed",
+  }] as const;
+  assert.equal(merge(before, { ...again, missing: others }).missing.length, 4, "others are none of it");
+});
+
+test("missingEverywhere: in every suite that was asked for, but not for other programs", () => {
+  const gone = { engine: "bun", what: "everything", reason: "not to be had here" } as const;
+  const missing = missingEverywhere([gone], ["decode", "micro", "peers"]);
+  assert.deepEqual(missing, [{ suite: "decode", ...gone }, { suite: "micro", ...gone }]);
+  const text = report({ ...sample(), missing }, { title: "T", charts: [], folder: "", full: false });
+  assert.ok(text.includes("- decode, micro, bun, everything: not to be had here\n"), text);
+});
+
+test("kernelsVersion: twelve digits of the SHA-256 of both builds, in their order", async () => {
+  const [a, bc] = [[97], [98, 99]].map((bytes) => Uint8Array.from(bytes)) as [Uint8Array, Uint8Array];
+  // of "abc", from FIPS 180-2, appendix B.1
+  assert.equal(await kernelsVersion(a, bc), "kernels ba7816bf8f01");
+  assert.notEqual(await kernelsVersion(bc, a), "kernels ba7816bf8f01");
 });
 
 test("place: linear and logarithmic axes; ticks and powers: round numbers around what is shown", () => {
@@ -347,7 +429,7 @@ test("report: machine, spread, losses, what could not be measured", () => {
   for (
     const part of [
       "# Title",
-      "A & B, 2 cores, 8 GiB, linux x64; rsparse 0.1.0, deno 2.0.0",
+      "A & B, 2 cores, 8 GiB, linux x64; rsparse 0.1.0, kernels 0123456789ab, deno 2.0.0",
       "**The machine was busy with other work**",
       "| deno relaxed | 1 | 200 (180–240) | 180 (162–216), 52 % skipped | **0.90x** |",
       "![Speed-up over sparsity, smollm2-135m](plots/speedup-smollm2-135m.svg)",
@@ -369,4 +451,27 @@ test("report: machine, spread, losses, what could not be measured", () => {
   for (const gone of ["## Kernels alone", "## Matrices", "## Not measured"]) {
     assert.ok(!short.includes(gone), gone);
   }
+});
+
+test("report: a prompt's speed stands under its own length, though the shorter was not measured", () => {
+  const results = sample(), [decode] = results.runs as [Run];
+  const prefill = (tokens: number, speed: number): Run => ({
+    ...decode,
+    what: "prefill",
+    tokens,
+    rows: [{ ...decode.rows[0]!, name: "prefill", tokensPerSecond: stat(speed) }],
+  });
+  const options = { title: "T", charts: [], folder: "", full: false };
+  const lines = (runs: readonly Run[]): string[] =>
+    report({ ...results, runs }, options).split("\n").filter((line) =>
+      line.startsWith("| deno relaxed | 1 |") || line.startsWith("| rsparse, dense |")
+    );
+  const short = "100 (90.0–120)", long = "50.0 (45.0–60.0)", dense = "200 (180–240)";
+  const [whole, own] = lines([decode, prefill(512, 50)]) as [string, string];
+  assert.ok(whole.endsWith(`|  | ${long} |  |`), whole);
+  assert.equal(own, `| rsparse, dense | deno relaxed | 1 |  | ${long} | ${dense} |`);
+  const both = lines([decode, prefill(512, 50), prefill(128, 100)]);
+  assert.ok(both[0]!.endsWith(`| ${short} | ${long} |  |`), both[0]);
+  assert.equal(both[1], `| rsparse, dense | deno relaxed | 1 | ${short} | ${long} | ${dense} |`);
+  assert.ok(lines([decode, prefill(128, 100)])[0]!.endsWith(`| ${short} |  |  |`));
 });

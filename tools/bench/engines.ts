@@ -1,25 +1,14 @@
 /** The engines that are measured, each in a process of its own for every request. */
 import { spawn } from "node:child_process";
 import process from "node:process";
-import type { Row } from "../../src/cli/bench/rows.ts";
 import { type Chromium, runInChromium } from "../../tests/support/chromium.ts";
 import { cliCommand, type Runtime, runtimes } from "../../tests/support/runtimes.ts";
 import { ROOT } from "../prepare.ts";
-import { argumentsOf, describeRequest } from "./plan.ts";
-import { type EngineName, ENGINES, minuteNow, type Missing, type Request, type Run } from "./schema.ts";
+import { type Answer, argumentsOf, describeRequest, runOf } from "./plan.ts";
+import { type EngineName, ENGINES, type Missing, type Request, type Run } from "./schema.ts";
 
 /** Longest time for one request: the largest shape in f32 on a slow machine takes minutes. */
 const TIMEOUT_MS = 20 * 60_000;
-
-/** What a run prints with `--json`. */
-interface Answer {
-  readonly engine: {
-    readonly kernels: string;
-    readonly threads: number;
-    readonly threadsReason: string | null;
-  };
-  readonly rows: readonly Row[];
-}
 
 /** Something to measure on. */
 export interface Engine {
@@ -63,17 +52,7 @@ export async function measure(engine: Engine, request: Request): Promise<Run> {
     : JSON.parse(
       await output([...cliCommand(engine.runtime), ...argumentsOf(request), "--json", "--quiet"]),
     ) as Answer;
-  const { engine: { kernels, threads, threadsReason }, rows } = answer;
-  return {
-    engine: engine.name,
-    what: request.what,
-    kernels,
-    threads,
-    threadsReason: threads < request.threads ? threadsReason : null,
-    at: minuteNow(),
-    seconds: (performance.now() - began) / 1000,
-    rows,
-  };
+  return runOf(engine.name, request, answer, (performance.now() - began) / 1000);
 }
 
 /** Runs requests one after the other; of the second build only where the engine has another one. What fails is noted, and the others run. */

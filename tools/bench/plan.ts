@@ -1,8 +1,18 @@
 /** What a benchmark runs: options of the command line become requests, in the order in which they run. No `node:` here, tests run it in pages. */
 import { layerWeights, SHAPE_NAMES, type ShapeName, SHAPES } from "../../src/cli/bench/shapes.ts";
 import { BYTES, layersToHold, LEAST_BYTES } from "../../src/cli/bench/variants.ts";
+import type { Row } from "../../src/cli/bench/rows.ts";
 import type { Dtype } from "../../src/runtime/matrix.ts";
-import { type EngineName, ENGINES, type Request, type Suite, SUITES } from "./schema.ts";
+import {
+  type EngineName,
+  ENGINES,
+  minuteNow,
+  type Missing,
+  type Request,
+  type Run,
+  type Suite,
+  SUITES,
+} from "./schema.ts";
 
 /** Options of `deno task bench`. */
 export interface Options {
@@ -88,6 +98,8 @@ export const DTYPES: readonly Dtype[] = ["f32", "bf16", "int8", "int4"];
 export const SPARSITIES: readonly number[] = [0, 0.3, 0.5, 0.7];
 /** Of the recipe that whole tokens run with. */
 export const TOKEN_SPARSITY = 0.5;
+/** Tokens of the prompts that prefill is measured on. */
+export const PROMPTS = [128, 512] as const;
 /** Words that are held where the head is not what is measured: loading then takes half the time. */
 const VOCAB = 1024;
 
@@ -99,18 +111,18 @@ export function tokenRequests(
   recipe: string,
 ): Request[] {
   const common = { kernels, model, reps: reps ?? (quick ? 3 : 7) }, tokens = quick ? 16 : 64;
-  const sparsity = [0, TOKEN_SPARSITY];
+  const sparsity = [0, TOKEN_SPARSITY], [short, long] = PROMPTS;
   const requests: Request[] = [{ ...common, what: "decode", threads: 1, recipe, sparsity, tokens }];
   if (quick && kernels === "baseline") requests.length = 0;
   else {
     requests.push(
       { ...common, what: "decode", threads: 2, recipe, sparsity, tokens },
-      { ...common, what: "prefill", threads: 1, tokens: 128 },
-      { ...common, what: "prefill", threads: 2, tokens: 128 },
+      { ...common, what: "prefill", threads: 1, tokens: short },
+      { ...common, what: "prefill", threads: 2, tokens: short },
       { ...common, what: "load", threads: 1 },
     );
   }
-  if (!quick) requests.push({ ...common, what: "prefill", threads: 1, tokens: 512 });
+  if (!quick) requests.push({ ...common, what: "prefill", threads: 1, tokens: long });
   return requests.filter(({ what }) => suites.includes(what));
 }
 
@@ -173,4 +185,40 @@ export function describeRequest({ what, model, shape, dtype, kernels, threads, t
     threads > 1 ? `${threads} threads` : "",
   ];
   return parts.filter((part) => part !== "").join(" ");
+}
+
+/** Engines that are not there, in each suite that would have run on them; other programs say for themselves what they lack. */
+export function missingEverywhere(
+  gone: readonly Omit<Missing, "suite">[],
+  suites: readonly Suite[],
+): Missing[] {
+  return gone.flatMap((each) =>
+    suites.filter((suite) => suite !== "peers").map((suite) => ({ suite, ...each }))
+  );
+}
+
+/** What `rsparse bench --json` prints, or a page returns. */
+export interface Answer {
+  readonly engine: {
+    readonly kernels: string;
+    readonly threads: number;
+    readonly threadsReason: string | null;
+  };
+  readonly rows: readonly Row[];
+}
+
+/** A request that `engine` has just answered, as results keep it. */
+export function runOf(engine: EngineName, request: Request, answer: Answer, seconds: number): Run {
+  const { engine: { kernels, threads, threadsReason }, rows } = answer;
+  return {
+    engine,
+    what: request.what,
+    kernels,
+    threads,
+    threadsReason: threads < request.threads ? threadsReason : null,
+    ...request.tokens === undefined ? {} : { tokens: request.tokens },
+    at: minuteNow(),
+    seconds,
+    rows,
+  };
 }

@@ -3,7 +3,7 @@ import type { Row } from "../../src/cli/bench/rows.ts";
 import { SHAPE_NAMES } from "../../src/cli/bench/shapes.ts";
 import { type Chart, engineOf, readSpeeds, roofPoints } from "./charts.ts";
 import { NOISE, number, spread, table, times } from "./markdown.ts";
-import { DTYPES, SPARSITIES } from "./plan.ts";
+import { DTYPES, PROMPTS, SPARSITIES } from "./plan.ts";
 import type { MicroCase, Results, Run } from "./schema.ts";
 
 /** How a report is put together. */
@@ -72,6 +72,11 @@ function about({ date, settings, machine, versions, runs, micro, peers }: Result
   return lines.join("\n");
 }
 
+/** Of a prompt of so many tokens: either may have failed, so the place among runs says nothing. */
+function prefillOf(runs: readonly Run[], tokens: number): Row | undefined {
+  return runs.find((run) => run.what === "prefill" && run.tokens === tokens)?.rows[0];
+}
+
 function tokenTable(runs: readonly Run[]): string {
   const keys = [
     ...new Set(
@@ -85,8 +90,7 @@ function tokenTable(runs: readonly Run[]): string {
       "decode dense, tok/s",
       "decode sparse",
       "speed-up",
-      "prefill 128",
-      "prefill 512",
+      ...PROMPTS.map((tokens) => `prefill ${tokens}`),
       "load, ms",
     ],
     keys.map((key) => {
@@ -95,7 +99,6 @@ function tokenTable(runs: readonly Run[]): string {
         own.filter((run) => run.what === what).flatMap(({ rows }) => rows);
       const decode = rows("decode"), dense = decode.find(({ sparsity }) => sparsity === 0);
       const sparse = decode.find(({ sparsity }) => sparsity > 0);
-      const prefill = own.filter(({ what }) => what === "prefill").map((run) => run.rows[0]!);
       const stat = (row: Row | undefined): string =>
         row === undefined ? "" : spread(row.tokensPerSecond ?? row.ms!);
       const [engine, threads] = key.split("\n") as [string, string];
@@ -108,8 +111,7 @@ function tokenTable(runs: readonly Run[]): string {
         stat(dense),
         sparse === undefined ? "" : stat(sparse) + measured,
         times(sparse?.speedup),
-        stat(prefill[0]),
-        stat(prefill[1]),
+        ...PROMPTS.map((tokens) => stat(prefillOf(own, tokens))),
         stat(rows("load")[0]),
       ];
     }),
@@ -218,7 +220,7 @@ function peerTable({ runs, peers }: Results): string {
   const there = peers.filter(({ reason }) => reason === null),
     gone = peers.filter(({ reason }) => reason !== null);
   if (peers.length === 0) return "";
-  const names = ["pp128", "pp512", "tg64"];
+  const names = [...PROMPTS.map((tokens) => `pp${tokens}`), "tg64"];
   const rows = there.map(({ name, version, engine, threads, rows }) => [
     `${name} ${version}`,
     engine,
@@ -231,16 +233,16 @@ function peerTable({ runs, peers }: Results): string {
   const own = runs.filter(({ what, rows }) =>
     what === "decode" && rows.some(({ sparsity }) => sparsity === 0)
   ).map((run) => {
-    const prefill = runs.filter((other) =>
-      other.what === "prefill" && engineOf(other) === engineOf(run) && other.threads === run.threads
-    ).map(({ rows }) => spread(rows[0]!.tokensPerSecond!));
+    const alike = runs.filter((other) => engineOf(other) === engineOf(run) && other.threads === run.threads);
     const dense = run.rows.find(({ sparsity }) => sparsity === 0)!;
     return [
       "rsparse, dense",
       engineOf(run),
       String(run.threads),
-      prefill[0] ?? "",
-      prefill[1] ?? "",
+      ...PROMPTS.map((tokens) => {
+        const found = prefillOf(alike, tokens);
+        return found === undefined ? "" : spread(found.tokensPerSecond!);
+      }),
       spread(dense.tokensPerSecond!),
     ];
   });
@@ -298,11 +300,13 @@ function missingList({ missing, runs }: Results): string {
   const threads = runs.filter(({ threadsReason }) => threadsReason !== null).map((run) =>
     `- ${engineOf(run)}, ${run.what}: ${run.threads} threads only: ${run.threadsReason}`
   );
+  const lines = new Map<string, string[]>();
+  for (const { suite, engine, what, reason } of missing) {
+    const rest = `${engine ?? "all engines"}, ${what}: ${reason}`;
+    lines.set(rest, [...lines.get(rest) ?? [], suite]);
+  }
   return [
-    ...missing.map(({ suite, engine, what, reason }) =>
-      `- ${suite}, ${engine ?? "all engines"}, ${what}: ${reason}`
-    ),
+    ...[...lines].map(([rest, suites]) => `- ${suites.join(", ")}, ${rest}`),
     ...threads,
-  ]
-    .join("\n");
+  ].join("\n");
 }
