@@ -25,6 +25,7 @@ import { measurePeers } from "./bench/peers.ts";
 import { report } from "./bench/report.ts";
 import {
   FORMAT,
+  kernelsVersion,
   merge,
   type MicroRun,
   type Missing,
@@ -84,6 +85,8 @@ async function main(options: Options): Promise<void> {
   await prepare();
   await bundle();
   await stop();
+  const bytesOf = (build: string): Uint8Array => readFileSync(join(ROOT, "build", `kernels.${build}.wasm`));
+  const kernels = await kernelsVersion(bytesOf("baseline"), bytesOf("relaxed"));
   installRuntimes();
   const wantsPage = options.engines.includes("chromium") || options.suites.includes("peers");
   const chromium = wantsPage ? await installChromium() : null;
@@ -95,9 +98,9 @@ async function main(options: Options): Promise<void> {
   const needsModel = options.suites.some((suite) => !["kernels", "micro"].includes(suite));
   const { model, recipe } = needsModel ? await prepareModel(options) : { model: "", recipe: "" };
   for (const engine of engines) {
-    const done = await measureBuilds(engine, (kernels) => [
-      ...needsModel ? tokenRequests(options, kernels, model, recipe) : [],
-      ...options.suites.includes("kernels") ? kernelRequests(options, kernels, engine.name) : [],
+    const done = await measureBuilds(engine, (build) => [
+      ...needsModel ? tokenRequests(options, build, model, recipe) : [],
+      ...options.suites.includes("kernels") ? kernelRequests(options, build, engine.name) : [],
     ], note);
     runs.push(...done.runs);
     missing.push(...done.failed.map((each) => ({ ...each, engine: engine.name })));
@@ -127,6 +130,7 @@ async function main(options: Options): Promise<void> {
     machine: machineNow(loadBefore),
     versions: {
       rsparse: `rsparse ${VERSION}`,
+      kernels,
       ...Object.fromEntries(engines.map(({ name, version }) => [name, version])),
       benny: bennyVersion(),
     },

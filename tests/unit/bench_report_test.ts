@@ -19,6 +19,7 @@ import { report } from "../../tools/bench/report.ts";
 import {
   ENGINES,
   FORMAT,
+  kernelsVersion,
   merge,
   parse,
   type Results,
@@ -165,7 +166,7 @@ function sample(): Results {
       sparsity: 0.5,
     },
     machine: { cpu: "A & B", cores: 2, memoryBytes: 2 ** 33, platform: "linux x64", load: [3, 4] },
-    versions: { rsparse: "rsparse 0.1.0", deno: "deno 2.0.0" },
+    versions: { rsparse: "rsparse 0.1.0", kernels: "kernels 0123456789ab", deno: "deno 2.0.0" },
     runs: [
       run("deno", "decode", [
         { ...about, name: "decode", sparsity: 0, variant: "dense", tokensPerSecond: stat(200) },
@@ -239,16 +240,29 @@ test("stringify, parse: the same results, four digits a number, one line a row",
   );
 });
 
+/** The results of measuring only these again, later. */
+function part(
+  results: Results,
+  suites: Results["settings"]["suites"],
+  engines: Results["settings"]["engines"],
+): Results {
+  const has = (suite: (typeof SUITES)[number], engine: Run["engine"]): boolean =>
+    suites.includes(suite) && engines.includes(engine);
+  return {
+    ...results,
+    settings: { ...results.settings, quick: false, suites, engines },
+    runs: results.runs.filter(({ what, engine }) => has(what, engine)).map((run) => ({
+      ...run,
+      at: "later",
+    })),
+    micro: results.micro.filter(({ engine }) => has("micro", engine)),
+    peers: [],
+    missing: [],
+  };
+}
+
 test("merge: what was measured again replaces what was, and the rest stays", () => {
-  const before = sample(),
-    now: Results = {
-      ...sample(),
-      settings: { quick: false, model: "smollm2", suites: ["kernels"], engines: ["chromium"], sparsity: 0.5 },
-      runs: [{ ...before.runs[2]!, at: "later" }],
-      micro: [],
-      peers: [],
-      missing: [],
-    };
+  const before = sample(), now = part(before, ["kernels"], ["chromium"]);
   const both = merge(before, now);
   assert.deepEqual(both.runs.map(({ engine, what, at }) => [engine, what, at === "later"]), [
     ["deno", "decode", false],
@@ -259,8 +273,36 @@ test("merge: what was measured again replaces what was, and the rest stays", () 
   assert.deepEqual(both.settings.suites, ["decode", "kernels", "micro"]);
   assert.equal(both.settings.quick, true, "a part of it was");
   assert.equal(merge(null, now), now);
-  assert.equal(merge({ ...before, machine: { ...before.machine, cpu: "C" } }, now), now);
-  assert.equal(merge({ ...before, versions: { rsparse: "rsparse 0.0.9" } }, now), now);
+});
+
+test("merge: nothing is kept of another machine, version or build of the kernels, and what was is named", () => {
+  const before = sample(), now = part(before, ["kernels"], ["chromium"]), { versions } = before;
+  const { kernels: _, ...unnoted } = versions;
+  for (
+    const [other, was] of [
+      [{ machine: { ...before.machine, cpu: "C" } }, "C, now A & B"],
+      [{ versions: { ...versions, rsparse: "rsparse 0.0.9" } }, "rsparse 0.0.9, now rsparse 0.1.0"],
+      [{ versions: { ...versions, kernels: "kernels f" } }, "kernels f, now kernels 0123456789ab"],
+      [{ versions: unnoted }, "kernels not noted, now kernels 0123456789ab"],
+    ] as const
+  ) {
+    const alone = merge({ ...before, ...other }, now),
+      reason = `dropped: measured with ${was}: run them again`;
+    const gone = [["decode", "deno"], ["kernels", "deno"], ["micro", "deno"], ["peers", null]];
+    assert.deepEqual(alone, {
+      ...now,
+      missing: gone.map(([suite, engine]) => ({ suite, engine, what: "earlier runs", reason })),
+    });
+    const text = report(alone, { title: "T", charts: [], folder: "", full: false });
+    assert.ok(text.includes(`- decode, kernels, micro, deno, earlier runs: ${reason}\n`), text);
+  }
+});
+
+test("kernelsVersion: twelve digits of the SHA-256 of both builds, in their order", async () => {
+  const [a, bc] = [[97], [98, 99]].map((bytes) => Uint8Array.from(bytes)) as [Uint8Array, Uint8Array];
+  // of "abc", from FIPS 180-2, appendix B.1
+  assert.equal(await kernelsVersion(a, bc), "kernels ba7816bf8f01");
+  assert.notEqual(await kernelsVersion(bc, a), "kernels ba7816bf8f01");
 });
 
 test("place: linear and logarithmic axes; ticks and powers: round numbers around what is shown", () => {
@@ -367,7 +409,7 @@ test("report: machine, spread, losses, what could not be measured", () => {
   for (
     const part of [
       "# Title",
-      "A & B, 2 cores, 8 GiB, linux x64; rsparse 0.1.0, deno 2.0.0",
+      "A & B, 2 cores, 8 GiB, linux x64; rsparse 0.1.0, kernels 0123456789ab, deno 2.0.0",
       "**The machine was busy with other work**",
       "| deno relaxed | 1 | 200 (180–240) | 180 (162–216), 52 % skipped | **0.90x** |",
       "![Speed-up over sparsity, smollm2-135m](plots/speedup-smollm2-135m.svg)",

@@ -300,11 +300,13 @@ function missingList({ missing, runs }: Results): string {
   const threads = runs.filter(({ threadsReason }) => threadsReason !== null).map((run) =>
     `- ${engineOf(run)}, ${run.what}: ${run.threads} threads only: ${run.threadsReason}`
   );
+  const lines = new Map<string, string[]>();
+  for (const { suite, engine, what, reason } of missing) {
+    const rest = `${engine ?? "all engines"}, ${what}: ${reason}`;
+    lines.set(rest, [...lines.get(rest) ?? [], suite]);
+  }
   return [
-    ...missing.map(({ suite, engine, what, reason }) =>
-      `- ${suite}, ${engine ?? "all engines"}, ${what}: ${reason}`
-    ),
+    ...[...lines].map(([rest, suites]) => `- ${suites.join(", ")}, ${rest}`),
     ...threads,
-  ]
-    .join("\n");
+  ].join("\n");
 }

@@ -95,7 +95,7 @@ export interface PeerRun {
   readonly rows: readonly { readonly name: string; readonly tokensPerSecond: Stat }[];
 }
 
-/** Something that was asked for and could not be measured. */
+/** Something that was asked for and could not be measured, or was measured before and could not be kept. */
 export interface Missing {
   readonly suite: Suite;
   readonly engine: EngineName | null;
@@ -131,7 +131,7 @@ export interface Results {
   readonly seconds: number;
   readonly settings: Settings;
   readonly machine: Machine;
-  /** By name: rsparse, each engine, benny. */
+  /** By name: rsparse, its kernels, each engine, benny. */
   readonly versions: { readonly [name: string]: string };
   readonly runs: readonly Run[];
   readonly micro: readonly MicroRun[];
@@ -144,16 +144,34 @@ export function minuteNow(): string {
   return `${new Date().toISOString().slice(0, 16)}Z`;
 }
 
+/** What tells builds of the kernels apart: `kernels` and the first twelve digits of their SHA-256, the baseline build's bytes first. */
+export async function kernelsVersion(baseline: Uint8Array, relaxed: Uint8Array): Promise<string> {
+  const both = new Uint8Array(baseline.length + relaxed.length);
+  both.set(baseline);
+  both.set(relaxed, baseline.length);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", both)).subarray(0, 6);
+  return `kernels ${Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+/** What {@linkcode merge} says of runs that it leaves out. */
+const EARLIER = "earlier runs";
+
 /**
  * Results of a run that measured a part, with the rest of those that were there: what was measured again replaces what was. Nothing is kept of another
- * machine or version of this package.
+ * machine, version of this package or build of its kernels; what is left out for that is among the missing.
  */
 export function merge(before: Results | null, now: Results): Results {
-  if (before === null || before.machine.cpu !== now.machine.cpu) return now;
-  if (before.versions["rsparse"] !== now.versions["rsparse"]) return now;
+  if (before === null) return now;
   const { suites, engines } = now.settings;
   const isOld = (suite: Suite, engine: EngineName | null): boolean =>
     !suites.includes(suite) || (engine !== null && !engines.includes(engine));
+  const reason = differenceOf(before, now);
+  if (reason !== null) {
+    const dropped = measuredIn(before).filter(([suite, engine]) => isOld(suite, engine)).map((
+      [suite, engine],
+    ): Missing => ({ suite, engine, what: EARLIER, reason }));
+    return { ...now, missing: [...dropped, ...now.missing] };
+  }
   const union = <T extends string>(all: readonly T[], a: readonly T[], b: readonly T[]): T[] =>
     all.filter((name) => a.includes(name) || b.includes(name));
   return {
@@ -170,6 +188,28 @@ export function merge(before: Results | null, now: Results): Results {
     peers: [...before.peers.filter(() => isOld("peers", null)), ...now.peers],
     missing: [...before.missing.filter(({ suite, engine }) => isOld(suite, engine)), ...now.missing],
   };
+}
+
+/** Why no row of `before` can stand beside those of `now`; null: they can. */
+function differenceOf(before: Results, now: Results): string | null {
+  const bases = [
+    [before.machine.cpu, now.machine.cpu],
+    ...["rsparse", "kernels"].map((name) => [before.versions[name], now.versions[name]]),
+  ];
+  const other = bases.find(([was, is]) => was !== is);
+  return other === undefined
+    ? null
+    : `dropped: measured with ${other[0] ?? "kernels not noted"}, now ${other[1]}: run them again`;
+}
+
+/** Each suite and engine that there are rows of, once. */
+function measuredIn({ runs, micro, peers }: Results): [Suite, EngineName | null][] {
+  const found: [Suite, EngineName | null][] = [
+    ...runs.map(({ what, engine }): [Suite, EngineName] => [what, engine]),
+    ...micro.map(({ engine }): [Suite, EngineName] => ["micro", engine]),
+    ...peers.map((): [Suite, null] => ["peers", null]),
+  ];
+  return [...new Map(found.map((pair) => [pair.join(), pair])).values()];
 }
 
 /** In the order of {@linkcode ENGINES}. */
