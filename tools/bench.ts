@@ -13,6 +13,7 @@ import { loadNow, machineNow } from "./bench/machine.ts";
 import {
   HELP,
   kernelRequests,
+  missingEverywhere,
   OPTIONS,
   type Options,
   readOptions,
@@ -92,7 +93,7 @@ async function main(options: Options): Promise<void> {
   const chromium = wantsPage ? await installChromium() : null;
   const runs: Run[] = [], micro: MicroRun[] = [], peers: PeerRun[] = [], missing: Missing[] = [];
   const { engines, missing: gone } = await findEngines(options.engines, chromium);
-  for (const each of gone) missing.push({ suite: options.suites[0]!, ...each });
+  missing.push(...missingEverywhere(gone, options.suites));
   const note = (line: string): void => console.error(line);
 
   const needsModel = options.suites.some((suite) => !["kernels", "micro"].includes(suite));

@@ -10,6 +10,7 @@ import {
   argumentsOf,
   fewestLayers,
   kernelRequests,
+  missingEverywhere,
   readOptions,
   runOf,
   tokenRequests,
@@ -296,6 +297,25 @@ test("merge: nothing is kept of another machine, version or build of the kernels
     const text = report(alone, { title: "T", charts: [], folder: "", full: false });
     assert.ok(text.includes(`- decode, kernels, micro, deno, earlier runs: ${reason}\n`), text);
   }
+});
+
+test("merge: an engine that is not there is missing once, however often it was asked for", () => {
+  const before = sample(), [bun] = before.missing as [Results["missing"][0]];
+  const again = { ...part(before, ["kernels"], ["chromium"]), missing: [{ ...bun, reason: "gone" }] };
+  assert.deepEqual(merge(merge(before, again), again).missing, [{ ...bun, reason: "gone" }]);
+  const others = [{ ...bun, suite: "micro" }, { ...bun, engine: "deno" }, {
+    ...bun,
+    what: "relaxed",
+  }] as const;
+  assert.equal(merge(before, { ...again, missing: others }).missing.length, 4, "others are none of it");
+});
+
+test("missingEverywhere: in every suite that was asked for, but not for other programs", () => {
+  const gone = { engine: "bun", what: "everything", reason: "not to be had here" } as const;
+  const missing = missingEverywhere([gone], ["decode", "micro", "peers"]);
+  assert.deepEqual(missing, [{ suite: "decode", ...gone }, { suite: "micro", ...gone }]);
+  const text = report({ ...sample(), missing }, { title: "T", charts: [], folder: "", full: false });
+  assert.ok(text.includes("- decode, micro, bun, everything: not to be had here\n"), text);
 });
 
 test("kernelsVersion: twelve digits of the SHA-256 of both builds, in their order", async () => {

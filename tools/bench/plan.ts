@@ -3,7 +3,16 @@ import { layerWeights, SHAPE_NAMES, type ShapeName, SHAPES } from "../../src/cli
 import { BYTES, layersToHold, LEAST_BYTES } from "../../src/cli/bench/variants.ts";
 import type { Row } from "../../src/cli/bench/rows.ts";
 import type { Dtype } from "../../src/runtime/matrix.ts";
-import { type EngineName, ENGINES, minuteNow, type Request, type Run, type Suite, SUITES } from "./schema.ts";
+import {
+  type EngineName,
+  ENGINES,
+  minuteNow,
+  type Missing,
+  type Request,
+  type Run,
+  type Suite,
+  SUITES,
+} from "./schema.ts";
 
 /** Options of `deno task bench`. */
 export interface Options {
@@ -176,6 +185,16 @@ export function describeRequest({ what, model, shape, dtype, kernels, threads, t
     threads > 1 ? `${threads} threads` : "",
   ];
   return parts.filter((part) => part !== "").join(" ");
+}
+
+/** Engines that are not there, in each suite that would have run on them; other programs say for themselves what they lack. */
+export function missingEverywhere(
+  gone: readonly Omit<Missing, "suite">[],
+  suites: readonly Suite[],
+): Missing[] {
+  return gone.flatMap((each) =>
+    suites.filter((suite) => suite !== "peers").map((suite) => ({ suite, ...each }))
+  );
 }
 
 /** What `rsparse bench --json` prints, or a page returns. */

@@ -186,8 +186,18 @@ export function merge(before: Results | null, now: Results): Results {
     runs: byEngine([...before.runs.filter(({ what, engine }) => isOld(what, engine)), ...now.runs]),
     micro: byEngine([...before.micro.filter(({ engine }) => isOld("micro", engine)), ...now.micro]),
     peers: [...before.peers.filter(() => isOld("peers", null)), ...now.peers],
-    missing: [...before.missing.filter(({ suite, engine }) => isOld(suite, engine)), ...now.missing],
+    missing: unique([
+      ...before.missing.filter(({ suite, engine }) => isOld(suite, engine)),
+      ...now.missing,
+    ]),
   };
+}
+
+/** The last of each suite, engine and `what`: an engine that is not there is missing in each run that asks for it. */
+function unique(missing: readonly Missing[]): Missing[] {
+  return [
+    ...new Map(missing.map((each) => [[each.suite, each.engine, each.what].join("\n"), each])).values(),
+  ];
 }
 
 /** Why no row of `before` can stand beside those of `now`; null: they can. */
