@@ -26,6 +26,7 @@ import { measurePeers } from "./bench/peers.ts";
 import { report } from "./bench/report.ts";
 import {
   FORMAT,
+  isOfModel,
   kernelsVersion,
   merge,
   type MicroRun,
@@ -96,7 +97,7 @@ async function main(options: Options): Promise<void> {
   missing.push(...missingEverywhere(gone, options.suites));
   const note = (line: string): void => console.error(line);
 
-  const needsModel = options.suites.some((suite) => !["kernels", "micro"].includes(suite));
+  const needsModel = options.suites.some(isOfModel);
   const { model, recipe } = needsModel ? await prepareModel(options) : { model: "", recipe: "" };
   for (const engine of engines) {
     const done = await measureBuilds(engine, (build) => [
