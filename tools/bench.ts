@@ -1,5 +1,5 @@
 /** `deno task bench`: see `--help`; `tools/bench/schema.ts` says what `bench/results/latest.json` holds. Run it on a quiet machine. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -7,7 +7,7 @@ import { stop } from "esbuild";
 import { locateModel } from "../src/hub/locate.ts";
 import { detectPlatform } from "../src/platform/detect.ts";
 import { VERSION } from "../src/version.ts";
-import { chartsOf } from "./bench/charts.ts";
+import { chartsOf, oldPlots } from "./bench/charts.ts";
 import { findEngines, measureBuilds, output } from "./bench/engines.ts";
 import { loadNow, machineNow } from "./bench/machine.ts";
 import {
@@ -157,6 +157,7 @@ function before(folder: string): Results | null {
 function write(folder: string, results: Results): void {
   mkdirSync(folder, { recursive: true });
   const charts = chartsOf(results);
+  for (const file of oldPlots(readdirSync(folder), charts)) rmSync(join(folder, file));
   for (const { file, svg } of charts) writeFileSync(join(folder, file), svg);
   writeFileSync(join(folder, "latest.json"), stringify(results));
   const text = report(results, { title: `Benchmark of ${results.date}`, charts, folder: "", full: true });

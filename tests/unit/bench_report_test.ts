@@ -4,7 +4,7 @@ import { test } from "node:test";
 import type { Row } from "../../src/cli/bench/rows.ts";
 import { LEAST_BYTES } from "../../src/cli/bench/variants.ts";
 import { barChart } from "../../tools/bench/bars.ts";
-import { chartsOf, readSpeeds, roofLine, roofPoints } from "../../tools/bench/charts.ts";
+import { chartsOf, oldPlots, readSpeeds, roofLine, roofPoints } from "../../tools/bench/charts.ts";
 import { number, spread, table, times } from "../../tools/bench/markdown.ts";
 import {
   argumentsOf,
@@ -445,6 +445,14 @@ test("chartsOf: a plot for everything that there are numbers for", () => {
   assert.ok(charts[0]!.svg.includes("Decode speed, smollm2"));
   assert.ok(charts[2]!.svg.includes("deno: memory gives 20.0 GB/s"));
   assert.deepEqual(chartsOf({ ...sample(), runs: [], peers: [] }), []);
+});
+
+test("oldPlots: plots that were not made this time, and nothing else", () => {
+  const charts = chartsOf(sample()), old = ["speedup-llama2-7b.svg", "speedup-tinyllama-1.1b.svg"];
+  const others = ["latest.json", "latest.md", "micro", "own.svg", "decode.svg.txt"];
+  assert.deepEqual(oldPlots([...charts.map(({ file }) => file), ...old, ...others], charts), old);
+  const none = chartsOf({ ...sample(), runs: [], peers: [] });
+  assert.deepEqual(oldPlots(charts.map(({ file }) => file), none), charts.map(({ file }) => file));
 });
 
 test("number, spread, times, table: short, and losses in bold", () => {
