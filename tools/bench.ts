@@ -1,5 +1,5 @@
 /** `deno task bench`: see `--help`; `tools/bench/schema.ts` says what `bench/results/latest.json` holds. Run it on a quiet machine. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -7,7 +7,7 @@ import { stop } from "esbuild";
 import { locateModel } from "../src/hub/locate.ts";
 import { detectPlatform } from "../src/platform/detect.ts";
 import { VERSION } from "../src/version.ts";
-import { chartsOf } from "./bench/charts.ts";
+import { chartsOf, oldPlots } from "./bench/charts.ts";
 import { findEngines, measureBuilds, output } from "./bench/engines.ts";
 import { loadNow, machineNow } from "./bench/machine.ts";
 import {
@@ -26,6 +26,7 @@ import { measurePeers } from "./bench/peers.ts";
 import { report } from "./bench/report.ts";
 import {
   FORMAT,
+  isOfModel,
   kernelsVersion,
   merge,
   type MicroRun,
@@ -86,10 +87,8 @@ async function main(options: Options): Promise<void> {
   await prepare();
   await bundle();
   await stop();
-  const [baseline, relaxed] = ["baseline", "relaxed"].map((name) =>
-    readFileSync(join(ROOT, "build", `kernels.${name}.wasm`))
-  ) as [Uint8Array, Uint8Array];
-  const kernels = await kernelsVersion(baseline, relaxed);
+  const bytesOf = (build: string): Uint8Array => readFileSync(join(ROOT, "build", `kernels.${build}.wasm`));
+  const kernels = await kernelsVersion(bytesOf("baseline"), bytesOf("relaxed"));
   installRuntimes();
   const wantsPage = options.engines.includes("chromium") || options.suites.includes("peers");
   const chromium = wantsPage ? await installChromium() : null;
@@ -98,7 +97,7 @@ async function main(options: Options): Promise<void> {
   missing.push(...missingEverywhere(gone, options.suites));
   const note = (line: string): void => console.error(line);
 
-  const needsModel = options.suites.some((suite) => !["kernels", "micro"].includes(suite));
+  const needsModel = options.suites.some(isOfModel);
   const { model, recipe } = needsModel ? await prepareModel(options) : { model: "", recipe: "" };
   for (const engine of engines) {
     const done = await measureBuilds(engine, (build) => [
@@ -158,6 +157,7 @@ function before(folder: string): Results | null {
 function write(folder: string, results: Results): void {
   mkdirSync(folder, { recursive: true });
   const charts = chartsOf(results);
+  for (const file of oldPlots(readdirSync(folder), charts)) rmSync(join(folder, file));
   for (const { file, svg } of charts) writeFileSync(join(folder, file), svg);
   writeFileSync(join(folder, "latest.json"), stringify(results));
   const text = report(results, { title: `Benchmark of ${results.date}`, charts, folder: "", full: true });

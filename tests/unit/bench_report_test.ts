@@ -4,7 +4,7 @@ import { test } from "node:test";
 import type { Row } from "../../src/cli/bench/rows.ts";
 import { LEAST_BYTES } from "../../src/cli/bench/variants.ts";
 import { barChart } from "../../tools/bench/bars.ts";
-import { chartsOf, readSpeeds, roofLine, roofPoints } from "../../tools/bench/charts.ts";
+import { chartsOf, oldPlots, readSpeeds, roofLine, roofPoints } from "../../tools/bench/charts.ts";
 import { number, spread, table, times } from "../../tools/bench/markdown.ts";
 import {
   argumentsOf,
@@ -299,6 +299,47 @@ test("merge: nothing is kept of another machine, version or build of the kernels
   }
 });
 
+test("merge: the load is that of the busier run while rows of it are there", () => {
+  const before = sample(), again = part(before, ["kernels"], ["chromium"]);
+  const load = (was: Results["machine"]["load"], is: typeof was, now = again): typeof was =>
+    merge({ ...before, machine: { ...before.machine, load: was } }, {
+      ...now,
+      machine: { ...now.machine, load: is },
+    }).machine.load;
+  assert.deepEqual(load([3, 4], [0.1, 1.1]), [3, 4]);
+  assert.deepEqual(load([0.1, 1.1], [3, 4]), [3, 4]);
+  // the benchmark itself is one of those at the end
+  assert.deepEqual(load([0.2, 1.3], [0.4, 1]), [0.4, 1]);
+  assert.deepEqual(load([3, 4], null), [3, 4]);
+  assert.deepEqual(load(null, [3, 4]), [3, 4]);
+  const whole = part(before, SUITES, ENGINES);
+  assert.deepEqual(load([3, 4], [0.1, 1.1], whole), [0.1, 1.1], "nothing is left of the busy run");
+  assert.equal(merge(before, whole).settings.quick, false, "nor of the quick one");
+});
+
+test("merge: tokens of another model are not kept, kernels are", () => {
+  const [decode, ...kernels] = sample().runs as [Run, ...Run[]];
+  const before = { ...sample(), runs: [decode, { ...decode, engine: "bun" as const }, ...kernels] };
+  const again = part(before, ["decode"], ["deno"]);
+  const now = { ...again, settings: { ...again.settings, model: "other" } }, both = merge(before, now);
+  assert.deepEqual(both.runs.map(({ engine, what, at }) => [engine, what, at === "later"]), [
+    ["deno", "kernels", false],
+    ["deno", "decode", true],
+    ["chromium", "kernels", false],
+  ]);
+  assert.deepEqual([both.micro.length, both.peers.length, both.settings.model], [1, 0, "other"]);
+  const reason = "dropped: measured with smollm2, now other: run them again";
+  assert.deepEqual(both.missing, [
+    ...before.missing,
+    { suite: "decode", engine: "bun", what: "earlier runs", reason },
+    { suite: "peers", engine: null, what: "earlier runs", reason },
+  ]);
+  // without tokens a run has no model, and the tokens that are there keep the name of theirs
+  const micro = part(before, ["micro"], ["deno"]);
+  const after = merge(before, { ...micro, settings: { ...micro.settings, model: "other" } });
+  assert.deepEqual([after.runs.length, after.settings.model], [4, "smollm2"]);
+});
+
 test("merge: an engine that is not there is missing once, however often it was asked for", () => {
   const before = sample(), [bun] = before.missing as [Results["missing"][0]];
   const again = { ...part(before, ["kernels"], ["chromium"]), missing: [{ ...bun, reason: "gone" }] };
@@ -404,6 +445,14 @@ test("chartsOf: a plot for everything that there are numbers for", () => {
   assert.ok(charts[0]!.svg.includes("Decode speed, smollm2"));
   assert.ok(charts[2]!.svg.includes("deno: memory gives 20.0 GB/s"));
   assert.deepEqual(chartsOf({ ...sample(), runs: [], peers: [] }), []);
+});
+
+test("oldPlots: plots that were not made this time, and nothing else", () => {
+  const charts = chartsOf(sample()), old = ["speedup-llama2-7b.svg", "speedup-tinyllama-1.1b.svg"];
+  const others = ["latest.json", "latest.md", "micro", "own.svg", "decode.svg.txt"];
+  assert.deepEqual(oldPlots([...charts.map(({ file }) => file), ...old, ...others], charts), old);
+  const none = chartsOf({ ...sample(), runs: [], peers: [] });
+  assert.deepEqual(oldPlots(charts.map(({ file }) => file), none), charts.map(({ file }) => file));
 });
 
 test("number, spread, times, table: short, and losses in bold", () => {

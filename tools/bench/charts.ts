@@ -23,6 +23,13 @@ export function chartsOf(results: Results): Chart[] {
     .filter((chart) => chart !== null);
 }
 
+/** Those of the files in a folder that are plots of an earlier benchmark and none of `charts`; files of other names are not ours. */
+export function oldPlots(files: readonly string[], charts: readonly Pick<Chart, "file">[]): string[] {
+  return files.filter((name) =>
+    /^(decode|roofline|speedup-.+)\.svg$/.test(name) && !charts.some(({ file }) => file === name)
+  );
+}
+
 /** An engine with the build that it ran: `deno relaxed`. */
 export function engineOf({ engine, kernels }: Pick<Run, "engine" | "kernels">): string {
   return `${engine} ${kernels}`;

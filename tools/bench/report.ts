@@ -4,7 +4,7 @@ import { SHAPE_NAMES } from "../../src/cli/bench/shapes.ts";
 import { type Chart, engineOf, readSpeeds, roofPoints } from "./charts.ts";
 import { NOISE, number, spread, table, times } from "./markdown.ts";
 import { DTYPES, PROMPTS, SPARSITIES } from "./plan.ts";
-import type { MicroCase, Results, Run } from "./schema.ts";
+import { crowdOf, type MicroCase, type Results, type Run } from "./schema.ts";
 
 /** How a report is put together. */
 export interface ReportOptions {
@@ -59,7 +59,7 @@ function about({ date, settings, machine, versions, runs, micro, peers }: Result
   ];
   if (machine.load !== null) {
     const [before, after] = machine.load;
-    const busy = Math.max(before, after - 1) > 0.5;
+    const busy = crowdOf(machine.load) > 0.5;
     lines.push(
       `Processes that wanted a core, mean of a minute: ${before.toFixed(1)} at the start, ${
         after.toFixed(1)

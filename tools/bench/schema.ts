@@ -109,7 +109,7 @@ export interface Machine {
   readonly cores: number;
   readonly memoryBytes: number;
   readonly platform: string;
-  /** Processes that wanted a core, mean of a minute, at the start and at the end; null where the system does not say. */
+  /** Processes that wanted a core, mean of a minute, at the start and at the end; null where the system does not say. Where runs of parts were joined, of the busiest. */
   readonly load: readonly [before: number, after: number] | null;
 }
 
@@ -158,39 +158,62 @@ const EARLIER = "earlier runs";
 
 /**
  * Results of a run that measured a part, with the rest of those that were there: what was measured again replaces what was. Nothing is kept of another
- * machine, version of this package or build of its kernels; what is left out for that is among the missing.
+ * machine, version of this package or build of its kernels, and no tokens of another model; what is left out for that is among the missing.
  */
 export function merge(before: Results | null, now: Results): Results {
   if (before === null) return now;
   const { suites, engines } = now.settings;
   const isOld = (suite: Suite, engine: EngineName | null): boolean =>
     !suites.includes(suite) || (engine !== null && !engines.includes(engine));
-  const reason = differenceOf(before, now);
-  if (reason !== null) {
-    const dropped = measuredIn(before).filter(([suite, engine]) => isOld(suite, engine)).map((
-      [suite, engine],
-    ): Missing => ({ suite, engine, what: EARLIER, reason }));
-    return { ...now, missing: [...dropped, ...now.missing] };
-  }
+  const stays = (suite: Suite, engine: EngineName | null): boolean =>
+    isOld(suite, engine) && differenceOf(before, now, suite) === null;
+  const runs = before.runs.filter(({ what, engine }) => stays(what, engine)),
+    micro = before.micro.filter(({ engine }) => stays("micro", engine)),
+    peers = before.peers.filter(() => stays("peers", null));
+  const missing = before.missing.filter(({ suite, engine }) => stays(suite, engine));
+  const dropped = measuredIn(before).filter(([suite, engine]) => isOld(suite, engine)).flatMap((
+    [suite, engine],
+  ): Missing[] => {
+    const reason = differenceOf(before, now, suite);
+    return reason === null ? [] : [{ suite, engine, what: EARLIER, reason }];
+  });
+  const kept = measuredIn({ runs, micro, peers });
+  const fits = before.settings.suites.filter((suite) => differenceOf(before, now, suite) === null);
   const union = <T extends string>(all: readonly T[], a: readonly T[], b: readonly T[]): T[] =>
     all.filter((name) => a.includes(name) || b.includes(name));
   return {
     ...now,
     settings: {
       ...now.settings,
-      quick: now.settings.quick || before.settings.quick,
-      suites: union(SUITES, before.settings.suites, suites),
-      engines: union(ENGINES, before.settings.engines, engines),
+      quick: now.settings.quick || (kept.length > 0 && before.settings.quick),
+      // where both have tokens it is the same
+      model: kept.some(([suite]) => isOfModel(suite)) ? before.settings.model : now.settings.model,
+      suites: union(SUITES, fits, suites),
+      engines: union(ENGINES, fits.length > 0 ? before.settings.engines : [], engines),
     },
-    versions: { ...before.versions, ...now.versions },
-    runs: byEngine([...before.runs.filter(({ what, engine }) => isOld(what, engine)), ...now.runs]),
-    micro: byEngine([...before.micro.filter(({ engine }) => isOld("micro", engine)), ...now.micro]),
-    peers: [...before.peers.filter(() => isOld("peers", null)), ...now.peers],
-    missing: unique([
-      ...before.missing.filter(({ suite, engine }) => isOld(suite, engine)),
-      ...now.missing,
-    ]),
+    machine: kept.length > 0 ? busierOf(before.machine, now.machine) : now.machine,
+    versions: kept.length > 0 ? { ...before.versions, ...now.versions } : now.versions,
+    runs: byEngine([...runs, ...now.runs]),
+    micro: byEngine([...micro, ...now.micro]),
+    peers: [...peers, ...now.peers],
+    missing: unique([...missing, ...dropped, ...now.missing]),
   };
+}
+
+/** Whether it runs the model that was asked for. */
+export function isOfModel(suite: Suite): boolean {
+  return suite !== "kernels" && suite !== "micro";
+}
+
+/** Processes beside the benchmark that wanted a core, at the start or at the end, whichever is more. */
+export function crowdOf([before, after]: readonly [before: number, after: number]): number {
+  return Math.max(before, after - 1);
+}
+
+/** The machine with the load of the busier of two runs on it: rows of both stand beside each other. */
+function busierOf(before: Machine, now: Machine): Machine {
+  if (before.load === null || now.load === null) return { ...now, load: now.load ?? before.load };
+  return crowdOf(before.load) > crowdOf(now.load) ? { ...now, load: before.load } : now;
 }
 
 /** The last of each suite, engine and `what`: an engine that is not there is missing in each run that asks for it. */
@@ -200,12 +223,16 @@ function unique(missing: readonly Missing[]): Missing[] {
   ];
 }
 
-/** Why no row of `before` can stand beside those of `now`; null: they can. */
-function differenceOf(before: Results, now: Results): string | null {
+/** Why no row of `before` in this suite can stand beside those of `now`; null: they can. */
+function differenceOf(before: Results, now: Results, suite: Suite): string | null {
   const bases = [
     [before.machine.cpu, now.machine.cpu],
     ...["rsparse", "kernels"].map((name) => [before.versions[name], now.versions[name]]),
   ];
+  // a run without tokens has no model, whatever its settings say
+  if (isOfModel(suite) && now.settings.suites.some(isOfModel)) {
+    bases.push([before.settings.model, now.settings.model]);
+  }
   const other = bases.find(([was, is]) => was !== is);
   return other === undefined
     ? null
@@ -213,7 +240,9 @@ function differenceOf(before: Results, now: Results): string | null {
 }
 
 /** Each suite and engine that there are rows of, once. */
-function measuredIn({ runs, micro, peers }: Results): [Suite, EngineName | null][] {
+function measuredIn(
+  { runs, micro, peers }: Pick<Results, "runs" | "micro" | "peers">,
+): [Suite, EngineName | null][] {
   const found: [Suite, EngineName | null][] = [
     ...runs.map(({ what, engine }): [Suite, EngineName] => [what, engine]),
     ...micro.map(({ engine }): [Suite, EngineName] => ["micro", engine]),

@@ -23,7 +23,7 @@ interface CalibrateCommandOptions
 
 const DEFAULT_SPARSITY = 0.5;
 /**
- * All of it for channels: SmolLM2 at sparsity 0.5 decodes at 231 tok/s with 1 and 203 with 0.95 (Deno, int4, one thread;
+ * All of it for channels: SmolLM2 at sparsity 0.5 decoded at 231 tok/s with 1 and 203 with 0.95 (Deno, int4, one thread, factors in bf16;
  * dense 242), and its mean negative log-likelihood is 3.89 against 3.98 (dense 3.42).
  */
 const DEFAULT_RHO = 1;
