@@ -6,6 +6,7 @@ import { ThresholdObserver } from "./threshold.ts";
 import { loadKernelModule } from "../kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { planBudget } from "../recipe/budget.ts";
+import { dialPoints } from "../recipe/dial.ts";
 import { parseThresholds } from "../recipe/import.ts";
 import {
   type Factors,
@@ -89,14 +90,25 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
       (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }),
     );
   }
-  const target = 1 - (1 - sparsity) * rho;
-  const projections: ProjectionRecipe[] = eachProjection(model).map(([layer, name]) => {
+  // ranks stay as they are at every setting of the dial, so channels pay for what they cost
+  const rankShare = (1 - sparsity) * (1 - rho), points = rho === 0 ? [] : dialPoints(sparsity);
+  const targetAt = (point: number): number =>
+    point === sparsity ? 1 - (1 - sparsity) * rho : Math.min(point + rankShare, 1);
+  const table = new Float32Array(eachProjection(model).length * points.length);
+  const rows = new Map<ThresholdObserver, Float32Array>();
+  const projections: ProjectionRecipe[] = eachProjection(model).map(([layer, name], i) => {
     const path = projectionPath(layer, name),
       budget = planBudget(projectionShape(model.config, name), sparsity, rho);
+    if (rho > 0) {
+      const observer = observers.get(path)!;
+      const row = rows.get(observer) ?? observer.quantiles(points.map(targetAt));
+      rows.set(observer, row);
+      table.set(row, points.length * i);
+    }
     return {
       path,
       score: rho > 0 && rho < 1 ? "columnNorm" : "abs",
-      threshold: rho === 0 ? -1 : observers.get(path)!.quantile(target),
+      threshold: rho === 0 ? -1 : table[points.length * i + points.indexOf(sparsity)]!,
       rho,
       sparsity,
       channels: budget.activeChannels,
@@ -107,6 +119,7 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   return joinRecipe(
     await describe(model, options, {
       sparsity,
+      points,
       rho,
       compat,
       projections,
@@ -114,6 +127,7 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
       keepDense: compat === "official" ? 0 : 1,
     }),
     tensors,
+    points.length === 0 ? null : table,
   );
 }
 
@@ -148,6 +162,7 @@ export async function recipeFromThresholds(
   return joinRecipe(
     await describe(model, { ...options, text: "" }, {
       sparsity,
+      points: [],
       rho,
       compat: options.compat ?? "corrected",
       projections,
@@ -161,7 +176,7 @@ export async function recipeFromThresholds(
 async function describe(
   model: Model,
   options: { readonly text: string; readonly source: string; readonly seed?: number },
-  made: Pick<Recipe, "sparsity" | "rho" | "compat" | "projections" | "keepDense"> & {
+  made: Pick<Recipe, "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense"> & {
     readonly tokens: number;
   },
 ): Promise<Recipe> {

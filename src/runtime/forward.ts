@@ -18,7 +18,8 @@ import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 /** How a projection runs when a recipe is loaded. Pointers as in {@linkcode Matrix}. */
 export interface SparseRule {
   readonly mode: "dense" | "sparse" | "r_sparse" | "low_rank";
-  readonly threshold: number;
+  /** For the sparsity that `Dial` was set to last. */
+  threshold: number;
   /** f32[nInPadded]: ones where the score is plain |x|. */
   readonly scale: number;
   /** 0 where there is no low-rank part. */

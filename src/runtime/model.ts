@@ -11,12 +11,13 @@ import { detectPlatform } from "../platform/detect.ts";
 import type { Platform } from "../platform/platform.ts";
 import { checkRecipe, type LoadedRecipe, parseRecipe } from "../recipe/recipe.ts";
 import { applyRecipe, recipeHints } from "./apply_recipe.ts";
+import { Dial } from "./dial.ts";
 import { Forward, type Weights } from "./forward.ts";
 import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
-import { Session } from "./session.ts";
+import { Session, type SessionOptions } from "./session.ts";
 import { sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
@@ -125,8 +126,8 @@ interface EngineParts {
 export class Engine {
   readonly config: LlamaConfig;
   readonly contextLength: number;
-  /** The first so many positions are dense even with a recipe. */
-  readonly keepDense: number;
+  /** Sets the sparsity of the next pass; null without a recipe. */
+  readonly dial: Dial | null;
   /** Resolved when the pass that runs in turns has ended; null while none does. */
   #turns: Promise<void> | null = null;
   #busy = false;
@@ -137,7 +138,7 @@ export class Engine {
   constructor(
     parts: Pick<EngineParts, "team" | "arena" | "workspace" | "weights">,
     contextLength: number,
-    keepDense: number,
+    recipe: LoadedRecipe | null,
     kv: KvType,
   ) {
     const { team, arena, workspace, weights } = parts;
@@ -148,7 +149,7 @@ export class Engine {
       pool: new PagePool(arena, weights.config, kv),
     };
     this.contextLength = contextLength;
-    this.keepDense = keepDense;
+    this.dial = recipe === null ? null : new Dial(weights, recipe);
   }
 
   /** @throws {Error} If the model is closed. */
@@ -370,7 +371,7 @@ export class Model {
     const engine = new Engine(
       { team, arena, workspace, weights },
       limit,
-      recipe?.recipe.keepDense ?? 0,
+      recipe,
       kv,
     );
     return new Model({
@@ -411,10 +412,10 @@ export class Model {
     return this.description.tokenizer.decode(ids);
   }
 
-  /** A new, empty sequence. */
-  session(): Session {
+  /** A new, empty sequence. @throws {RangeError} If the recipe can't do the sparsity asked for. */
+  session(options: SessionOptions = {}): Session {
     this.engine.checkOpen();
-    return new Session(this.engine);
+    return new Session(this.engine, options);
   }
 
   /** Continues a text, or the tokens of one. Yields text as it comes; the last part has the `result`. */

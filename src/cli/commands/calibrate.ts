@@ -188,13 +188,13 @@ function baseName(path: string): string {
 
 /** Beside its name first, so that what is there under its name is always whole. Returns the bytes written. */
 async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: string): Promise<number> {
-  const { serialiseRecipe } = await import("../../recipe/recipe.ts");
+  const { serialiseRecipe, tableOf } = await import("../../recipe/recipe.ts");
   const tensors = new Map<string, ProjectionTensors>();
   for (const { path } of loaded.recipe.projections) {
     const factors = loaded.factors(path), scale = loaded.scale(path);
     if (factors !== null || scale !== null) tensors.set(path, { factors, scale });
   }
-  const chunks = serialiseRecipe(loaded.recipe, tensors);
+  const chunks = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded));
   const part = `${path}.${crypto.randomUUID()}.part`;
   try {
     const writer = await platform.openWriter(part, { truncate: true });
