@@ -7,8 +7,10 @@ import { loadKernelModule } from "../kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { planBudget } from "../recipe/budget.ts";
 import { dialPoints } from "../recipe/dial.ts";
-import { parseThresholds } from "../recipe/import.ts";
+import { isJsonObject } from "../format/json.ts";
+import { importThresholdRecipe, parseThresholds } from "../recipe/import.ts";
 import {
+  checkRecipe,
   type Factors,
   joinRecipe,
   type LoadedRecipe,
@@ -135,7 +137,7 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
  * A recipe from thresholds that someone gives (`calibrate --thresholds`): factors and scales come from the weights, nothing is observed.
  * Every position runs sparse, as in the runs such files come from.
  *
- * @param json `{sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}`
+ * @param json `{sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}`, or what {@linkcode importThresholdRecipe} reads
  * @throws {RecipeError} If it does not fit the model.
  */
 export async function recipeFromThresholds(
@@ -143,6 +145,11 @@ export async function recipeFromThresholds(
   json: unknown,
   options: Pick<CalibrateOptions, "source" | "signal" | "onProgress" | "seed" | "compat">,
 ): Promise<LoadedRecipe> {
+  if (isJsonObject(json) && isJsonObject(json["modules"])) {
+    const loaded = importThresholdRecipe(json, model.config, options.source);
+    checkRecipe(loaded, model.config, await model.hash());
+    return loaded;
+  }
   const { sparsity, rho, projections: given } = parseThresholds(json, model.config);
   const byPath = new Map(given.map((p) => [p.path, p]));
   const tensors = await weightTensors(model, (layer, name) => {

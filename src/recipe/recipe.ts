@@ -57,6 +57,7 @@ export const METHODS = [
   "griffin",
   "relu",
   "wina",
+  "by-site",
   "low-rank",
   "larosa",
   "scap",

@@ -9,6 +9,8 @@ import type { LlamaDescription } from "../model/llama.ts";
 import { openModel } from "../model/open.ts";
 import { detectPlatform } from "../platform/detect.ts";
 import type { Platform } from "../platform/platform.ts";
+import { readJsonFile } from "../format/json.ts";
+import { importThresholdRecipe } from "../recipe/import.ts";
 import { checkRecipe, type LoadedRecipe, parseRecipe } from "../recipe/recipe.ts";
 import { applyRecipe, recipeHints } from "./apply_recipe.ts";
 import { Dial } from "./dial.ts";
@@ -45,7 +47,7 @@ export type ModelSource =
 
 /** Settings of {@linkcode Model.load}. */
 export interface LoadOptions {
-  /** A recipe file's path or bytes, or one that calibration made. Without one the model is dense. */
+  /** A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense. */
   readonly recipe?: string | Blob | LoadedRecipe;
   /**
    * Threads to use, default 1; `auto`: one for each processor, at most 8. More share the work while that is faster, which is measured as it runs. Where
@@ -494,10 +496,19 @@ async function openRecipe(
   if (typeof recipe === "string" || recipe instanceof Blob) {
     const name = typeof recipe === "string" ? recipe : "recipe";
     const blob = typeof recipe === "string" ? await openFile(recipe, platform) : recipe;
-    loaded = { ...await parseRecipe(blob, name), sha256: await platform.sha256([blob]) };
+    const parsed = await isJson(blob)
+      ? importThresholdRecipe((await readJsonFile(blob, name)).value, config, name.replace(/^.*[/\\]/, ""))
+      : await parseRecipe(blob, name);
+    loaded = { ...parsed, sha256: await platform.sha256([blob]) };
   } else loaded = recipe;
   checkRecipe(loaded, config, modelHash);
   return loaded;
+}
+
+/** Whether a recipe is text. A safetensors file begins with its header's length in eight bytes, the last of which are 0. */
+async function isJson(blob: Blob): Promise<boolean> {
+  const bytes = new Uint8Array(await blob.slice(0, 8).arrayBuffer());
+  return bytes.length > 0 && /^\s*\{/.test(String.fromCharCode(...bytes)) && !bytes.includes(0);
 }
 
 /** The fastest way to run each shape, as earlier loads found it or timed now. */

@@ -5,7 +5,7 @@ import { FormatError, RecipeError } from "../../src/errors.ts";
 import { type SafetensorsInput, writeSafetensors } from "../../src/format/safetensors.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { planOfficialBudget } from "../../src/recipe/budget.ts";
-import { importOfficialRecipe, parseThresholds } from "../../src/recipe/import.ts";
+import { importOfficialRecipe, importThresholdRecipe, parseThresholds } from "../../src/recipe/import.ts";
 import {
   checkRecipe,
   joinRecipe,
@@ -390,6 +390,54 @@ test("parseThresholds: the golden recipes of SmolLM2", { skip: skipWithout("gold
     const { projections } = parseThresholds(recipe, config);
     assert.deepEqual(projections.map((p) => [p.path, p.threshold, p.activeChannels, p.rank]), recipe.modules);
   }
+});
+
+test("importThresholdRecipe: a module a projection by its GGUF name; anything else is named", () => {
+  const names = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+  const module = (i: number): Changes => ({ score: "abs", threshold: i / 8, sparsity: 0.5, rho: 1, rank: 0 });
+  const modules: [string, Changes][] = Array.from({ length: 14 }, (
+    _,
+    i,
+  ) => [`blk.${Math.floor(i / 7)}.${names[i % 7]}`, module(i)]);
+  const read = (
+    entries: readonly (readonly [string, unknown])[] = modules,
+    changes: Changes = {},
+  ): ReturnType<typeof importThresholdRecipe> => {
+    const json = { model: "tiny", sha256: HASH, target_sparsity: 0.5, modules: Object.fromEntries(entries) };
+    return importThresholdRecipe({ ...json, ...changes }, CONFIG, "half.json");
+  };
+  const loaded = read(modules.toReversed()), { recipe } = loaded;
+  checkRecipe(loaded, CONFIG, HASH);
+  assert.deepEqual(
+    recipe.projections.map((p) => [p.path, p.threshold, p.channels, p.score, p.mode]),
+    projectionShapes(CONFIG).map(({ path, nIn }, i) => [path, i / 8, nIn / 2, "abs", "sparse"]),
+  );
+  assert.deepEqual([recipe.method, recipe.sparsity, recipe.points, recipe.keepDense], [
+    "by-site",
+    0.5,
+    [],
+    0,
+  ]);
+  assert.deepEqual([recipe.calibration.source, recipe.modelHash], ["half.json", HASH]);
+  const at = (field: string, value: unknown): [string, Changes][] =>
+    modules.with(2, [modules[2]![0], { ...modules[2]![1], [field]: value }]);
+  const cases: [string, () => unknown, RecipeError["code"]?][] = [
+    ["sha256", () => read(modules, { sha256: "abc" })],
+    ["model", () => read(modules, { model: 1 })],
+    ["target_sparsity", () => read(modules, { target_sparsity: 1 })],
+    ["modules", () => read(modules, { modules: [] })],
+    ["modules.blk.0.attn_v", () => read(modules.with(2, ["blk.0.attn_v", 5 as unknown as Changes]))],
+    ["modules.blk.0.attn_v.score", () => read(at("score", "columnNorm"))],
+    ["modules.blk.0.attn_v.rho", () => read(at("rho", 0.9))],
+    ["modules.blk.0.attn_v.rank", () => read(at("rank", 1))],
+    ["modules.blk.0.attn_v.threshold", () => read(at("threshold", NaN))],
+    ["modules.blk.0.attn_v.sparsity", () => read(at("sparsity", 1))],
+    ["modules.blk.2.attn_q", () => read([...modules, ["blk.2.attn_q", module(0)]])],
+    [`modules."blk.00.attn_q"`, () => read([...modules, ["blk.00.attn_q", module(0)]])],
+    [`modules."blk.0.attn_norm"`, () => read([...modules, ["blk.0.attn_norm", module(0)]])],
+    ["model.layers.0.self_attn.v_proj", () => read(modules.toSpliced(2, 1)), "missing_projection"],
+  ];
+  for (const [where, run, code] of cases) assert.throws(run, failsAt(code ?? "bad_value", where), where);
 });
 
 test("importOfficialRecipe: pairs of rho and sparsity in the order of the blocks", () => {

@@ -55,7 +55,7 @@ export function register(program: Command, context: CliContext): void {
     )
     .option(
       "--thresholds <file>",
-      "take them from this JSON: {sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}",
+      "take them from this JSON: {sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}, or one by module (docs/formats.md)",
     )
     .option("-o, --output <file>", "where to write the recipe; without it only its numbers are printed")
     .option("--seed <n>", "recorded in the recipe; nothing here is random", integer(0, 0xffffffff))
