@@ -140,6 +140,25 @@ test("calibrate: a recipe by which the model then runs sparse", withStories, asy
   assert.ok(Number(bench.rows[1]!["speedup"]) > 0);
 });
 
+test("calibrate: by site, on the sparse stream", withStories, async () => {
+  const folder = mkdtempSync(join(tmpdir(), "rsparse-cli-")), recipe = join(folder, "by-site.safetensors");
+  const args = ["calibrate", "-m", stories(), "--method", "by-site", "--tokens", "600"];
+  const made = await json<{ method: string; projections: { path: string; sparsity: number }[] }>(
+    [...args, "--sparsity", "0.5", "-o", recipe],
+  );
+  assert.equal(made.method, "by-site");
+  const down = made.projections.find(({ path }) => path === "model.layers.0.mlp.down_proj");
+  assert.equal(down!.sparsity, 0.65);
+  const run = ["generate", "-m", stories(), "-p", "Once upon a time", "-n", "60", "--recipe", recipe];
+  for (const sparsity of [0.3, 0.5]) {
+    const { recipe, measuredSparsity } = await json([...run, "--sparsity", String(sparsity)]);
+    assert.deepEqual([recipe!.method, recipe!.sparsity], ["by-site", sparsity]);
+    assert.ok(Math.abs(measuredSparsity! - sparsity) < 0.1, `${measuredSparsity}`);
+  }
+  await failure(2, /--rho with --method by-site: r-sparse alone/, [...args, "--rho", "0.9"]);
+  await failure(2, /--thresholds with --method by-site/, [...args.slice(0, 5), "--thresholds", "x.json"]);
+});
+
 test("calibrate: thresholds are taken as they are given", withStories, async () => {
   const folder = mkdtempSync(join(tmpdir(), "rsparse-cli-")), recipe = join(folder, "given.safetensors");
   const given = join(folder, "given.json"), made = join(folder, "made.safetensors");
