@@ -54,7 +54,7 @@ test(
   { skip },
   async () => {
     const path = await pulledModel(), given = read(50), base = { kernels: "baseline", threads: 1 } as const;
-    await using model = await Model.load(path, { ...base, recipe: fileOf(50) });
+    await using model = await Model.load(path, { ...base, recipe: new Blob([readFileSync(fileOf(50))]) });
     for (const [l, layer] of model.engine.weights.layers.entries()) {
       for (const { name, rule } of projectionsOf(layer)) {
         const i = model.recipe!.recipe.projections.findIndex((p) => p.path === projectionPath(l, name));
