@@ -18,7 +18,13 @@ export {
   type Part,
 } from "./runtime/generate.ts";
 export { KV_TYPES, type KvType } from "./runtime/kv_cache.ts";
-export { type DecodeOptions, type Prefill, type PrefillOptions, type Session } from "./runtime/session.ts";
+export {
+  type DecodeOptions,
+  type Prefill,
+  type PrefillOptions,
+  type Session,
+  type SessionOptions,
+} from "./runtime/session.ts";
 export { type PassOptions, type SparsityCount } from "./runtime/forward.ts";
 export { type Dtype, DTYPES, type Layout, type RunMethod } from "./runtime/matrix.ts";
 export { Sampler, type SamplingOptions } from "./runtime/sampler.ts";

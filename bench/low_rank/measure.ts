@@ -62,6 +62,7 @@ function recipeWithFactors(config: LlamaConfig, modelHash: string): LoadedRecipe
     modelHash,
     model: "benchmark",
     sparsity: SPARSITY,
+    points: [],
     rho: RHO,
     seed: 0,
     calibration: { source: "activations of the benchmark", tokens: 0, sha256: "" },

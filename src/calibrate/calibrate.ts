@@ -5,9 +5,13 @@ import { TensorReader } from "./tensor_reader.ts";
 import { ThresholdObserver } from "./threshold.ts";
 import { loadKernelModule } from "../kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
-import { planBudget } from "../recipe/budget.ts";
-import { parseThresholds } from "../recipe/import.ts";
+import { streamThresholds } from "./stream.ts";
+import { planBudget, siteShares } from "../recipe/budget.ts";
+import { dialPoints } from "../recipe/dial.ts";
+import { isJsonObject } from "../format/json.ts";
+import { importThresholdRecipe, parseThresholds } from "../recipe/import.ts";
 import {
+  checkRecipe,
   type Factors,
   joinRecipe,
   type LoadedRecipe,
@@ -21,18 +25,29 @@ import { SITES } from "../runtime/forward.ts";
 import type { Model } from "../runtime/model.ts";
 import { nextTurn } from "../runtime/turn.ts";
 
+/**
+ * How {@linkcode calibrateModel} chooses what to skip: `r-sparse`, |x| or, with rank, |x| times the column's norm; `teal`, |x|, the same share everywhere;
+ * `by-site`, |x|, more of down and o; `wina`, |x| times the column's norm and no rank; `low-rank`, rank alone. The thresholds of `teal` and `by-site` are set
+ * while the model runs sparse, the others' while it runs dense.
+ */
+export const CALIBRATION_METHODS = ["r-sparse", "teal", "by-site", "wina", "low-rank"] as const;
+/** One of {@linkcode CALIBRATION_METHODS}. */
+export type CalibrationMethod = typeof CALIBRATION_METHODS[number];
+
 /** Settings of {@linkcode calibrateModel}. */
 export interface CalibrateOptions {
   /** The text to read. */
   readonly text: string;
   /** What to call it in the recipe. */
   readonly source: string;
-  /** Tokens to read from its beginning, in pieces of 512; default 8,192 (official: 512), or all if the text has fewer. */
+  /** Default `r-sparse`. */
+  readonly method?: CalibrationMethod;
+  /** Tokens to read from its beginning, in pieces of 512 (`teal`, `by-site`: 1,024); default 8,192 (official: 512), or all if the text has fewer. */
   readonly tokens?: number;
   /** Share of the multiply-adds to skip, [0, 1). */
   readonly sparsity: number;
-  /** Share of the kept compute that goes to channels, [0, 1]; the rest buys rank. */
-  readonly rho: number;
+  /** Share of the kept compute that goes to channels, [0, 1]; the rest buys rank. Default 1; `low-rank` has 0, other methods than `r-sparse` 1. */
+  readonly rho?: number;
   /** `official`: one piece of 512 tokens, every position sparse. `corrected` (default): more text, position 0 dense. */
   readonly compat?: "official" | "corrected";
   /** Recorded; nothing here is random. */
@@ -46,7 +61,7 @@ export interface CalibrateOptions {
 }
 
 /** Tokens a piece: each begins a new sequence. */
-const PIECE = 512;
+const PIECE = 512, STREAM_PIECE = 1024;
 const DEFAULT_PIECES = 16;
 /** Tokens between two looks at the signal. */
 const STEP = 128;
@@ -59,7 +74,16 @@ const STEP = 128;
  * @throws {RangeError} If a share is out of range or the text is too short.
  */
 export async function calibrateModel(model: Model, options: CalibrateOptions): Promise<LoadedRecipe> {
-  const { sparsity, rho, signal, onProgress } = options, compat = options.compat ?? "corrected";
+  const { sparsity, signal, onProgress, method = "r-sparse" } = options,
+    compat = options.compat ?? "corrected";
+  if (!CALIBRATION_METHODS.includes(method)) {
+    throw new RangeError(`method: ${method} found, one of ${CALIBRATION_METHODS.join(" ")} wanted`);
+  }
+  const fixedRho = method === "r-sparse" ? null : method === "low-rank" ? 0 : 1,
+    rho = options.rho ?? fixedRho ?? 1;
+  if (fixedRho !== null && rho !== fixedRho) {
+    throw new RangeError(`rho: ${rho} found, ${method} has ${fixedRho}`);
+  }
   planBudget({ nIn: 1, nOut: 1 }, sparsity, rho);
   const wanted = options.tokens ?? (compat === "official" ? PIECE : PIECE * DEFAULT_PIECES);
   if (!Number.isInteger(wanted) || wanted < 2) {
@@ -69,10 +93,14 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   if (ids.length < 2) {
     throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
   }
+  if (method === "teal" || method === "by-site") {
+    return await calibrateStream(model, { ...options, method, ids, compat });
+  }
+  const scaled = method === "wina" || (rho > 0 && rho < 1);
   const tensors = await weightTensors(model, (layer, name) => {
     const shape = projectionShape(model.config, name);
     return {
-      scaled: rho > 0 && rho < 1,
+      scaled,
       rank: rho === 1 ? 0 : planBudget(shape, sparsity, rho).rank,
       path: projectionPath(layer, name),
     };
@@ -89,14 +117,25 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
       (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }),
     );
   }
-  const target = 1 - (1 - sparsity) * rho;
-  const projections: ProjectionRecipe[] = eachProjection(model).map(([layer, name]) => {
+  // ranks stay as they are at every setting of the dial, so channels pay for what they cost
+  const rankShare = (1 - sparsity) * (1 - rho), points = rho === 0 ? [] : dialPoints(sparsity);
+  const targetAt = (point: number): number =>
+    point === sparsity ? 1 - (1 - sparsity) * rho : Math.min(point + rankShare, 1);
+  const table = new Float32Array(eachProjection(model).length * points.length);
+  const rows = new Map<ThresholdObserver, Float32Array>();
+  const projections: ProjectionRecipe[] = eachProjection(model).map(([layer, name], i) => {
     const path = projectionPath(layer, name),
       budget = planBudget(projectionShape(model.config, name), sparsity, rho);
+    if (rho > 0) {
+      const observer = observers.get(path)!;
+      const row = rows.get(observer) ?? observer.quantiles(points.map(targetAt));
+      rows.set(observer, row);
+      table.set(row, points.length * i);
+    }
     return {
       path,
-      score: rho > 0 && rho < 1 ? "columnNorm" : "abs",
-      threshold: rho === 0 ? -1 : observers.get(path)!.quantile(target),
+      score: scaled ? "columnNorm" : "abs",
+      threshold: rho === 0 ? -1 : table[points.length * i + points.indexOf(sparsity)]!,
       rho,
       sparsity,
       channels: budget.activeChannels,
@@ -106,7 +145,9 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   });
   return joinRecipe(
     await describe(model, options, {
+      method,
       sparsity,
+      points,
       rho,
       compat,
       projections,
@@ -114,14 +155,72 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
       keepDense: compat === "official" ? 0 : 1,
     }),
     tensors,
+    points.length === 0 ? null : table,
   );
+}
+
+/** `teal` and `by-site`: |x|, one mask a site, thresholds on the sparse stream. */
+async function calibrateStream(
+  model: Model,
+  options: CalibrateOptions & {
+    readonly method: "teal" | "by-site";
+    readonly ids: readonly number[];
+    readonly compat: "official" | "corrected";
+  },
+): Promise<LoadedRecipe> {
+  const { method, ids, compat, sparsity, signal, onProgress } = options, { config } = model;
+  const points = dialPoints(sparsity), keepDense = compat === "official" ? 0 : 1;
+  const sizeOf = (names: readonly ProjectionName[]): number =>
+    names.reduce(
+      (sum, name) => sum + projectionShape(config, name).nIn * projectionShape(config, name).nOut,
+      0,
+    );
+  const sizes = {
+    down: sizeOf(["downProj"]),
+    o: sizeOf(["oProj"]),
+    others: sizeOf(["qProj", "kProj", "vProj", "gateProj", "upProj"]),
+  };
+  const shareOf = (name: ProjectionName, sparsity: number): number => {
+    if (method === "teal") return sparsity;
+    const { down, o, others } = siteShares(sizes, sparsity);
+    return name === "downProj" ? down : name === "oProj" ? o : others;
+  };
+  const length = Math.min(STREAM_PIECE, model.engine.contextLength), own = points.indexOf(sparsity);
+  const pieces = Array.from(
+    { length: Math.ceil(ids.length / length) },
+    (_, i) => ids.slice(length * i, length * (i + 1)),
+  );
+  const rows = await streamThresholds(model, {
+    pieces,
+    keepDense,
+    targets: (name) => ({ shares: points.map((point) => shareOf(name, point)), own }),
+    signal,
+    onTokens: (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }),
+  });
+  const table = new Float32Array(eachProjection(model).length * points.length);
+  const projections = eachProjection(model).map(([layer, name], i): ProjectionRecipe => {
+    const path = projectionPath(layer, name), share = shareOf(name, sparsity), row = rows.get(path)!;
+    table.set(row, points.length * i);
+    return {
+      path,
+      score: "abs",
+      threshold: row[own]!,
+      rho: 1,
+      sparsity: share,
+      channels: planBudget(projectionShape(config, name), share, 1).activeChannels,
+      rank: 0,
+      mode: "sparse",
+    };
+  });
+  const made = { method, sparsity, points, rho: 1, compat, projections, tokens: ids.length, keepDense };
+  return joinRecipe(await describe(model, options, made), new Map(), table);
 }
 
 /**
  * A recipe from thresholds that someone gives (`calibrate --thresholds`): factors and scales come from the weights, nothing is observed.
  * Every position runs sparse, as in the runs such files come from.
  *
- * @param json `{sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}`
+ * @param json `{sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}`, or what {@linkcode importThresholdRecipe} reads
  * @throws {RecipeError} If it does not fit the model.
  */
 export async function recipeFromThresholds(
@@ -129,6 +228,11 @@ export async function recipeFromThresholds(
   json: unknown,
   options: Pick<CalibrateOptions, "source" | "signal" | "onProgress" | "seed" | "compat">,
 ): Promise<LoadedRecipe> {
+  if (isJsonObject(json) && isJsonObject(json["modules"])) {
+    const loaded = importThresholdRecipe(json, model.config, options.source);
+    checkRecipe(loaded, model.config, await model.hash());
+    return loaded;
+  }
   const { sparsity, rho, projections: given } = parseThresholds(json, model.config);
   const byPath = new Map(given.map((p) => [p.path, p]));
   const tensors = await weightTensors(model, (layer, name) => {
@@ -147,7 +251,9 @@ export async function recipeFromThresholds(
   }));
   return joinRecipe(
     await describe(model, { ...options, text: "" }, {
+      method: "r-sparse",
       sparsity,
+      points: [],
       rho,
       compat: options.compat ?? "corrected",
       projections,
@@ -161,14 +267,13 @@ export async function recipeFromThresholds(
 async function describe(
   model: Model,
   options: { readonly text: string; readonly source: string; readonly seed?: number },
-  made: Pick<Recipe, "sparsity" | "rho" | "compat" | "projections" | "keepDense"> & {
+  made: Pick<Recipe, "method" | "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense"> & {
     readonly tokens: number;
   },
 ): Promise<Recipe> {
   const { tokens, ...rest } = made;
   return {
     version: RECIPE_VERSION,
-    method: "r-sparse",
     modelHash: await model.hash(),
     model: model.description.name,
     seed: options.seed ?? 0,

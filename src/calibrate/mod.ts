@@ -3,7 +3,13 @@
  *
  * @module
  */
-export { calibrateModel, type CalibrateOptions, recipeFromThresholds } from "./calibrate.ts";
+export {
+  calibrateModel,
+  type CalibrateOptions,
+  CALIBRATION_METHODS,
+  type CalibrationMethod,
+  recipeFromThresholds,
+} from "./calibrate.ts";
 export { defaultCalibrationText } from "./default_text.ts";
 export { type LayerBudget, type OfficialBudget, planBudget, planOfficialBudget } from "../recipe/budget.ts";
 export { importOfficialRecipe, type OfficialProjection } from "../recipe/import.ts";
@@ -13,4 +19,5 @@ export {
   type ProjectionTensors,
   serialiseRecipe,
   type ShapedProjection,
+  tableOf,
 } from "../recipe/recipe.ts";

@@ -102,11 +102,28 @@ export class ThresholdObserver {
    * @throws {RangeError} If the share is outside [0, 1], or nothing was seen.
    */
   quantile(targetSparsity: number): number {
+    return this.kthSmallest(this.#rankOf(targetSparsity));
+  }
+
+  /**
+   * The same for many shares, f32[shares].
+   *
+   * @throws {RangeError} If a share is outside [0, 1], or nothing was seen.
+   */
+  quantiles(targetSparsities: readonly number[]): Float32Array {
+    const ranks = targetSparsities.map((target) => this.#rankOf(target));
+    if (this.#kept === null) return Float32Array.from(ranks, (k) => this.kthSmallest(k));
+    // 91 selections of a million scores take half a second, one sort 70 ms
+    const sorted = new Float32Array(this.#kept.slice(0, this.#count).sort().buffer);
+    return Float32Array.from(ranks, (k) => k === 0 ? -1 : sorted[k - 1]!);
+  }
+
+  #rankOf(targetSparsity: number): number {
     if (!(targetSparsity >= 0 && targetSparsity <= 1)) {
       throw new RangeError(`target sparsity is ${targetSparsity}, [0, 1] wanted`);
     }
     if (this.#count === 0) throw new RangeError("no calibration input was seen");
-    return this.kthSmallest(Math.trunc(this.#count * targetSparsity));
+    return Math.trunc(this.#count * targetSparsity);
   }
 
   #scores(values: Float32Array): Uint32Array {

@@ -1,5 +1,6 @@
 /** What `generate`, `chat` and `demo` share: options, loading, streaming, the JSON document, the timing line. */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { dialRange } from "../recipe/dial.ts";
 import type { LoadedRecipe } from "../recipe/recipe.ts";
 import type { GenerateOptions, GenerateResult, Part } from "../runtime/generate.ts";
 import type { EngineInfo, MemoryInfo, Model } from "../runtime/model.ts";
@@ -31,6 +32,15 @@ export function prefillOption(): Option {
     .choices(["dense", "sparse", "official"]).default("dense");
 }
 
+/** `--sparsity`, which `logits` has too. */
+export function sparsityOption(): Option {
+  return new Option(
+    "--sparsity <s>",
+    "share of the multiply-adds to skip, 0 for none (default: the recipe's)",
+  )
+    .argParser(decimal(0, 1, { below: true }));
+}
+
 /** Adds the options of {@linkcode GenerationOptions}. */
 export function addGenerationOptions(command: Command): Command {
   return addRunOptions(command)
@@ -42,7 +52,7 @@ export function addGenerationOptions(command: Command): Command {
     .option("--min-p <p>", "draws from tokens at least p times as probable as the best", number)
     .option("--repeat-penalty <x>", "above 1 makes recent tokens less likely", number)
     .option("--stop <text>", "ends before this text; may be given several times", collect)
-    .option("--sparsity <s>", "the recipe's own, or 0 to run it dense", decimal(0, 1, { below: true }))
+    .addOption(sparsityOption())
     .addOption(prefillOption())
     .option("--ignore-eos", "go on past the model's end-of-text tokens");
 }
@@ -112,10 +122,13 @@ export function checkDial(recipe: string | undefined, sparsity: number | undefin
         `\`rsparse calibrate --sparsity ${sparsity} -o FILE\` and give it with --recipe FILE`,
     );
   }
-  const own = model?.recipe?.recipe.sparsity;
-  if (own === undefined || Math.abs(own - sparsity) <= 1e-9) return;
+  if (!model?.recipe) return;
+  const [least, most] = dialRange(model.recipe.recipe);
+  if (sparsity >= least && sparsity <= most) return;
   throw new UsageError(
-    `Cannot run at sparsity ${sparsity}: ${recipe} was made for ${own}: give 0 or ${own}, or calibrate another`,
+    least === most
+      ? `Cannot run at sparsity ${sparsity}: ${recipe} has thresholds for ${most} alone: give 0 or ${most}, or calibrate another`
+      : `Cannot run at sparsity ${sparsity}: ${recipe} goes from ${least} to ${most}: give one of these, or 0`,
   );
 }
 
@@ -293,7 +306,7 @@ export function describeRun(model: Model, sparsity?: number): string {
   const recipe = model.recipe?.recipe;
   const how = recipe === undefined || sparsity === 0
     ? "dense"
-    : `${recipe.method} at sparsity ${recipe.sparsity}, rho ${recipe.rho}`;
+    : `${recipe.method} at sparsity ${sparsity ?? recipe.sparsity}, rho ${recipe.rho}`;
   return `${model.description.name} (${dtypeOf(model)}), ${how}, ` +
     `${kernels} kernels, ${runtime}, ${threads} thread${threads === 1 ? "" : "s"}`;
 }

@@ -71,6 +71,41 @@ export function planOfficialBudget(
   return { targetSparsity: 1 - (1 - sparsity) * rho, activeChannels, rank: Math.max(rank, least) };
 }
 
+/** What sets a projection's share apart in the allocation by site. */
+const DOWN_OFFSET = 0.15, O_OFFSETS = [0.05, 0.1] as const;
+/** From where on the offset of down is whole, and that of o begins and ends to grow. */
+const FIRST_OFFSET = 0.4, LAST_OFFSET = 0.5;
+/** A projection keeps at least a hundredth. */
+const MOST_SHARE = 0.99;
+
+/**
+ * Shares of channels to skip when down and o skip more than the others, which bear it worse, and the whole still skips `sparsity` of the multiply-adds
+ * (quality.md section 3): down takes sparsity + 0.15; o + 0.05 up to 0.4, + 0.1 from 0.5 on; q, k, v, gate and up the rest. Below 0.4 offsets shrink with the
+ * sparsity; no share is above 0.99.
+ *
+ * @param sizes Multiply-adds of a block's projections: of down, of o, and of the others together.
+ * @param sparsity Share of the multiply-adds to skip, in [0, 1).
+ * @throws {RangeError} If the share is outside its range, or NaN.
+ * @example SmolLM2 at half
+ * ```ts
+ * import assert from "node:assert/strict";
+ * const shares = siteShares({ down: 24, o: 9, others: 63 }, 0.5);
+ * assert.deepEqual([shares.down, shares.o, Number(shares.others.toFixed(4))], [0.65, 0.6, 0.4286]);
+ * ```
+ */
+export function siteShares(
+  sizes: { readonly down: number; readonly o: number; readonly others: number },
+  sparsity: number,
+): { readonly down: number; readonly o: number; readonly others: number } {
+  if (!(sparsity >= 0 && sparsity < 1)) throw new RangeError(`sparsity is ${sparsity}, [0, 1) wanted`);
+  const least = Math.min(1, sparsity / FIRST_OFFSET), [from, to] = O_OFFSETS;
+  const grown = Math.min(1, Math.max(0, (sparsity - FIRST_OFFSET) / (LAST_OFFSET - FIRST_OFFSET)));
+  const down = Math.min(sparsity + DOWN_OFFSET * least, MOST_SHARE);
+  const o = Math.min(sparsity + (from * least + (to - from) * grown), MOST_SHARE);
+  const rest = sparsity * (sizes.down + sizes.o + sizes.others) - down * sizes.down - o * sizes.o;
+  return { down, o, others: Math.min(Math.max(rest / sizes.others, 0), MOST_SHARE) };
+}
+
 function checkBudget({ nIn, nOut }: { nIn: number; nOut: number }, sparsity: number, rho: number): void {
   for (const [name, size] of [["nIn", nIn], ["nOut", nOut]] as const) {
     if (!(Number.isSafeInteger(size) && size > 0)) {

@@ -1,6 +1,7 @@
-/** Recipes in other forms than our own file: thresholds that someone gives, and the authors' released list of rho. */
+/** Recipes in other forms than our own file: thresholds that someone gives, by module or by site, and the authors' released list of rho. */
 import { RecipeError } from "../errors.ts";
-import type { LlamaConfig } from "../model/config.ts";
+import type { JsonObject } from "../format/json.ts";
+import { type LlamaConfig, type ProjectionName, projectionPath } from "../model/config.ts";
 import {
   badValue,
   readCount,
@@ -8,10 +9,20 @@ import {
   readObject,
   readRho,
   readSparsity,
+  readText,
   readThreshold,
+  readWord,
   show,
 } from "./fields.ts";
-import { projectionShapes, readPath, type ShapedProjection } from "./recipe.ts";
+import { planBudget } from "./budget.ts";
+import {
+  joinRecipe,
+  type LoadedRecipe,
+  projectionShapes,
+  readPath,
+  RECIPE_VERSION,
+  type ShapedProjection,
+} from "./recipe.ts";
 
 /** What is given for one projection. */
 export interface GivenProjection {
@@ -75,6 +86,78 @@ export function parseThresholds(json: unknown, config: LlamaConfig): GivenThresh
     }
   }
   return { sparsity: readSparsity(fields["sparsity"], "sparsity"), rho, projections };
+}
+
+/** Projections by their names in GGUF files. */
+const GGUF_NAMES: ReadonlyMap<string, ProjectionName> = new Map([
+  ["attn_q", "qProj"],
+  ["attn_k", "kProj"],
+  ["attn_v", "vProj"],
+  ["attn_output", "oProj"],
+  ["ffn_gate", "gateProj"],
+  ["ffn_up", "upProj"],
+  ["ffn_down", "downProj"],
+]);
+
+/**
+ * Reads a recipe of thresholds on |x| that names its model, `{model, sha256, target_sparsity, modules: {"blk.0.attn_q": {score, threshold, sparsity, rho,
+ * rank}, …}}`. It has no low-rank part, so it needs nothing of the weights. Every position runs sparse, as in the runs such files come from.
+ *
+ * @param json What `JSON.parse` made of it.
+ * @param source The file's name.
+ * @throws {RecipeError} If a value is out of its range or doesn't fit the model, or a projection is missing or unknown.
+ */
+export function importThresholdRecipe(json: JsonObject, config: LlamaConfig, source: string): LoadedRecipe {
+  const sha256 = json["sha256"];
+  if (typeof sha256 !== "string" || !/^[0-9a-f]{64}$/.test(sha256)) {
+    throw badValue("sha256", `${show(sha256)} found, 64 hex digits wanted`);
+  }
+  const shapes = new Map(projectionShapes(config).map((shape) => [shape.path, shape]));
+  const given = new Map<string, { readonly threshold: number; readonly sparsity: number }>();
+  for (const [key, value] of Object.entries(readObject(json["modules"], "modules"))) {
+    const at = `modules.${key}`, [, layer, name] = /^blk\.(0|[1-9]\d{0,3})\.(\w+)$/.exec(key) ?? [];
+    const projection = GGUF_NAMES.get(name ?? "");
+    if (projection === undefined) {
+      throw badValue(`modules.${show(key)}`, "a name such as blk.0.attn_q wanted");
+    }
+    const path = projectionPath(Number(layer), projection), fields = readObject(value, at);
+    if (!shapes.has(path)) throw badValue(at, `the model has ${config.numHiddenLayers} blocks`);
+    readWord(fields["score"], `${at}.score`, ["abs"]);
+    for (const [field, wanted] of [["rho", 1], ["rank", 0]] as const) {
+      if (fields[field] !== wanted) {
+        throw badValue(`${at}.${field}`, `${show(fields[field])} found, ${wanted} wanted`);
+      }
+    }
+    given.set(path, {
+      threshold: readThreshold(fields["threshold"], `${at}.threshold`),
+      sparsity: readSparsity(fields["sparsity"], `${at}.sparsity`),
+    });
+  }
+  return joinRecipe({
+    version: RECIPE_VERSION,
+    method: "by-site",
+    compat: "corrected",
+    modelHash: sha256,
+    model: readText(json["model"], "model"),
+    sparsity: readSparsity(json["target_sparsity"], "target_sparsity"),
+    points: [],
+    rho: 1,
+    seed: 0,
+    calibration: { source, tokens: 0, sha256: "" },
+    keepDense: 0,
+    projections: Array.from(shapes.values(), (shape) => {
+      const { path } = shape, found = given.get(path);
+      if (found === undefined) {
+        throw new RecipeError(
+          "missing_projection",
+          path,
+          "no threshold given, each projection of the model wants one",
+        );
+      }
+      const { activeChannels: channels } = planBudget(shape, found.sparsity, 1);
+      return { path, score: "abs", ...found, rho: 1, channels, rank: 0, mode: "sparse" };
+    }),
+  }, new Map());
 }
 
 /** What the released file says of one projection. */

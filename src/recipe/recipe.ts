@@ -5,6 +5,7 @@
  *     <path>.u       f32[rank, nOut]   row k is column k of U times sigma_k; where rank > 0
  *     <path>.v       f32[rank, nIn]    row k is column k of V; where rank > 0
  *     <path>.scale   f32[nIn]          where channels are chosen by columnNorm
+ *     thresholds     f32[projections, points]   of each projection at each of `points`; where there are points
  */
 import { FormatError, RecipeError } from "../errors.ts";
 import { parseJsonObject } from "../format/json.ts";
@@ -32,7 +33,11 @@ import {
 /** Where in the file's metadata the recipe is. */
 export const RECIPE_KEY = "rsparse.recipe";
 /** The format version that this release reads and writes. */
-export const RECIPE_VERSION = 1;
+export const RECIPE_VERSION = 2;
+/** The tensor with the dial's thresholds. */
+const TABLE = "thresholds";
+/** Most points that a dial has. */
+const MAX_POINTS = 1024;
 
 /** What a channel is weighed by: `|x|`, or `|x|` times the norm of its column of W. */
 export const SCORES = ["abs", "columnNorm"] as const;
@@ -52,6 +57,7 @@ export const METHODS = [
   "griffin",
   "relu",
   "wina",
+  "by-site",
   "low-rank",
   "larosa",
   "scap",
@@ -70,7 +76,7 @@ export interface ProjectionRecipe {
   readonly path: string;
   /** What a channel's |x| is weighed by in the test. */
   readonly score: Score;
-  /** A channel is active when its score is above; -1 leaves every channel active. */
+  /** A channel is active when its score is above, at the recipe's own sparsity; -1 leaves every channel active. */
   readonly threshold: number;
   /** Share of the kept compute that goes to channels, [0, 1]. */
   readonly rho: number;
@@ -97,7 +103,7 @@ export interface CalibrationSource {
 /** A recipe without its tensors. */
 export interface Recipe {
   /** Format of the file. */
-  readonly version: 1;
+  readonly version: 2;
   /** How its numbers were found. */
   readonly method: Method;
   /** Whose arithmetic it follows. */
@@ -106,8 +112,10 @@ export interface Recipe {
   readonly modelHash: string;
   /** That model's name, for people. */
   readonly model: string;
-  /** Share of the multiply-adds to skip that was asked for, [0, 1). */
+  /** Share of the multiply-adds to skip that was asked for, [0, 1): how it runs where nobody turns the dial. */
   readonly sparsity: number;
+  /** The sparsities for which it has thresholds, ascending, its own among them; empty where it has its own alone. */
+  readonly points: readonly number[];
   /** Share of the kept compute for channels that was asked for, [0, 1]. */
   readonly rho: number;
   /** Seed of what was random, 0 where nothing was. */
@@ -146,6 +154,8 @@ export interface LoadedRecipe {
   factors(path: string): Factors | null;
   /** The scale of a projection, null where every channel's is 1. */
   scale(path: string): Float32Array | null;
+  /** A projection's thresholds at the recipe's points, f32[points], never descending; null where there are no points. */
+  thresholds(path: string): Float32Array | null;
 }
 
 /** A projection of a model. */
@@ -185,10 +195,15 @@ export function projectionShapes(config: LlamaConfig): ShapedProjection[] {
  * Joins a recipe and its tensors, as calibration has made them or a file has held them.
  *
  * @param tensors By projection path; a path that is not there has none.
+ * @param table f32[projections, points], the dial; null where the recipe has no points
  * @throws {RecipeError} If a value is out of its range, or a tensor is missing, not wanted, of the wrong size or not finite.
  */
-export function joinRecipe(recipe: Recipe, tensors: ReadonlyMap<string, ProjectionTensors>): LoadedRecipe {
-  const checked = readRecipe(recipe);
+export function joinRecipe(
+  recipe: Recipe,
+  tensors: ReadonlyMap<string, ProjectionTensors>,
+  table: Float32Array | null = null,
+): LoadedRecipe {
+  const checked = readRecipe(recipe), rows = tableRows(checked, table);
   const paths = new Set(checked.projections.map(({ path }) => path));
   for (const path of tensors.keys()) {
     if (!paths.has(path)) throw badValue(path, "tensors found, but the recipe has no such projection");
@@ -198,7 +213,55 @@ export function joinRecipe(recipe: Recipe, tensors: ReadonlyMap<string, Projecti
     recipe: checked,
     factors: (path) => tensors.get(path)?.factors ?? null,
     scale: (path) => tensors.get(path)?.scale ?? null,
+    thresholds: (path) => rows.get(path) ?? null,
   };
+}
+
+/** The dial of a recipe as its file has it, f32[projections, points]; null where it has no points. */
+export function tableOf({ recipe, thresholds }: LoadedRecipe): Float32Array | null {
+  const { points, projections } = recipe;
+  if (points.length === 0) return null;
+  const table = new Float32Array(projections.length * points.length);
+  for (const [i, { path }] of projections.entries()) table.set(thresholds(path)!, points.length * i);
+  return table;
+}
+
+/** The dial's row of each projection. */
+function tableRows(recipe: Recipe, table: Float32Array | null): Map<string, Float32Array> {
+  const { points, projections, sparsity } = recipe, rows = new Map<string, Float32Array>();
+  const wanted = points.length * projections.length;
+  if ((table?.length ?? 0) !== wanted) {
+    throw badValue(
+      TABLE,
+      `${
+        table?.length ?? 0
+      } values found, ${projections.length} rows of ${points.length} wanted: calibrate it again`,
+    );
+  }
+  if (table === null || wanted === 0) return rows;
+  const own = points.indexOf(sparsity);
+  for (const [i, { path, threshold }] of projections.entries()) {
+    const row = table.subarray(points.length * i, points.length * (i + 1)), at = `${path}.${TABLE}`;
+    for (const [k, value] of row.entries()) {
+      if (!Number.isFinite(value) || (value < 0 && value !== -1)) {
+        throw badValue(`${at}.${k}`, `${value} found, -1 or a number from 0 wanted: calibrate it again`);
+      }
+      if (k > 0 && value < row[k - 1]!) {
+        throw badValue(
+          `${at}.${k}`,
+          `${value} found after ${row[k - 1]}, no descent wanted: calibrate it again`,
+        );
+      }
+    }
+    if (row[own] !== Math.fround(threshold)) {
+      throw badValue(
+        `${at}.${own}`,
+        `${row[own]} found, ${threshold} wanted, its threshold: calibrate it again`,
+      );
+    }
+    rows.set(path, row);
+  }
+  return rows;
 }
 
 function checkTensors(projection: ProjectionRecipe, tensors: ProjectionTensors | undefined): void {
@@ -253,8 +316,9 @@ function checkRows(values: Float32Array, count: number, path: string): number {
 export function serialiseRecipe(
   recipe: Recipe,
   tensors: ReadonlyMap<string, ProjectionTensors>,
+  table: Float32Array | null = null,
 ): Uint8Array[] {
-  const loaded = joinRecipe(recipe, tensors);
+  const loaded = joinRecipe(recipe, tensors, table), { points, projections } = loaded.recipe;
   const inputs: SafetensorsInput[] = [];
   const add = (name: string, values: Float32Array, shape: number[]): void => {
     inputs.push({
@@ -264,7 +328,8 @@ export function serialiseRecipe(
       data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
     });
   };
-  for (const { path, rank } of loaded.recipe.projections) {
+  if (table !== null) add(TABLE, table, [projections.length, points.length]);
+  for (const { path, rank } of projections) {
     const factors = loaded.factors(path), scale = loaded.scale(path);
     if (factors !== null) {
       add(`${path}.u`, factors.u, [rank, factors.u.length / rank]);
@@ -303,6 +368,7 @@ export async function parseRecipe(blob: Blob, file: string): Promise<LoadedRecip
     taken.add(name);
     return await readFloats(entry, rows);
   };
+  const table = await take(TABLE, recipe.projections.length);
   for (const { path, rank } of recipe.projections) {
     const u = await take(`${path}.u`, rank), v = await take(`${path}.v`, rank);
     if ((u === null) !== (v === null)) {
@@ -317,7 +383,7 @@ export async function parseRecipe(blob: Blob, file: string): Promise<LoadedRecip
       throw badValue(quote(name), "a tensor found that belongs to no projection of the recipe");
     }
   }
-  return joinRecipe(recipe, tensors);
+  return joinRecipe(recipe, tensors, table);
 }
 
 /** A float32 matrix of `rows` rows, or a vector where `rows` is null. */
@@ -353,13 +419,15 @@ function readRecipe(json: unknown): Recipe {
     if (paths.has(path)) throw badValue(path, "found twice");
     paths.add(path);
   }
+  const sparsity = readSparsity(fields["sparsity"], "sparsity");
   return {
     version: RECIPE_VERSION,
     method: readWord(fields["method"], "method", METHODS),
     compat: readWord(fields["compat"], "compat", COMPATS),
     modelHash: readText(fields["modelHash"], "modelHash"),
     model: readText(fields["model"], "model"),
-    sparsity: readSparsity(fields["sparsity"], "sparsity"),
+    sparsity,
+    points: readPoints(fields["points"], sparsity),
     rho: readRho(fields["rho"], "rho"),
     seed: readCount(fields["seed"], "seed"),
     calibration: {
@@ -370,6 +438,20 @@ function readRecipe(json: unknown): Recipe {
     keepDense: readCount(fields["keepDense"], "keepDense"),
     projections,
   };
+}
+
+/** Where the dial has thresholds: nowhere, or at ascending sparsities with the recipe's own among them. */
+function readPoints(value: unknown, own: number): number[] {
+  const points = readList(value, "points", MAX_POINTS).map((point, i) => readSparsity(point, `points.${i}`));
+  for (let i = 1; i < points.length; i++) {
+    if (!(points[i]! > points[i - 1]!)) {
+      throw badValue(`points.${i}`, `${points[i]} found after ${points[i - 1]}, ascending numbers wanted`);
+    }
+  }
+  if (points.length > 0 && !points.includes(own)) {
+    throw badValue("points", `${own} not found, the recipe's own sparsity`);
+  }
+  return points;
 }
 
 /** A projection's path, as checkpoints spell it. */

@@ -20,13 +20,15 @@ export function recipeHints(loaded: LoadedRecipe | null): RecipeHints {
       if (p.mode === "dense" || p.mode === "low_rank" || q.mode === "dense" || q.mode === "low_rank") {
         return p.mode === q.mode;
       }
-      return p.threshold === q.threshold && sameScale(loaded.scale(a), loaded.scale(b));
+      // at every setting of the dial: each straight line of the table has both ends in common
+      return p.threshold === q.threshold && sameValues(loaded.scale(a), loaded.scale(b)) &&
+        sameValues(loaded.thresholds(a), loaded.thresholds(b));
     },
   };
 }
 
 /** Column norms belong to each projection's own weights, so only plain |x| is the same for two of them, or norms that a recipe shares. */
-function sameScale(a: Float32Array | null, b: Float32Array | null): boolean {
+function sameValues(a: Float32Array | null, b: Float32Array | null): boolean {
   if (a === null || b === null) return a === b;
   return a.every((v, c) => v === b[c]);
 }

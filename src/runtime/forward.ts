@@ -18,7 +18,8 @@ import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 /** How a projection runs when a recipe is loaded. Pointers as in {@linkcode Matrix}. */
 export interface SparseRule {
   readonly mode: "dense" | "sparse" | "r_sparse" | "low_rank";
-  readonly threshold: number;
+  /** For the sparsity that `Dial` was set to last. */
+  threshold: number;
   /** f32[nInPadded]: ones where the score is plain |x|. */
   readonly scale: number;
   /** 0 where there is no low-rank part. */
@@ -157,26 +158,16 @@ export class Forward {
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
     this.#pass = { kept: 0, dense: 0 };
     for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
-    this.#angles(position, n);
+    this.angles(position, n);
     // one token's layer is too short to be timed, and the head is a third of the token
     const isDecode = n === 1 && options.exactFirst !== true;
     if (isDecode) team.begin("decode", 1);
     for (let l = 0; l < w.layers.length; l++) {
-      const layer = w.layers[l]!;
       if (!isDecode) team.begin("prefill", n);
-      this.#normalise(layer.attentionNorm, n);
-      yield* this.#site(l, 0, s.qkv, strides.qkv, s.normed, strides.hidden, position, n, options);
-      yield* this.#attend(l, position, n, cache);
-      yield* this.#site(l, 1, s.output, strides.hidden, s.attended, strides.q, position, n, options);
-      this.#addOutput(n);
-      this.#normalise(layer.mlpNorm, n);
-      yield* this.#site(l, 2, s.gateUp, strides.gateUp, s.normed, strides.hidden, position, n, options);
-      this.#rows(n, (k, t) => {
-        const gate = s.gateUp + 4 * strides.gateUp * t;
-        k.siluMulF32(gate, gate, gate + 4 * strides.mlp, strides.mlp);
-      });
-      yield* this.#site(l, 3, s.output, strides.hidden, s.gateUp, strides.gateUp, position, n, options);
-      this.#addOutput(n);
+      for (let site = 0; site < SITES.length; site++) {
+        this.prepare(l, site, n);
+        yield* this.finish(l, site, position, n, cache, options);
+      }
       if (!isDecode) team.end();
     }
     // only now, so that a pass that was given up is not counted
@@ -186,8 +177,47 @@ export class Forward {
     this.count.dense += this.#pass.dense;
   }
 
+  /** The input of a site from what the one before has left: q/k/v and gate/up take the stream normalised, o and down what is there. */
+  prepare(l: number, site: number, n: number): void {
+    const { attentionNorm, mlpNorm } = this.#w.layers[l]!;
+    if (site === 0) this.#normalise(attentionNorm, n);
+    else if (site === 2) this.#normalise(mlpNorm, n);
+  }
+
+  /** Where the input of a site lies, f32[n, stride]. */
+  inputOf(site: number): { readonly x: number; readonly stride: number } {
+    const s = this.#s, { hidden, q, gateUp } = s.strides;
+    if (site === 1) return { x: s.attended, stride: q };
+    return site === 3 ? { x: s.gateUp, stride: gateUp } : { x: s.normed, stride: hidden };
+  }
+
+  /** The rest of a site: its projections, and what comes between them and the next site's input. */
+  *finish(
+    l: number,
+    site: number,
+    position: number,
+    n: number,
+    cache: KvCache,
+    options: PassOptions,
+  ): Generator<void, void> {
+    const s = this.#s, { strides } = s, { x, stride } = this.inputOf(site);
+    if (site === 0) {
+      yield* this.#site(l, site, s.qkv, strides.qkv, x, stride, position, n, options);
+      yield* this.#attend(l, position, n, cache);
+    } else if (site === 2) {
+      yield* this.#site(l, site, s.gateUp, strides.gateUp, x, stride, position, n, options);
+      this.#rows(n, (k, t) => {
+        const gate = s.gateUp + 4 * strides.gateUp * t;
+        k.siluMulF32(gate, gate, gate + 4 * strides.mlp, strides.mlp);
+      });
+    } else {
+      yield* this.#site(l, site, s.output, strides.hidden, x, stride, position, n, options);
+      this.#addOutput(n);
+    }
+  }
+
   /** cos and sin of n positions, for all layers. */
-  #angles(position: number, n: number): void {
+  angles(position: number, n: number): void {
     const s = this.#s, w = this.#w, nPairs = w.config.ropeDim / 2;
     for (let t = 0; t < n; t++) {
       this.#k.ropeAnglesF64(s.cosSin + 8 * nPairs * t, w.ropeFrequencies, nPairs, position + t);

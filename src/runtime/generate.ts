@@ -14,7 +14,7 @@ export interface GenerateOptions extends SamplingOptions {
   readonly ignoreEos?: boolean;
   /** Which prompt tokens run sparse, when there is a recipe; default none. */
   readonly prefill?: Prefill;
-  /** 0 runs a model with a recipe dense; else the recipe's own sparsity. Default: the recipe's. */
+  /** Any that the recipe has thresholds for (`calibrate` makes them for 0 to 0.9), or 0: dense. Default: the recipe's own. */
   readonly sparsity?: number;
   /** Stops at the next token; the generator then ends with `finishReason` `cancelled`. */
   readonly signal?: AbortSignal;
@@ -71,17 +71,16 @@ export async function* generateTokens(
   }
   if (prompt.length === 0) throw new RangeError("the prompt is empty: give at least one token");
   model.checkContext(prompt.length, maxTokens);
-  const dense = checkSparsity(model, options.sparsity);
   const sampler = new Sampler(options), { tokenizer } = model.description, { signal } = options;
   const stream = new TextStream(tokenizer, { stop: options.stop, previous: prompt[prompt.length - 1] });
   const stopIds = new Set(options.ignoreEos === true ? [] : tokenizer.stopIds);
-  const session = model.session(), tokens: number[] = [], recent = [...prompt];
+  const session = model.session({ sparsity: options.sparsity }), tokens: number[] = [], recent = [...prompt];
   let text = "", finishReason: FinishReason = "length", prefillMs = 0, prefilled = 0, decodeMs = 0;
   try {
     let began = performance.now(),
       logits = await unlessAborted(
         signal,
-        () => session.prefillAsync(prompt, { prefill: dense ? Infinity : options.prefill, signal }),
+        () => session.prefillAsync(prompt, { prefill: options.prefill, signal }),
       );
     prefillMs = performance.now() - began;
     prefilled = session.length;
@@ -103,7 +102,7 @@ export async function* generateTokens(
         break;
       }
       if (tokens.length < maxTokens) {
-        logits = await unlessAborted(signal, () => session.decodeAsync(id, { dense, signal }));
+        logits = await unlessAborted(signal, () => session.decodeAsync(id, { signal }));
       }
     }
     if (logits === null) finishReason = "cancelled";
@@ -139,25 +138,4 @@ async function unlessAborted<T>(signal: AbortSignal | undefined, work: () => Pro
     if (signal?.aborted === true && error === signal.reason) return null;
     throw error;
   }
-}
-
-/** Whether to run dense. @throws {RangeError} If the sparsity asked for is not one that the model can do. */
-function checkSparsity(model: Model, sparsity: number | undefined): boolean {
-  if (sparsity === undefined) return model.recipe === null;
-  if (!(sparsity >= 0 && sparsity < 1)) {
-    throw new RangeError(`sparsity: ${sparsity} found, at least 0 and below 1 wanted`);
-  }
-  if (sparsity === 0) return true;
-  if (model.recipe === null) {
-    throw new RangeError(
-      `sparsity ${sparsity} needs a recipe: make one with \`rsparse calibrate --sparsity ${sparsity} -o FILE\` and give it as recipe`,
-    );
-  }
-  const own = model.recipe.recipe.sparsity;
-  if (Math.abs(own - sparsity) > 1e-9) {
-    throw new RangeError(
-      `sparsity ${sparsity}: the recipe in use was made for ${own}: calibrate another, or ask for 0 or ${own}`,
-    );
-  }
-  return false;
 }

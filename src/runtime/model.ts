@@ -9,14 +9,17 @@ import type { LlamaDescription } from "../model/llama.ts";
 import { openModel } from "../model/open.ts";
 import { detectPlatform } from "../platform/detect.ts";
 import type { Platform } from "../platform/platform.ts";
+import { readJsonFile } from "../format/json.ts";
+import { importThresholdRecipe } from "../recipe/import.ts";
 import { checkRecipe, type LoadedRecipe, parseRecipe } from "../recipe/recipe.ts";
 import { applyRecipe, recipeHints } from "./apply_recipe.ts";
+import { Dial } from "./dial.ts";
 import { Forward, type Weights } from "./forward.ts";
 import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
-import { Session } from "./session.ts";
+import { Session, type SessionOptions } from "./session.ts";
 import { sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
@@ -44,7 +47,7 @@ export type ModelSource =
 
 /** Settings of {@linkcode Model.load}. */
 export interface LoadOptions {
-  /** A recipe file's path or bytes, or one that calibration made. Without one the model is dense. */
+  /** A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense. */
   readonly recipe?: string | Blob | LoadedRecipe;
   /**
    * Threads to use, default 1; `auto`: one for each processor, at most 8. More share the work while that is faster, which is measured as it runs. Where
@@ -125,8 +128,8 @@ interface EngineParts {
 export class Engine {
   readonly config: LlamaConfig;
   readonly contextLength: number;
-  /** The first so many positions are dense even with a recipe. */
-  readonly keepDense: number;
+  /** Sets the sparsity of the next pass; null without a recipe. */
+  readonly dial: Dial | null;
   /** Resolved when the pass that runs in turns has ended; null while none does. */
   #turns: Promise<void> | null = null;
   #busy = false;
@@ -137,7 +140,7 @@ export class Engine {
   constructor(
     parts: Pick<EngineParts, "team" | "arena" | "workspace" | "weights">,
     contextLength: number,
-    keepDense: number,
+    recipe: LoadedRecipe | null,
     kv: KvType,
   ) {
     const { team, arena, workspace, weights } = parts;
@@ -148,7 +151,7 @@ export class Engine {
       pool: new PagePool(arena, weights.config, kv),
     };
     this.contextLength = contextLength;
-    this.keepDense = keepDense;
+    this.dial = recipe === null ? null : new Dial(weights, recipe);
   }
 
   /** @throws {Error} If the model is closed. */
@@ -370,7 +373,7 @@ export class Model {
     const engine = new Engine(
       { team, arena, workspace, weights },
       limit,
-      recipe?.recipe.keepDense ?? 0,
+      recipe,
       kv,
     );
     return new Model({
@@ -411,10 +414,10 @@ export class Model {
     return this.description.tokenizer.decode(ids);
   }
 
-  /** A new, empty sequence. */
-  session(): Session {
+  /** A new, empty sequence. @throws {RangeError} If the recipe can't do the sparsity asked for. */
+  session(options: SessionOptions = {}): Session {
     this.engine.checkOpen();
-    return new Session(this.engine);
+    return new Session(this.engine, options);
   }
 
   /** Continues a text, or the tokens of one. Yields text as it comes; the last part has the `result`. */
@@ -493,10 +496,19 @@ async function openRecipe(
   if (typeof recipe === "string" || recipe instanceof Blob) {
     const name = typeof recipe === "string" ? recipe : "recipe";
     const blob = typeof recipe === "string" ? await openFile(recipe, platform) : recipe;
-    loaded = { ...await parseRecipe(blob, name), sha256: await platform.sha256([blob]) };
+    const parsed = await isJson(blob)
+      ? importThresholdRecipe((await readJsonFile(blob, name)).value, config, name.replace(/^.*[/\\]/, ""))
+      : await parseRecipe(blob, name);
+    loaded = { ...parsed, sha256: await platform.sha256([blob]) };
   } else loaded = recipe;
   checkRecipe(loaded, config, modelHash);
   return loaded;
+}
+
+/** Whether a recipe is text. A safetensors file begins with its header's length in eight bytes, the last of which are 0. */
+async function isJson(blob: Blob): Promise<boolean> {
+  const bytes = new Uint8Array(await blob.slice(0, 8).arrayBuffer());
+  return bytes.length > 0 && /^\s*\{/.test(String.fromCharCode(...bytes)) && !bytes.includes(0);
 }
 
 /** The fastest way to run each shape, as earlier loads found it or timed now. */

@@ -1,5 +1,6 @@
 /** One sequence: its tokens, its cache, and the low-level way to run a model. */
 import { ContextError } from "../errors.ts";
+import { checkSparsity } from "../recipe/dial.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { drain, type PassOptions, type SparsityCount } from "./forward.ts";
 import type { Engine } from "./model.ts";
@@ -7,6 +8,12 @@ import { MAX_TOKENS } from "./workspace.ts";
 
 /** Which positions of a prompt run dense: all, only the first `keepDense`, the official first 90 % (`official`), or those before a position. */
 export type Prefill = "dense" | "sparse" | "official" | number;
+
+/** Settings of a session. */
+export interface SessionOptions {
+  /** See {@linkcode Session.sparsity}. */
+  readonly sparsity?: number;
+}
 
 /** Settings of a pass over several tokens. */
 export interface PrefillOptions {
@@ -43,10 +50,28 @@ export class Session {
   #closed = false;
   #running = false;
 
+  #sparsity: number | null = null;
+
   /** Use `model.session()`. */
-  constructor(engine: Engine) {
+  constructor(engine: Engine, { sparsity }: SessionOptions = {}) {
     this.#engine = engine;
+    if (sparsity !== undefined) this.sparsity = sparsity;
     this.#cache = engine.newCache();
+  }
+
+  /** The share of multiply-adds that tokens skip which run sparse: the recipe's own until it is set, 0 without a recipe. */
+  get sparsity(): number {
+    return this.#sparsity ?? this.#engine.dial?.loaded.recipe.sparsity ?? 0;
+  }
+
+  /**
+   * Turns the dial, from the next pass on; 0 runs all tokens dense.
+   *
+   * @throws {RangeError} If the recipe has no thresholds for it.
+   */
+  set sparsity(sparsity: number) {
+    checkSparsity(this.#engine.dial?.loaded ?? null, sparsity);
+    this.#sparsity = sparsity;
   }
 
   /** Tokens run so far. */
@@ -193,7 +218,7 @@ export class Session {
     forward.count = this.count;
     yield* forward.run([id], before, this.#cache, {
       ...options,
-      sparseFrom: options.dense === true ? Infinity : this.#engine.keepDense,
+      sparseFrom: options.dense === true ? Infinity : this.#setDial((keepDense) => keepDense),
     });
     this.#tokens.push(id);
     return this.#logits(0, before);
@@ -221,7 +246,8 @@ export class Session {
     const engine = this.#engine, start = this.length, total = ids.length;
     this.#cache.reserve(start + total);
     engine.forward.count = this.count;
-    const sparseFrom = sparseStart(options.prefill ?? "dense", start, total, engine.keepDense);
+    const prefill = options.prefill ?? "dense";
+    const sparseFrom = this.#setDial((keepDense) => sparseStart(prefill, start, total, keepDense));
     for (let first = 0; first < total; first += MAX_TOKENS) {
       const chunk = ids.slice(first, first + MAX_TOKENS);
       yield* engine.forward.run(chunk, start + first, this.#cache, {
@@ -234,6 +260,14 @@ export class Session {
       each?.(first, chunk.length);
       options.onChunk?.(first + chunk.length, total);
     }
+  }
+
+  /** Sets the model's rules to this session's sparsity. Returns the first sparse position: none where it is dense, else what `start` gives. */
+  #setDial(start: (keepDense: number) => number): number {
+    const { dial } = this.#engine, from = start(dial?.loaded.recipe.keepDense ?? 0);
+    if (this.#sparsity === 0) return Infinity;
+    dial?.set(this.sparsity);
+    return from;
   }
 
   #check(ids: readonly number[]): void {

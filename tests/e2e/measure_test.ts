@@ -105,7 +105,26 @@ test("calibrate: a recipe by which the model then runs sparse", withStories, asy
   const dense = await json([...args, "--sparsity", "0"]);
   assert.deepEqual([dense.recipe!.sparsity, dense.measuredSparsity], [0, null]);
   assert.equal(dense.output.text, (await json(args.slice(0, -2))).output.text);
-  await failure(2, /was made for 0\.5: give 0 or 0\.5/, [...args, "--sparsity", "0.4"]);
+  // the same recipe at any other sparsity that ranks leave room for
+  for (const sparsity of [0.3, 0.755]) {
+    const { recipe, measuredSparsity } = await json([...args, "--sparsity", String(sparsity)]);
+    assert.equal(recipe!.sparsity, sparsity);
+    assert.ok(Math.abs(measuredSparsity! - sparsity) < 0.1, `${measuredSparsity}`);
+  }
+  await failure(2, /half\.safetensors goes from 0 to 0\.9: give one of these, or 0/, [
+    ...args,
+    "--sparsity",
+    "0.91",
+  ]);
+  const chat = ["chat", "-m", stories(), "-p", "Hi", "--recipe", recipe, "--sparsity", "0.95"];
+  await failure(2, /goes from 0 to 0\.9/, chat);
+  const logits = ["logits", "-m", stories(), "--tokens", "1,2,3,4", "--prefill", "sparse"];
+  const at = async (...more: string[]): Promise<string> => JSON.stringify(await json([...logits, ...more]));
+  const each = await Promise.all(["0", "0.3", "0.5"].map((s) => at("--recipe", recipe, "--sparsity", s)));
+  assert.equal(new Set(each).size, 3);
+  assert.deepEqual([each[0], each[2]], [await at(), await at("--recipe", recipe)]);
+  await failure(2, /goes from 0 to 0\.9/, [...logits, "--recipe", recipe, "--sparsity", "0.99"]);
+  await failure(2, /sparsity 0\.5 without a recipe/, [...logits, "--sparsity", "0.5"]);
 
   const bench = await json<{ rows: Record<string, unknown>[] }>(
     ["bench", "decode", "-m", stories(), "--recipe", recipe, "--sparsity", "0,0.5", "--reps", "3", "-n", "8"],
@@ -119,6 +138,25 @@ test("calibrate: a recipe by which the model then runs sparse", withStories, asy
     assert.ok(0 < min! && min! <= median! && median! <= max! && n === 3);
   }
   assert.ok(Number(bench.rows[1]!["speedup"]) > 0);
+});
+
+test("calibrate: by site, on the sparse stream", withStories, async () => {
+  const folder = mkdtempSync(join(tmpdir(), "rsparse-cli-")), recipe = join(folder, "by-site.safetensors");
+  const args = ["calibrate", "-m", stories(), "--method", "by-site", "--tokens", "600"];
+  const made = await json<{ method: string; projections: { path: string; sparsity: number }[] }>(
+    [...args, "--sparsity", "0.5", "-o", recipe],
+  );
+  assert.equal(made.method, "by-site");
+  const down = made.projections.find(({ path }) => path === "model.layers.0.mlp.down_proj");
+  assert.equal(down!.sparsity, 0.65);
+  const run = ["generate", "-m", stories(), "-p", "Once upon a time", "-n", "60", "--recipe", recipe];
+  for (const sparsity of [0.3, 0.5]) {
+    const { recipe, measuredSparsity } = await json([...run, "--sparsity", String(sparsity)]);
+    assert.deepEqual([recipe!.method, recipe!.sparsity], ["by-site", sparsity]);
+    assert.ok(Math.abs(measuredSparsity! - sparsity) < 0.1, `${measuredSparsity}`);
+  }
+  await failure(2, /--rho with --method by-site: r-sparse alone/, [...args, "--rho", "0.9"]);
+  await failure(2, /--thresholds with --method by-site/, [...args.slice(0, 5), "--thresholds", "x.json"]);
 });
 
 test("calibrate: thresholds are taken as they are given", withStories, async () => {
@@ -136,6 +174,8 @@ test("calibrate: thresholds are taken as they are given", withStories, async () 
     result.projections.map(({ threshold }) => threshold),
     modules.map(([, threshold]) => threshold),
   );
+  const run = ["generate", "-m", stories(), "-p", "Hi", "-n", "2", "--recipe", recipe, "--sparsity"];
+  await failure(2, /given\.safetensors has thresholds for 0\.5 alone: give 0 or 0\.5/, [...run, "0.4"]);
   writeFileSync(given, "{");
   await failure(1, /Cannot read .*given\.json: /, [
     "calibrate",

@@ -10,7 +10,7 @@ export const CLI: readonly string[] = cliCommand(thisRuntime());
 /** The document of `generate --json`, as far as tests look into it. */
 export interface RunDocument {
   readonly engine: { readonly threads: number; readonly threadsReason: string | null };
-  readonly recipe: { readonly sparsity: number; readonly sha256: string } | null;
+  readonly recipe: { readonly method: string; readonly sparsity: number; readonly sha256: string } | null;
   readonly prompt: { readonly tokens: number[]; readonly count: number };
   readonly output: {
     readonly text: string;

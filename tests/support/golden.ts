@@ -189,12 +189,13 @@ export async function recipeOfThreshold(
   }));
   return {
     recipe: {
-      version: 1,
+      version: 2,
       method: "teal",
       compat: "corrected",
       modelHash: await model.hash(),
       model: "under test",
       sparsity,
+      points: [],
       rho: 1,
       seed: 0,
       calibration: { source: "none", tokens: 0, sha256: "" },
@@ -203,5 +204,6 @@ export async function recipeOfThreshold(
     },
     factors: (path) => rank > 0 ? factors.get(path)! : null,
     scale: () => null,
+    thresholds: () => null,
   };
 }

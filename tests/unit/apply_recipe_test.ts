@@ -74,6 +74,7 @@ async function project(
     },
     factors: (path: string) => factors[paths.indexOf(path)]!,
     scale: () => null,
+    thresholds: () => null,
   } as unknown as LoadedRecipe;
   applyRecipe(kernels, weights, recipe, arena, workspace);
 

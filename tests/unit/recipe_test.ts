@@ -5,7 +5,7 @@ import { FormatError, RecipeError } from "../../src/errors.ts";
 import { type SafetensorsInput, writeSafetensors } from "../../src/format/safetensors.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { planOfficialBudget } from "../../src/recipe/budget.ts";
-import { importOfficialRecipe, parseThresholds } from "../../src/recipe/import.ts";
+import { importOfficialRecipe, importThresholdRecipe, parseThresholds } from "../../src/recipe/import.ts";
 import {
   checkRecipe,
   joinRecipe,
@@ -17,6 +17,7 @@ import {
   type Recipe,
   RECIPE_KEY,
   serialiseRecipe,
+  tableOf,
 } from "../../src/recipe/recipe.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
@@ -42,7 +43,8 @@ const Q0 = "model.layers.0.self_attn.q_proj";
 const DOWN1 = "model.layers.1.mlp.down_proj";
 
 type Changes = { [field: string]: unknown };
-type Made = { recipe: Recipe; tensors: Map<string, ProjectionTensors> };
+type Made = { recipe: Recipe; tensors: Map<string, ProjectionTensors>; table: Float32Array };
+const POINTS = [0, 0.25, 0.5, 0.75];
 
 /** A recipe for CONFIG with projections of every mode; `changes` go to the recipe, `at` to one projection. */
 function make(changes: Changes = {}, at: { [path: string]: Changes } = {}): Made {
@@ -59,12 +61,13 @@ function make(changes: Changes = {}, at: { [path: string]: Changes } = {}): Made
     return { path, score, threshold: 0.1 * i, rho, sparsity: 0.5, channels: i % 8, rank, mode, ...at[path] };
   });
   const recipe: Recipe = {
-    version: 1,
+    version: 2,
     method: "r-sparse",
     compat: "corrected",
     modelHash: HASH,
     model: "tiny",
     sparsity: 0.5,
+    points: POINTS,
     rho: 0.75,
     seed: 42,
     calibration: { source: "text.txt", tokens: 512, sha256: "b".repeat(64) },
@@ -72,7 +75,8 @@ function make(changes: Changes = {}, at: { [path: string]: Changes } = {}): Made
     projections,
     ...changes,
   };
-  return { recipe, tensors };
+  const table = new Float32Array(projections.flatMap(({ threshold: t }) => [-1, t / 2, t, 2 * t]));
+  return { recipe, tensors, table };
 }
 
 function blobOf(chunks: Uint8Array[]): Blob {
@@ -81,7 +85,8 @@ function blobOf(chunks: Uint8Array[]): Blob {
 
 /** A file with any JSON as its recipe and the tensors of a good one, but for those that `change` replaces or drops. */
 function fileOf(json: string, change: (inputs: Map<string, SafetensorsInput>) => void = () => {}): Blob {
-  const { recipe, tensors } = make(), inputs = new Map<string, SafetensorsInput>();
+  const { recipe, tensors, table } = make(), inputs = new Map<string, SafetensorsInput>();
+  inputs.set("thresholds", tensor("thresholds", table, [recipe.projections.length, POINTS.length]));
   for (const { path, rank } of recipe.projections) {
     const { factors, scale } = tensors.get(path)!;
     if (factors !== null) {
@@ -113,38 +118,44 @@ function failsAt(code: RecipeError["code"], path: string): (error: unknown) => b
 }
 
 test("serialiseRecipe, parseRecipe: what is written is read, and the same recipe gives the same bytes", async () => {
-  const { recipe, tensors } = make(), chunks = serialiseRecipe(recipe, tensors);
+  const { recipe, tensors, table } = make(), chunks = serialiseRecipe(recipe, tensors, table);
   const loaded = await parseRecipe(blobOf(chunks), "recipe.safetensors");
   assert.deepEqual(loaded.recipe, recipe);
   for (const { path } of recipe.projections) {
     assert.deepEqual(loaded.factors(path), tensors.get(path)!.factors, path);
     assert.deepEqual(loaded.scale(path), tensors.get(path)!.scale, path);
   }
+  assert.deepEqual(loaded.thresholds(recipe.projections[3]!.path), table.slice(12, 16));
+  assert.deepEqual(tableOf(loaded), table);
   assert.equal(loaded.factors("model.layers.9.self_attn.q_proj"), null);
+  assert.equal(loaded.thresholds("model.layers.9.self_attn.q_proj"), null);
   checkRecipe(loaded, CONFIG, HASH);
-  const again = serialiseRecipe(loaded.recipe, tensors);
+  const again = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded));
   assert.deepEqual(await blobOf(again).arrayBuffer(), await blobOf(chunks).arrayBuffer());
 });
 
 test("serialiseRecipe: tensors that begin inside a larger buffer are cut out of it", async () => {
-  const { recipe, tensors } = make(), path = "model.layers.0.self_attn.k_proj";
+  const { recipe, tensors, table } = make(), path = "model.layers.0.self_attn.k_proj";
   const large = Float32Array.from({ length: 40 }, (_, i) => i);
   tensors.set(path, {
     factors: { u: large.subarray(3, 11), v: large.subarray(20, 36) },
     scale: large.subarray(1, 9),
   });
-  const loaded = await parseRecipe(blobOf(serialiseRecipe(recipe, tensors)), "recipe");
+  const loaded = await parseRecipe(blobOf(serialiseRecipe(recipe, tensors, table)), "recipe");
   assert.deepEqual(loaded.factors(path), { u: large.slice(3, 11), v: large.slice(20, 36) });
   assert.deepEqual(loaded.scale(path), large.slice(1, 9));
 });
 
 test("parseRecipe: a value that is wrong is named with its path", async () => {
   const recipeFields: [string, RecipeError["code"], unknown[]][] = [
-    ["version", "version", [0, 2, "1", null, undefined]],
+    ["version", "version", [0, 1, "2", null, undefined]],
     ["method", "bad_value", ["magic", 1, null, "__proto__", undefined]],
     ["compat", "bad_value", ["", "constructor", []]],
     ["modelHash", "bad_value", ["", 5, null]],
     ["sparsity", "bad_value", [1, -0.1, "0.5", null, 1e999]],
+    ["points", "bad_value", [null, undefined, "all", {}, [0, 0.4], Array(2000).fill(0)]],
+    ["points.0", "bad_value", [[-0.1, 0.5], ["0.5"], [null], [1]]],
+    ["points.1", "bad_value", [[0.5, 0.5], [0.5, 0.4], [0.5, 1], [0.5, "1"]]],
     ["rho", "bad_value", [1.01, -1, {}]],
     ["seed", "bad_value", [-1, 0.5, 2 ** 60, null]],
     ["keepDense", "bad_value", [-1, 1.5, true]],
@@ -153,7 +164,7 @@ test("parseRecipe: a value that is wrong is named with its path", async () => {
   ];
   for (const [field, code, values] of recipeFields) {
     for (const value of values) {
-      const json = JSON.stringify({ ...make().recipe, [field]: value });
+      const json = JSON.stringify({ ...make().recipe, [field.split(".")[0]!]: value });
       await assert.rejects(parseRecipe(fileOf(json), "recipe"), failsAt(code, field));
     }
   }
@@ -199,7 +210,7 @@ test("parseRecipe: JSON that is broken, deep, or reaches for prototypes is an er
   for (const json of ["", "{", "[]", "null", good.slice(0, -1), `${"[".repeat(50000)}${"]".repeat(50000)}`]) {
     await assert.rejects(parseRecipe(fileOf(json), "recipe"), FormatError);
   }
-  const polluted = good.replace("{", `{"__proto__":{"version":1,"polluted":true},`);
+  const polluted = good.replace("{", `{"__proto__":{"version":2,"polluted":true},`);
   const { recipe } = await parseRecipe(fileOf(polluted), "recipe");
   assert.deepEqual(recipe, make().recipe);
   assert.equal(({} as Changes)["polluted"], undefined);
@@ -208,7 +219,7 @@ test("parseRecipe: JSON that is broken, deep, or reaches for prototypes is an er
 });
 
 test("parseRecipe: a file that is cut, or is no recipe, is a FormatError with its name", async () => {
-  const { recipe, tensors } = make(), whole = blobOf(serialiseRecipe(recipe, tensors));
+  const { recipe, tensors, table } = make(), whole = blobOf(serialiseRecipe(recipe, tensors, table));
   for (const size of [0, 4, 8, 100, whole.size - 1]) {
     await assert.rejects(
       parseRecipe(whole.slice(0, size), "cut.safetensors"),
@@ -252,6 +263,23 @@ test("parseRecipe: tensors that don't fit are named", async () => {
       inputs.set(`${Q0}.v`, tensor(`${Q0}.v`, new Float32Array(0), [0, 8]));
     }],
     [`${Q0}.scale`, (inputs) => inputs.set(`${Q0}.scale`, tensor(`${Q0}.scale`, new Float32Array(8), [8]))],
+    ["thresholds", (inputs) => inputs.delete("thresholds")],
+    ...[[13, 4], [14, 3], [56], [4, 14]].map((shape): typeof cases[number] => ["thresholds", (inputs) => {
+      const values = make().table.slice(0, shape.reduce((a, b) => a * b));
+      inputs.set("thresholds", tensor("thresholds", values, shape));
+    }]),
+    ["thresholds", (inputs) => {
+      inputs.set("thresholds", { ...inputs.get("thresholds")!, dtype: "F16", data: new Uint8Array(112) });
+    }],
+    ...[[2, 0, NaN], [2, 3, Infinity], [2, 0, -Infinity], [2, 1, -0.5], [2, 1, -2], [2, 3, 0.1], [2, 2, 0.15]]
+      .map(([row, point, value]): typeof cases[number] => {
+        const path = make().recipe.projections[row!]!.path;
+        return [`${path}.thresholds.${point}`, (inputs) => {
+          const values = make().table;
+          values[4 * row! + point!] = value!;
+          inputs.set("thresholds", tensor("thresholds", values, [14, 4]));
+        }];
+      }),
     [`"stray"`, (inputs) => inputs.set("stray", tensor("stray", new Float32Array(1), [1]))],
   ];
   for (const [path, change] of cases) {
@@ -260,20 +288,24 @@ test("parseRecipe: tensors that don't fit are named", async () => {
 });
 
 test("joinRecipe, serialiseRecipe: refuse what parseRecipe would refuse", () => {
-  const { recipe, tensors } = make({}, { [Q0]: { threshold: Infinity } });
-  assert.throws(() => joinRecipe(recipe, tensors), failsAt("bad_value", `${Q0}.threshold`));
-  assert.throws(() => serialiseRecipe(recipe, tensors), failsAt("bad_value", `${Q0}.threshold`));
+  const { recipe, tensors, table } = make({}, { [Q0]: { threshold: Infinity } });
+  assert.throws(() => joinRecipe(recipe, tensors, table), failsAt("bad_value", `${Q0}.threshold`));
+  assert.throws(() => serialiseRecipe(recipe, tensors, table), failsAt("bad_value", `${Q0}.threshold`));
   const good = make();
+  assert.throws(() => joinRecipe(good.recipe, good.tensors), failsAt("bad_value", "thresholds"));
+  const fixed = make({ points: [] });
+  assert.throws(() => joinRecipe(fixed.recipe, fixed.tensors, table), failsAt("bad_value", "thresholds"));
+  assert.equal(tableOf(joinRecipe(fixed.recipe, fixed.tensors)), null);
   good.tensors.set("model.layers.7.mlp.up_proj", { factors: null, scale: null });
   assert.throws(
-    () => joinRecipe(good.recipe, good.tensors),
+    () => joinRecipe(good.recipe, good.tensors, good.table),
     failsAt("bad_value", "model.layers.7.mlp.up_proj"),
   );
 });
 
 test("checkRecipe: another model, a missing or unknown projection, sizes that don't fit", () => {
-  const check = ({ recipe, tensors }: Made, config = CONFIG, hash = HASH): void => {
-    checkRecipe(joinRecipe(recipe, tensors), config, hash);
+  const check = ({ recipe, tensors, table }: Made, config = CONFIG, hash = HASH): void => {
+    checkRecipe(joinRecipe(recipe, tensors, table), config, hash);
   };
   check(make());
   assert.throws(() => check(make(), CONFIG, "c".repeat(64)), failsAt("model_mismatch", "modelHash"));
@@ -284,7 +316,7 @@ test("checkRecipe: another model, a missing or unknown projection, sizes that do
   const short = make(), projections = short.recipe.projections.filter(({ path }) => path !== DOWN1);
   short.tensors.delete(DOWN1);
   assert.throws(
-    () => check({ ...short, recipe: { ...short.recipe, projections } }),
+    () => check({ ...short, recipe: { ...short.recipe, projections }, table: short.table.slice(0, -4) }),
     failsAt("missing_projection", DOWN1),
   );
   assert.throws(() => check(make({}, { [Q0]: { channels: 9 } })), failsAt("bad_value", `${Q0}.channels`));
@@ -358,6 +390,54 @@ test("parseThresholds: the golden recipes of SmolLM2", { skip: skipWithout("gold
     const { projections } = parseThresholds(recipe, config);
     assert.deepEqual(projections.map((p) => [p.path, p.threshold, p.activeChannels, p.rank]), recipe.modules);
   }
+});
+
+test("importThresholdRecipe: a module a projection by its GGUF name; anything else is named", () => {
+  const names = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+  const module = (i: number): Changes => ({ score: "abs", threshold: i / 8, sparsity: 0.5, rho: 1, rank: 0 });
+  const modules: [string, Changes][] = Array.from({ length: 14 }, (
+    _,
+    i,
+  ) => [`blk.${Math.floor(i / 7)}.${names[i % 7]}`, module(i)]);
+  const read = (
+    entries: readonly (readonly [string, unknown])[] = modules,
+    changes: Changes = {},
+  ): ReturnType<typeof importThresholdRecipe> => {
+    const json = { model: "tiny", sha256: HASH, target_sparsity: 0.5, modules: Object.fromEntries(entries) };
+    return importThresholdRecipe({ ...json, ...changes }, CONFIG, "half.json");
+  };
+  const loaded = read(modules.toReversed()), { recipe } = loaded;
+  checkRecipe(loaded, CONFIG, HASH);
+  assert.deepEqual(
+    recipe.projections.map((p) => [p.path, p.threshold, p.channels, p.score, p.mode]),
+    projectionShapes(CONFIG).map(({ path, nIn }, i) => [path, i / 8, nIn / 2, "abs", "sparse"]),
+  );
+  assert.deepEqual([recipe.method, recipe.sparsity, recipe.points, recipe.keepDense], [
+    "by-site",
+    0.5,
+    [],
+    0,
+  ]);
+  assert.deepEqual([recipe.calibration.source, recipe.modelHash], ["half.json", HASH]);
+  const at = (field: string, value: unknown): [string, Changes][] =>
+    modules.with(2, [modules[2]![0], { ...modules[2]![1], [field]: value }]);
+  const cases: [string, () => unknown, RecipeError["code"]?][] = [
+    ["sha256", () => read(modules, { sha256: "abc" })],
+    ["model", () => read(modules, { model: 1 })],
+    ["target_sparsity", () => read(modules, { target_sparsity: 1 })],
+    ["modules", () => read(modules, { modules: [] })],
+    ["modules.blk.0.attn_v", () => read(modules.with(2, ["blk.0.attn_v", 5 as unknown as Changes]))],
+    ["modules.blk.0.attn_v.score", () => read(at("score", "columnNorm"))],
+    ["modules.blk.0.attn_v.rho", () => read(at("rho", 0.9))],
+    ["modules.blk.0.attn_v.rank", () => read(at("rank", 1))],
+    ["modules.blk.0.attn_v.threshold", () => read(at("threshold", NaN))],
+    ["modules.blk.0.attn_v.sparsity", () => read(at("sparsity", 1))],
+    ["modules.blk.2.attn_q", () => read([...modules, ["blk.2.attn_q", module(0)]])],
+    [`modules."blk.00.attn_q"`, () => read([...modules, ["blk.00.attn_q", module(0)]])],
+    [`modules."blk.0.attn_norm"`, () => read([...modules, ["blk.0.attn_norm", module(0)]])],
+    ["model.layers.0.self_attn.v_proj", () => read(modules.toSpliced(2, 1)), "missing_projection"],
+  ];
+  for (const [where, run, code] of cases) assert.throws(run, failsAt(code ?? "bad_value", where), where);
 });
 
 test("importOfficialRecipe: pairs of rho and sparsity in the order of the blocks", () => {

@@ -51,6 +51,7 @@ export function recipeOfThresholds(
     modelHash,
     model: "benchmark",
     sparsity,
+    points: [],
     rho: 1,
     seed: 0,
     calibration: { source: "activations of the benchmark", tokens: 0, sha256: "" },

@@ -1,5 +1,6 @@
 /** `rsparse calibrate`: makes the recipe by which a model runs sparse. */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import type { CalibrationMethod } from "../../calibrate/calibrate.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { LoadedRecipe, ProjectionTensors } from "../../recipe/recipe.ts";
 import type { Model } from "../../runtime/model.ts";
@@ -15,7 +16,7 @@ interface CalibrateCommandOptions
   readonly tokens?: number;
   readonly sparsity?: number;
   readonly rho?: number;
-  readonly method: "r-sparse";
+  readonly method: CalibrationMethod;
   readonly compat: "corrected" | "official";
   readonly thresholds?: string;
   readonly output?: string;
@@ -27,6 +28,8 @@ const DEFAULT_SPARSITY = 0.5;
  * dense 242), and its mean negative log-likelihood is 3.89 against 3.98 (dense 3.42).
  */
 const DEFAULT_RHO = 1;
+/** Apart from the module with that list, which is only loaded when it is needed. */
+const METHODS: readonly CalibrationMethod[] = ["r-sparse", "teal", "by-site", "wina", "low-rank"];
 /** A text is read whole; 8,192 tokens are about 40 kB. */
 const MAX_TEXT_BYTES = 64 << 20;
 
@@ -44,7 +47,10 @@ export function register(program: Command, context: CliContext): void {
     )
     .option("--rho <r>", "share of the kept compute for channels, the rest buys rank (default: 1)", rho)
     .addOption(
-      new Option("--method <m>", "how to choose what to skip").choices(["r-sparse"]).default("r-sparse"),
+      new Option(
+        "--method <m>",
+        "how to choose what to skip: teal and by-site by |x|, by-site more of down and o; wina by |x| times the column's norm",
+      ).choices(METHODS).default("r-sparse"),
     )
     .addOption(
       new Option(
@@ -55,7 +61,7 @@ export function register(program: Command, context: CliContext): void {
     )
     .option(
       "--thresholds <file>",
-      "take them from this JSON: {sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}",
+      "take them from this JSON: {sparsity, rho, modules: [[path, threshold, activeChannels, rank], …]}, or one by module (docs/formats.md)",
     )
     .option("-o, --output <file>", "where to write the recipe; without it only its numbers are printed")
     .option("--seed <n>", "recorded in the recipe; nothing here is random", integer(0, 0xffffffff))
@@ -63,6 +69,14 @@ export function register(program: Command, context: CliContext): void {
       for (const other of ["data", "tokens", "sparsity", "rho"] as const) {
         if (options.thresholds !== undefined && options[other] !== undefined) {
           throw new UsageError(`Cannot take both --thresholds and --${other}: the file says it all`);
+        }
+      }
+      if (options.method !== "r-sparse") {
+        for (const other of ["rho", "thresholds"] as const) {
+          if (options[other] === undefined) continue;
+          throw new UsageError(
+            `Cannot take --${other} with --method ${options.method}: r-sparse alone has it`,
+          );
         }
       }
       const { output } = options;
@@ -130,10 +144,12 @@ async function calibrate(
     const { text, source } = options.data === undefined
       ? await (await import("../../calibrate/default_text.ts")).defaultCalibrationText()
       : { text: await readText(platform, options.data), source: baseName(options.data) };
-    const { tokens, sparsity = DEFAULT_SPARSITY, rho = DEFAULT_RHO } = options;
+    const { tokens, method, sparsity = DEFAULT_SPARSITY } = options;
+    const rho = options.rho ?? (method === "r-sparse" ? DEFAULT_RHO : undefined);
     return await calibrateModel(model, {
       text,
       source,
+      method,
       tokens,
       sparsity,
       rho,
@@ -188,13 +204,13 @@ function baseName(path: string): string {
 
 /** Beside its name first, so that what is there under its name is always whole. Returns the bytes written. */
 async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: string): Promise<number> {
-  const { serialiseRecipe } = await import("../../recipe/recipe.ts");
+  const { serialiseRecipe, tableOf } = await import("../../recipe/recipe.ts");
   const tensors = new Map<string, ProjectionTensors>();
   for (const { path } of loaded.recipe.projections) {
     const factors = loaded.factors(path), scale = loaded.scale(path);
     if (factors !== null || scale !== null) tensors.set(path, { factors, scale });
   }
-  const chunks = serialiseRecipe(loaded.recipe, tensors);
+  const chunks = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded));
   const part = `${path}.${crypto.randomUUID()}.part`;
   try {
     const writer = await platform.openWriter(part, { truncate: true });

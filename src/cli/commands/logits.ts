@@ -4,7 +4,7 @@ import type { Model } from "../../runtime/model.ts";
 import type { Prefill } from "../../runtime/session.ts";
 import { nextTurn } from "../../runtime/turn.ts";
 import { UsageError } from "../errors.ts";
-import { describeRun, prefillOption, withModel } from "../generation.ts";
+import { checkDial, describeRun, prefillOption, sparsityOption, withModel } from "../generation.ts";
 import { addRunOptions, integer, type RunOptions } from "../model_option.ts";
 import { type CliContext, isArrayOf, readJsonInput } from "../output.ts";
 import { formatTable } from "../table.ts";
@@ -15,6 +15,7 @@ interface LogitsOptions extends RunOptions {
   readonly top: number;
   readonly fullLast?: boolean;
   readonly prefill: Prefill;
+  readonly sparsity?: number;
 }
 
 interface Position {
@@ -47,10 +48,15 @@ export function register(program: Command, context: CliContext): void {
     .option("--batch", "read a JSON array of id arrays from stdin; each is a sequence of its own")
     .option("--top <k>", "how many of the best", integer(0), 8)
     .option("--full-last", "all logits after the last token too")
+    .addOption(sparsityOption())
     .addOption(prefillOption())
     .action(async (options: LogitsOptions) => {
+      checkDial(options.recipe, options.sparsity);
       const sequences = await readSequences(context, options);
-      await withModel(context, options, (model) => run(context, model, sequences, options));
+      await withModel(context, options, (model) => {
+        checkDial(options.recipe, options.sparsity, model);
+        return run(context, model, sequences, options);
+      });
     });
 }
 
@@ -69,7 +75,7 @@ async function run(
   }
   if (context.options.json) await context.printJson(results);
   else await printTables(context, results);
-  context.note(`${describeRun(model)}: ${results.length} of ${sequences.length} sequences`);
+  context.note(`${describeRun(model, options.sparsity)}: ${results.length} of ${sequences.length} sequences`);
 }
 
 async function readSequences(context: CliContext, options: LogitsOptions): Promise<number[][]> {
@@ -117,7 +123,7 @@ async function runSequence(
   options: LogitsOptions,
 ): Promise<Sequence | null> {
   const { logProbability, topLogits } = await import("../../runtime/sampler.ts");
-  const { prefill } = options;
+  const { prefill, sparsity } = options;
   const positions: Position[] = [];
   let last: number[] | undefined;
   const each = (at: number, logits: Float32Array): void => {
@@ -125,7 +131,7 @@ async function runSequence(
     positions.push(next === undefined ? { token, top } : { token, top, nll: -logProbability(logits, next) });
     if (next === undefined && options.fullLast) last = finite(logits);
   };
-  const session = model.session();
+  const session = model.session({ sparsity });
   try {
     // The official share is one of the whole prompt: it has to go in one call.
     const step = prefill === "official" ? ids.length : CHUNK;
