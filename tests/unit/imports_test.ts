@@ -17,6 +17,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   hub: ["errors", "format", "platform/platform"],
   runtime: ["errors", "format", "model", "recipe", "kernels", "hub", "platform"],
   calibrate: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
+  eval: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
