@@ -11,9 +11,11 @@ import {
   readCloze,
   readContexts,
   readDocument,
+  readSummary,
   readText,
 } from "./rows.ts";
 import { mcNemar, mean, ratioError, signFlip, standardError } from "./statistics.ts";
+import { type Rouge, scoreSummary, type SummaryResult } from "./summary.ts";
 import type { TaskChoice } from "./tasks.ts";
 
 /** A task with the file that holds its rows. */
@@ -25,7 +27,7 @@ export interface TaskInput extends Pick<TaskChoice, "task" | "name"> {
 }
 
 /** What is left of one row or piece: all that the figures are made from, as JSON can hold it. */
-export type RowResult = ChoiceResult | ClozeResult | PieceResult;
+export type RowResult = ChoiceResult | ClozeResult | PieceResult | SummaryResult;
 
 /** Settings of {@linkcode evaluateTask}. */
 export interface EvaluateOptions {
@@ -173,6 +175,16 @@ async function evaluateRows(
     ) as ClozeResult[];
     return { rows, result: summariseCloze(name, rows, rows.length === all.length, seed) };
   }
+  if (task.kind === "summary") {
+    const all = parseRows(text, file, readSummary, limit);
+    const rows = await runAll(
+      all,
+      options,
+      [session],
+      ({ row, line }) => atLine(file, line, () => scoreSummary(subject, session, row, prefill, signal)),
+    ) as SummaryResult[];
+    return { rows, result: summariseSummaries(name, rows, rows.length === all.length, seed) };
+  }
   const all = parseRows(text, file, task.kind === "choices" ? readChoices : readContexts, limit);
   const rows = await runAll(
     all,
@@ -313,6 +325,41 @@ export function summariseCloze(
         test: "sign-flip",
       },
     },
+  };
+}
+
+const ROUGES = ["rouge1", "rouge2", "rougeL"] as const;
+
+/** The figures of summaries. */
+export function summariseSummaries(
+  name: string,
+  rows: readonly SummaryResult[],
+  complete: boolean,
+  seed: number,
+): TaskResult {
+  const measures = (scores: readonly Rouge[]): Measures => {
+    const values = (name: keyof Rouge): number[] => scores.map((score) => score[name]);
+    return {
+      metrics: Object.fromEntries(ROUGES.map((name) => [name, finite(mean(values(name)))])),
+      stderr: Object.fromEntries(ROUGES.map((name) => [name, standardError(values(name))])),
+    };
+  };
+  const start = { ...common(name, rows.map(({ work }) => work), complete), ...measures(rows) };
+  if (rows.length === 0 || rows[0]!.dense === null) return start;
+  const dense = rows.map(({ dense }) => dense!);
+  const paired = (name: keyof Rouge): Paired => {
+    const differences = rows.map((row, i) => row[name] - dense[i]![name]);
+    return {
+      difference: mean(differences),
+      stderr: standardError(differences),
+      p: signFlip(differences, seed),
+      test: "sign-flip",
+    };
+  };
+  return {
+    ...start,
+    dense: measures(dense),
+    paired: Object.fromEntries(ROUGES.map((name) => [name, paired(name)])),
   };
 }
 

@@ -4,7 +4,10 @@ import { type Session, sparseStart } from "../runtime/session.ts";
 import { normalise } from "./divergence.ts";
 
 /** What evaluation needs of a session. */
-export type EvalSession = Pick<Session, "count" | "truncate" | "prefillAsync" | "prefillAll" | "close">;
+export type EvalSession = Pick<
+  Session,
+  "count" | "truncate" | "decodeAsync" | "prefillAsync" | "prefillAll" | "close"
+>;
 
 /** What evaluation needs of a model; {@linkcode subjectOf} makes one, tests make their own. */
 export interface Subject {
@@ -16,6 +19,10 @@ export interface Subject {
   readonly keepDense: number;
   /** Without BOS, as R-Sparse and lm-evaluation-harness evaluate Llama models. */
   encode(text: string): number[];
+  /** Control tokens are left out. */
+  decode(ids: readonly number[]): string;
+  /** Tokens that end a text. */
+  readonly stopIds: readonly number[];
   /** A new, empty sequence. */
   session(): EvalSession;
 }
@@ -26,6 +33,8 @@ export function subjectOf(model: Model): Subject {
     contextLength: model.engine.contextLength,
     isSparse: model.recipe !== null,
     keepDense: model.engine.keepDense,
+    decode: (ids) => model.description.tokenizer.decode(ids, { skipSpecial: true }),
+    stopIds: model.description.tokenizer.stopIds,
     encode: (text) => model.description.tokenizer.encode(text),
     session: () => model.session(),
   };

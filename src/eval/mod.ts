@@ -24,4 +24,5 @@ export {
 } from "./likelihood.ts";
 export type { ChoiceResult } from "./multiple_choice.ts";
 export type { PieceResult } from "./perplexity.ts";
+export type { Rouge, SummaryResult } from "./summary.ts";
 export { findTaskFile, parseTasks, type Task, type TaskChoice, type TaskKind, TASKS } from "./tasks.ts";

@@ -2,6 +2,7 @@
 import { FormatError } from "../errors.ts";
 import type { ClozeRow } from "./lambada.ts";
 import type { ChoiceRow } from "./multiple_choice.ts";
+import type { SummaryRow } from "./summary.ts";
 
 /** The largest text, unpacked: the largest file of the tasks has 11 MB, and a small gzip file can hold any amount. */
 const MAX_BYTES = 512 << 20;
@@ -115,6 +116,12 @@ export function readContexts(value: unknown): ChoiceRow {
 export function readCloze(value: unknown): ClozeRow {
   const row = objectOf(value);
   return { context: textOf(row, "ctx"), target: textOf(row, "target") };
+}
+
+/** A row of `{article, summary}`: XSum's. */
+export function readSummary(value: unknown): SummaryRow {
+  const row = objectOf(value);
+  return { article: textOf(row, "article"), summary: textOf(row, "summary") };
 }
 
 /** The text of a row of `{text}`: C4's. */

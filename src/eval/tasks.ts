@@ -8,6 +8,8 @@ export type TaskKind =
   | "contexts"
   /** A passage and its last word. */
   | "cloze"
+  /** An article and its summary. */
+  | "summary"
   /** One text, tokenised whole. */
   | "text"
   /** Documents, each followed by a separator token. */
@@ -45,6 +47,7 @@ export const TASKS: readonly Task[] = [
   rows("hellaswag", "choices", true),
   rows("sciq", "choices", true),
   rows("lambada_openai", "cloze", false),
+  rows("xsum", "summary", false),
 ];
 
 /** A task as a user names it: `piqa`, or with the file that holds its rows, `piqa:my/rows.jsonl`. */

@@ -28,12 +28,14 @@ export function fakeModel(logitsOf: LogitsOf, keepDense: number | null, contextL
     contextLength,
     isSparse: keepDense !== null,
     keepDense: keepDense ?? 0,
+    decode: (ids) => String.fromCharCode(...ids),
+    stopIds: [3],
     encode: (text) => Array.from(text, (character) => character.charCodeAt(0)),
-    session: () => fakeSession(logitsOf, ran),
+    session: () => fakeSession(logitsOf, ran, keepDense ?? Infinity),
   };
 }
 
-function fakeSession(logitsOf: LogitsOf, ran: Position[][]): EvalSession {
+function fakeSession(logitsOf: LogitsOf, ran: Position[][], keepDense: number): EvalSession {
   const positions: Position[] = [],
     own: Position[] = [],
     count = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };
@@ -56,13 +58,23 @@ function fakeSession(logitsOf: LogitsOf, ran: Position[][]): EvalSession {
       if (n > positions.length) throw new RangeError(`truncate(${n}) of ${positions.length}`);
       positions.length = n;
     },
+    decodeAsync(id, { dense, signal } = {}) {
+      signal?.throwIfAborted();
+      return Promise.resolve(run(id, dense === true ? Infinity : keepDense));
+    },
     prefillAsync(ids, { prefill, signal } = {}) {
       signal?.throwIfAborted();
       let last = new Float32Array(0);
       for (const id of ids) last = run(id, prefill) as Float32Array<ArrayBuffer>;
       return Promise.resolve(last);
     },
-    prefillAll: (ids, each, { prefill } = {}) => ids.forEach((id, i) => each(i, run(id, prefill))),
+    // as in a real session, the array is only valid during the call
+    prefillAll: (ids, each, { prefill } = {}) =>
+      ids.forEach((id, i) => {
+        const logits = run(id, prefill);
+        each(i, logits);
+        logits.fill(NaN);
+      }),
     close() {},
   };
 }

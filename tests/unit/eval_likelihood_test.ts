@@ -372,6 +372,15 @@ test("evaluateTask: a signal ends it, what is done is returned", async () => {
     onRow: (_, done) => done === 2 ? controller.abort() : undefined,
   });
   assert.deepEqual([result.complete, result.n, rows.length], [false, 2, 2]);
+  // in the middle of a row, which is not counted then
+  const late = new AbortController();
+  let calls = 0;
+  const stopping = fakeModel((positions) => {
+    if (++calls === 9) late.abort();
+    return hashedLogits(positions);
+  }, 1);
+  const cut = await evaluateTask(stopping, input("piqa", text), { signal: late.signal });
+  assert.deepEqual([cut.result.complete, cut.result.n, calls < 20], [false, 1, true]);
   const none = await evaluateTask(fakeModel(hashedLogits, null), input("piqa", text), { signal });
   assert.deepEqual([none.result.n, none.result.metrics], [0, { acc: null, accNorm: null }]);
 });

@@ -24,6 +24,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
 const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   hub: ["@huggingface/hub"],
   model: ["@huggingface/jinja", "@huggingface/tokenizers"],
+  eval: ["js-rouge"],
   cli: ["commander"],
 };
 /** Names that not every runtime has. */

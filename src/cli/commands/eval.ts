@@ -43,7 +43,7 @@ export function register(program: Command, context: CliContext): void {
     .requiredOption(
       "--tasks <list>",
       "with commas: wikitext2, c4, arc_easy, arc_challenge, openbookqa, piqa, winogrande, boolq, hellaswag, sciq, " +
-        "lambada_openai; NAME:FILE reads that file, text:FILE any text",
+        "lambada_openai, xsum; NAME:FILE reads that file, text:FILE any text",
     )
     .option("--data <folder>", "where the tasks' files are (default: RSPARSE_DATA)")
     .option("--limit <n>", "rows of each task, or pieces of a text (default: all; c4: 64)", integer(1))
