@@ -66,6 +66,8 @@ function data(): string {
   writeFileSync(join(path, "winogrande.jsonl"), jsonLines([...pairs, ...pairs]));
   const words = [{ ctx: "Once upon a", target: "time" }, { ctx: "Lily played in the", target: "zoo" }];
   writeFileSync(join(path, "lambada_openai.jsonl"), jsonLines(words));
+  const article = { article: STORY, summary: "Lily likes the park." };
+  writeFileSync(join(path, "xsum.jsonl"), jsonLines([article]));
   writeFileSync(join(path, "wikitext2_raw_valid.txt"), STORY.repeat(40));
   writeFileSync(join(path, "c4.jsonl"), jsonLines([{ text: STORY.repeat(20) }, { text: "The end." }]));
   return path;
@@ -89,16 +91,8 @@ function recipe(): Promise<string> {
 
 test("eval: every kind of task, dense", { skip }, async () => {
   const { model, recipe, prefill, tasks, measuredSparsity, seconds } = await json<Document>([
-    ...[
-      "eval",
-      "-m",
-      stories(),
-      "--data",
-      data(),
-      "--tasks",
-      "arc_easy,winogrande,lambada_openai,wikitext2,c4",
-    ],
-    ...["--piece-length", "128"],
+    ...["eval", "-m", stories(), "--data", data(), "--piece-length", "128"],
+    ...["--tasks", "arc_easy,winogrande,lambada_openai,wikitext2,c4,xsum"],
   ]);
   assert.deepEqual([model.name, recipe, prefill, measuredSparsity], ["stories260K", null, "sparse", null]);
   assert.ok(seconds! > 0);
@@ -108,14 +102,20 @@ test("eval: every kind of task, dense", { skip }, async () => {
     ["lambada_openai", 2, true, 0],
     ["wikitext2", tasks[3]!.n, true, 0],
     ["c4", tasks[4]!.n, true, 0],
+    ["xsum", 1, true, 0],
   ]);
-  const [arc, winogrande, lambada, wikitext, c4] = tasks as [Result, Result, Result, Result, Result];
+  const task = (name: string): Result => tasks.find((task) => task.name === name)!;
+  const arc = task("arc_easy"), xsum = task("xsum");
+  assert.deepEqual(Object.keys(xsum.metrics), ["rouge1", "rouge2", "rougeL"]);
+  // it goes on about Lily
+  assert.ok(xsum.metrics["rouge1"]! > 0);
+  assert.deepEqual(xsum.stderr, { rouge1: null, rouge2: null, rougeL: null });
   assert.deepEqual(Object.keys(arc.metrics), ["acc", "accNorm"]);
   assert.deepEqual(Object.keys(arc.stderr), ["acc", "accNorm"]);
-  assert.deepEqual(Object.keys(winogrande.metrics), ["acc"]);
+  assert.deepEqual(Object.keys(task("winogrande").metrics), ["acc"]);
   // a story teller knows how stories begin
-  assert.equal(lambada.metrics["acc"], 0.5);
-  for (const { metrics, stderr, n, tokens } of [wikitext, c4]) {
+  assert.equal(task("lambada_openai").metrics["acc"], 0.5);
+  for (const { metrics, stderr, n, tokens } of [task("wikitext2"), task("c4")]) {
     assert.ok(metrics["perplexity"]! > 1 && metrics["perplexity"]! < 60, `${metrics["perplexity"]}`);
     assert.ok(stderr["perplexity"]! > 0);
     assert.ok(n > 2 && tokens! > 120 * (n - 1) && tokens! <= 127 * n, `${n} pieces, ${tokens} tokens`);

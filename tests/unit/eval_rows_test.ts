@@ -21,6 +21,17 @@ test("readText: plain or gzip, by its bytes", async () => {
   assert.equal(await readText(new Blob([text]), "a.txt"), text);
   assert.equal(await readText(new Blob([await gzip(text)]), "a.txt"), text);
   assert.equal(await readText(new Blob([]), "a.txt"), "");
+  // three bytes each, hard to pack, in small pieces: some end in the middle of a character
+  const signs = Array.from({ length: 20_000 }, (_, i) => 0x4e00 + (Math.imul(i, 0x9e3779b1) >>> 8) % 20_000);
+  const long = String.fromCharCode(...signs), packed = await gzip(long), blob = new Blob([packed]);
+  blob.stream = () =>
+    new ReadableStream({
+      start(controller) {
+        for (let at = 0; at < packed.length; at += 1000) controller.enqueue(packed.slice(at, at + 1000));
+        controller.close();
+      },
+    });
+  assert.ok(await readText(blob, "a.txt") === long);
 });
 
 test("readText: what is cut, hostile or not text is told with its file", async () => {

@@ -61,7 +61,13 @@ test("EvalState: a line that was cut in the middle is left out, and the next one
     await second.close();
     const third = await EvalState.open(platform, path, INPUTS);
     assert.deepEqual(third.finished("piqa"), [row(-1), row(-3)]);
+    await third.add("piqa", row(-4), 5);
     await third.close();
+    // rows after a broken one are not known to follow those before it
+    writeFileSync(path, readFileSync(path, "utf8").replace('{"scores":[-3', '{"scores":['));
+    const fourth = await EvalState.open(platform, path, INPUTS);
+    assert.deepEqual(fourth.finished("piqa"), [row(-1)]);
+    await fourth.close();
     // nor does a file help that was cut in its first line, or is empty
     for (const cut of [0, 10]) {
       writeFileSync(path, readFileSync(path).subarray(0, cut));
