@@ -1,4 +1,4 @@
-/** Finished rows of an evaluation, on disk: a run that was cut short, even by a power cut, goes on from there. */
+/** Finished rows of an evaluation, on disk: a run that was cut short, even by kill -9, goes on from there. */
 import type { RowResult } from "../eval/mod.ts";
 import type { Platform } from "../platform/platform.ts";
 
