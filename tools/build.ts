@@ -45,13 +45,18 @@ export async function bundle(): Promise<void> {
   rmSync(join(ROOT, "dist"), { recursive: true, force: true });
   await build({
     ...BUNDLE,
-    entryPoints: { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts", cli: "src/cli/main.ts" },
+    entryPoints: {
+      mod: "src/mod.ts",
+      calibrate: "src/calibrate/mod.ts",
+      eval: "src/eval/mod.ts",
+      cli: "src/cli/main.ts",
+    },
     outdir: "dist",
     chunkNames: "chunks/[name]-[hash]",
   });
   await build({
     ...BROWSER,
-    entryPoints: { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts" },
+    entryPoints: { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts", eval: "src/eval/mod.ts" },
     outdir: "dist/browser",
     chunkNames: "chunks/[name]-[hash]",
     minify: true,

@@ -261,16 +261,10 @@ export function runDocument(
   { result, firstTokenMs }: Run,
   options: GenerateOptions,
 ): RunDocument {
-  const { description, info, memory, loadMs } = model;
+  const { info, memory, loadMs } = model;
   const { promptTokens, tokens, text, finishReason, measuredSparsity } = result;
   return {
-    model: {
-      name: description.name,
-      architecture: description.config.architecture,
-      parameters: description.parameters,
-      quantization: description.quantization,
-      dtype: dtypeOf(model),
-    },
+    model: modelDocument(model),
     engine: info,
     recipe: recipeDocument(model, options),
     prompt: { tokens: promptTokens, count: promptTokens.length },
@@ -289,7 +283,20 @@ export function runDocument(
   };
 }
 
-function recipeDocument(model: Model, options: GenerateOptions): RunDocument["recipe"] {
+/** What a document says of a model. */
+export function modelDocument(model: Model): RunDocument["model"] {
+  const { description } = model;
+  return {
+    name: description.name,
+    architecture: description.config.architecture,
+    parameters: description.parameters,
+    quantization: description.quantization,
+    dtype: dtypeOf(model),
+  };
+}
+
+/** What a document says of the recipe. */
+export function recipeDocument(model: Model, options: GenerateOptions = {}): RunDocument["recipe"] {
   if (model.recipe === null) return null;
   const { recipe, sha256 } = model.recipe;
   return {

@@ -17,6 +17,7 @@ import * as calibrate from "./commands/calibrate.ts";
 import * as chat from "./commands/chat.ts";
 import * as demo from "./commands/demo.ts";
 import * as detokenize from "./commands/detokenize.ts";
+import * as evaluate from "./commands/eval.ts";
 import * as generate from "./commands/generate.ts";
 import * as inspect from "./commands/inspect.ts";
 import * as logits from "./commands/logits.ts";
@@ -38,6 +39,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   chat,
   logits,
   calibrate,
+  evaluate,
   bench,
   demo,
 ];

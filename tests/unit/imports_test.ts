@@ -17,12 +17,14 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   hub: ["errors", "format", "platform/platform"],
   runtime: ["errors", "format", "model", "recipe", "kernels", "hub", "platform"],
   calibrate: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
+  eval: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
 const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   hub: ["@huggingface/hub"],
   model: ["@huggingface/jinja", "@huggingface/tokenizers"],
+  eval: ["js-rouge"],
   cli: ["commander"],
 };
 /** Names that not every runtime has. */

@@ -8,6 +8,7 @@ import { UsageError } from "../errors.ts";
 import { describeRun, withModel } from "../generation.ts";
 import { addEngineOptions, addModelOption, decimal, integer, type RunOptions } from "../model_option.ts";
 import { type CliContext, formatBytes } from "../output.ts";
+import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
 
 interface CalibrateCommandOptions
@@ -80,7 +81,7 @@ export function register(program: Command, context: CliContext): void {
         }
       }
       const { output } = options;
-      if (output !== undefined) await checkOutput(context.platform, output);
+      if (output !== undefined) await checkOutput(context.platform, output, "the recipe");
       const began = performance.now();
       await withModel(context, options, async (model) => {
         context.note("calibrating: the model reads the text; this takes half a minute or more");
@@ -92,25 +93,6 @@ export function register(program: Command, context: CliContext): void {
         }
       });
     });
-}
-
-/** Finds out before the work, not after it, that its result could not be written. */
-async function checkOutput(platform: Platform, path: string): Promise<void> {
-  if (path === "") throw new UsageError("Cannot write the recipe: -o is empty: give a file's name");
-  if ((await platform.stat(path).catch(() => null))?.kind === "folder") {
-    throw new Error(`Cannot write ${path}: it is a folder: give a file's name`);
-  }
-  const folder = path.replace(/[^/\\]*$/, "") || ".", found = await platform.stat(folder).catch(() => null);
-  if (found?.kind !== "folder") {
-    throw new Error(`Cannot write ${path}: there is no folder ${folder}: make it first`);
-  }
-  const probe = `${path}.${crypto.randomUUID()}.part`;
-  try {
-    await (await platform.openWriter(probe, { truncate: true })).close();
-    await platform.remove(probe);
-  } catch (error) {
-    throw new Error(`Cannot write ${path}: ${(error as Error).message}`, { cause: error });
-  }
 }
 
 function rho(text: string): number {
@@ -202,7 +184,7 @@ function baseName(path: string): string {
   return path.replace(/^.*[/\\]/, "");
 }
 
-/** Beside its name first, so that what is there under its name is always whole. Returns the bytes written. */
+/** Returns the bytes written. */
 async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: string): Promise<number> {
   const { serialiseRecipe, tableOf } = await import("../../recipe/recipe.ts");
   const tensors = new Map<string, ProjectionTensors>();
@@ -211,19 +193,7 @@ async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: strin
     if (factors !== null || scale !== null) tensors.set(path, { factors, scale });
   }
   const chunks = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded));
-  const part = `${path}.${crypto.randomUUID()}.part`;
-  try {
-    const writer = await platform.openWriter(part, { truncate: true });
-    try {
-      for (const chunk of chunks) await writer.write(chunk);
-    } finally {
-      await writer.close();
-    }
-    await platform.rename(part, path);
-  } catch (error) {
-    await platform.remove(part);
-    throw new Error(`Cannot write ${path}: ${(error as Error).message}`, { cause: error });
-  }
+  await writeFile(platform, path, chunks);
   return chunks.reduce((sum, chunk) => sum + chunk.length, 0);
 }
 

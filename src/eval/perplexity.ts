@@ -1,0 +1,161 @@
+/** Perplexity of a text in pieces, and how far a sparse model is from its dense self on them. */
+import { sparseStart } from "../runtime/session.ts";
+import { nextTurn } from "../runtime/turn.ts";
+import { divergence, normalise, type Normaliser } from "./divergence.ts";
+import { countWork, type EvalPrefill, type EvalSession, type Subject, type Work } from "./likelihood.ts";
+
+/** What a model makes of one piece; sums over its scored tokens. */
+export interface PieceResult {
+  /** How many were scored: all but the first. */
+  readonly tokens: number;
+  /** Negative log-likelihood, in nats. */
+  readonly nll: number;
+  /** Beside the same tokens run dense; null without a recipe. */
+  readonly dense: null | {
+    readonly nll: number;
+    /** KL(dense || sparse), in nats. */
+    readonly kl: number;
+    /** Tokens at which both find the same next token likeliest. */
+    readonly agree: number;
+  };
+  /** What it took. */
+  readonly work: Work;
+}
+
+/** Tokens in one pass, and between two looks at the signal. */
+const CHUNK = 128;
+
+/** Cuts tokens in pieces of a length; the last one has what is left. A piece of one token has nothing to score and is left out. */
+export function cutPieces(ids: readonly number[], length: number): number[][] {
+  const pieces: number[][] = [];
+  for (let at = 0; at < ids.length; at += length) pieces.push(ids.slice(at, at + length));
+  return pieces.filter((piece) => piece.length > 1);
+}
+
+/**
+ * The tokens of documents one after the other, each followed by `separator`: no more of them than asked for.
+ *
+ * @throws {RangeError} If a document can't be tokenised.
+ */
+export function joinDocuments(
+  encode: (text: string) => number[],
+  documents: readonly string[],
+  separator: number,
+  most: number = Infinity,
+): number[] {
+  const ids: number[] = [];
+  for (const document of documents) {
+    if (ids.length >= most) break;
+    for (const id of encode(document)) ids.push(id);
+    ids.push(separator);
+  }
+  return ids.slice(0, most);
+}
+
+/** What a piece runs in: the second session is for the dense run beside a sparse one. */
+export interface PieceSessions {
+  readonly own: EvalSession;
+  readonly dense: EvalSession;
+}
+
+/**
+ * Scores a piece: every token after its first, given those before it in the piece. A text has no context: `dense` is as `sparse`.
+ *
+ * With a recipe it runs dense as well, a chunk of each in turn, so that only a chunk's logits are held; the tokens before the first sparse position
+ * run once where what follows fits a chunk.
+ *
+ * @throws The signal's reason, once it is aborted.
+ */
+export async function measurePiece(
+  subject: Subject,
+  sessions: PieceSessions,
+  ids: readonly number[],
+  prefill: EvalPrefill,
+  signal?: AbortSignal,
+): Promise<PieceResult> {
+  const sparseFrom = subject.isSparse
+    ? sparseStart(prefill === "official" ? "official" : "sparse", 0, ids.length, subject.keepDense)
+    : Infinity;
+  const inputs = ids.slice(0, -1);
+  const sums = { nll: 0, denseNll: 0, kl: 0, agree: 0 };
+  const { kept, dense } = await countWork([sessions.own, sessions.dense], async () => {
+    sessions.own.truncate(0);
+    sessions.dense.truncate(0);
+    if (!subject.isSparse) return await measureDense(sessions.own, ids, inputs, sums, signal);
+    await measureBoth(sessions, ids, inputs, sparseFrom, sums, signal);
+  });
+  const { nll, denseNll, kl, agree } = sums;
+  return {
+    tokens: inputs.length,
+    nll,
+    dense: subject.isSparse ? { nll: denseNll, kl, agree } : null,
+    work: { kept, dense, positions: inputs.length, sparse: Math.max(0, inputs.length - sparseFrom) },
+  };
+}
+
+interface Sums {
+  nll: number;
+  denseNll: number;
+  kl: number;
+  agree: number;
+}
+
+async function measureDense(
+  session: EvalSession,
+  ids: readonly number[],
+  inputs: readonly number[],
+  sums: Sums,
+  signal?: AbortSignal,
+): Promise<void> {
+  for (let first = 0; first < inputs.length; first += CHUNK) {
+    session.prefillAll(inputs.slice(first, first + CHUNK), (i, logits) => {
+      sums.nll += normalise(logits).logSum - logits[ids[first + i + 1]!]!;
+    });
+    await pause(signal);
+  }
+}
+
+async function measureBoth(
+  { own, dense }: PieceSessions,
+  ids: readonly number[],
+  inputs: readonly number[],
+  sparseFrom: number,
+  sums: Sums,
+  signal?: AbortSignal,
+): Promise<void> {
+  // the logits of a long tail would not fit in memory, and a cache can't be copied: then the few tokens before it run twice
+  const once = inputs.length - sparseFrom <= CHUNK ? Math.min(sparseFrom, inputs.length) : 0;
+  for (let first = 0; first < once; first += CHUNK) {
+    own.prefillAll(inputs.slice(first, Math.min(once, first + CHUNK)), (i, logits) => {
+      const nll = normalise(logits).logSum - logits[ids[first + i + 1]!]!;
+      sums.nll += nll;
+      sums.denseNll += nll;
+      sums.agree++;
+    });
+    await pause(signal);
+  }
+  const other = once > 0 ? own : dense;
+  for (let first = once; first < inputs.length; first += CHUNK) {
+    const chunk = inputs.slice(first, first + CHUNK),
+      rows: { logits: Float32Array; normaliser: Normaliser }[] = [];
+    other.prefillAll(
+      chunk,
+      (_, logits) => rows.push({ logits: logits.slice(), normaliser: normalise(logits) }),
+    );
+    await pause(signal);
+    if (once > 0) own.truncate(first);
+    own.prefillAll(chunk, (i, logits) => {
+      const { logits: before, normaliser } = rows[i]!, next = ids[first + i + 1]!, now = normalise(logits);
+      sums.denseNll += normaliser.logSum - before[next]!;
+      sums.nll += now.logSum - logits[next]!;
+      sums.kl += divergence(before, normaliser, logits, now);
+      if (now.best === normaliser.best) sums.agree++;
+    }, { prefill: sparseFrom });
+    await pause(signal);
+  }
+}
+
+async function pause(signal?: AbortSignal): Promise<void> {
+  await nextTurn();
+  signal?.throwIfAborted();
+}

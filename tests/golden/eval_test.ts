@@ -1,0 +1,35 @@
+/** What evaluation says of SmolLM2, against float64 likelihoods of the same weights. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { scoreRequests, subjectOf } from "../../src/eval/likelihood.ts";
+import { measurePiece } from "../../src/eval/perplexity.ts";
+import { Model } from "../../src/mod.ts";
+import { readGoldenPrompts } from "../support/golden.ts";
+import { pulledModel } from "../support/models.ts";
+import { skipWithout } from "../support/shared.ts";
+
+/** Of the mean over all prompts, as `logits_test.ts` has it for int4 in the baseline build. */
+const MEAN_BAR = 0.01;
+
+test("SmolLM2: a text's pieces and continuations have the reference's likelihoods", {
+  skip: skipWithout("golden/smollm2/logits.json"),
+}, async () => {
+  const options = { kernels: "baseline", threads: 1, contextLength: 512 } as const;
+  const model = await Model.load(await pulledModel(), options);
+  const subject = subjectOf(model), own = subject.session();
+  let pieces = 0, continuations = 0, positions = 0, scored = 0;
+  for (const { ids, nll } of readGoldenPrompts("smollm2/logits.json")) {
+    const found = await measurePiece(subject, { own, dense: own }, ids, "sparse");
+    assert.equal(found.tokens, nll!.length);
+    pieces += found.nll - nll!.reduce((sum, value) => sum + value, 0);
+    positions += found.tokens;
+    const start = Math.ceil(ids.length / 2);
+    const [score] = await scoreRequests(own, [{ ids, start, sparseFrom: Infinity }]);
+    continuations += -score!.logProbability - nll!.slice(start - 1).reduce((sum, value) => sum + value, 0);
+    scored += ids.length - start;
+  }
+  await model.close();
+  assert.ok(Math.abs(pieces / positions) <= MEAN_BAR, `pieces are off by ${pieces / positions} a token`);
+  const mean = continuations / scored;
+  assert.ok(Math.abs(mean) <= 2 * MEAN_BAR, `continuations are off by ${mean} a token`);
+});
