@@ -1,8 +1,7 @@
 /** `llama_node.ts PACKAGE MODEL THREADS REPS`: node-llama-cpp on Node, the same prompts and tokens as ours. Prints one line of JSON. */
 import process from "node:process";
 import { pathToFileURL } from "node:url";
-import { statOf } from "../../src/cli/bench/rows.ts";
-import type { PeerRun } from "../../tools/bench/schema.ts";
+import { timePeer } from "./time_peer.ts";
 
 /** What is called of node-llama-cpp 3.22.1. */
 interface Sequence {
@@ -51,19 +50,6 @@ async function generate(n: number): Promise<number> {
   return count / (performance.now() - began) * 1000;
 }
 
-const rows: PeerRun["rows"][number][] = [];
-for (
-  const [name, run] of [["pp128", () => prompt(128)], ["pp512", () => prompt(512)], [
-    "tg64",
-    () => generate(64),
-  ]] as const
-) {
-  const speeds: number[] = [];
-  for (let rep = -1; rep < Number(reps); rep++) {
-    const speed = await run();
-    if (rep >= 0) speeds.push(speed);
-  }
-  rows.push({ name, tokensPerSecond: statOf(speeds) });
-}
+const rows = await timePeer(prompt, generate, Number(reps));
 console.log(JSON.stringify({ threads: context.currentThreads, rows }));
 process.exit(0);

@@ -1,6 +1,6 @@
 /** wllama in a page: the same prompts and tokens as ours, by its low-level API. */
-import { statOf } from "../../src/cli/bench/rows.ts";
 import type { PeerRun } from "../../tools/bench/schema.ts";
+import { timePeer } from "./time_peer.ts";
 
 /** What is called of `@wllama/wllama` 2.3.1. */
 interface Wllama {
@@ -49,20 +49,7 @@ export async function main(argument: Argument): Promise<Pick<PeerRun, "threads" 
     for (let i = 0; i < n; i++) await wllama.decode([(await wllama.samplingSample()).token], {});
     return n / (performance.now() - began) * 1000;
   };
-  const rows: PeerRun["rows"][number][] = [];
-  for (
-    const [name, run] of [["pp128", () => prompt(128)], ["pp512", () => prompt(512)], [
-      "tg64",
-      () => generate(64),
-    ]] as const
-  ) {
-    const speeds: number[] = [];
-    for (let rep = -1; rep < argument.reps; rep++) {
-      const speed = await run();
-      if (rep >= 0) speeds.push(speed);
-    }
-    rows.push({ name, tokensPerSecond: statOf(speeds) });
-  }
+  const rows = await timePeer(prompt, generate, argument.reps);
   const threads = wllama.getNumThreads();
   await wllama.exit();
   return { threads, rows };

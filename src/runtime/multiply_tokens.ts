@@ -24,7 +24,19 @@ export function clearTokens(team: Team, y: number, yStride: number, m: Matrix, n
 
 /** Bytes of a part's scratch for panels of inputs up to `widest` channels: the largest are 64 outputs of bytes or 8 of floats, with their scales. */
 export function panelScratchBytes(widest: number): number {
-  return Math.max(8 * quadPanelBytes(widest), 64 * widest + 2 * (8 / GROUP) * 4 * 8 * widest);
+  return Math.max(8 * quadPanelBytes(widest), 64 * widest + 2 * 4 * 64 * widest / GROUP);
+}
+
+/** What a product is of: see {@linkcode multiplyTokens}. */
+interface Operands {
+  readonly team: Team;
+  readonly s: Workspace;
+  readonly m: Matrix;
+  readonly y: number;
+  readonly yStride: number;
+  readonly x: number;
+  readonly xStride: number;
+  readonly nTokens: number;
 }
 
 /** Unpacks and multiplies outputs o to o + width. */
@@ -51,12 +63,13 @@ export function* multiplyTokens(
 ): Generator<void, void> {
   const onBytes = m.layout === "quad-i4" || (m.layout === "group-i4" && team.kernels.build === "relaxed");
   if (!onBytes) clearTokens(team, y, yStride, m, nTokens);
+  const operands = { team, s, m, y, yStride, x, xStride, nTokens };
   const [width, product] = onBytes
-    ? byteProduct(team, s, m, y, yStride, x, xStride, nTokens, exactFirst)
+    ? byteProduct(operands, exactFirst)
     : m.layout.endsWith("f32") || m.layout.endsWith("bf16")
-    ? floatProduct(team, s, m, y, yStride, x, xStride, nTokens)
-    : integerProduct(team, s, m, y, yStride, x, xStride, nTokens);
-  const nOut = onBytes || width > 8 ? m.nOutPadded : m.nOut, units = Math.ceil(nOut / width);
+    ? floatProduct(operands)
+    : integerProduct(operands);
+  const units = Math.ceil(m.nOutPadded / width);
   const work = width * nTokens * m.nInPadded;
   // as many for each thread, where that is few
   const step = Math.min(padTo(Math.ceil(YIELD_AFTER / work), team.threads), MAX_OUTPUTS / width);
@@ -81,14 +94,7 @@ function packTokens(
 
 /** int4 in the relaxed build: bytes of nibbles by 8-bit activations. */
 function byteProduct(
-  team: Team,
-  s: Workspace,
-  m: Matrix,
-  y: number,
-  yStride: number,
-  x: number,
-  xStride: number,
-  nTokens: number,
+  { team, s, m, y, yStride, x, xStride, nTokens }: Operands,
   exactFirst: boolean,
 ): [width: number, product: Product] {
   const { nInPadded: nIn, w, rowScale, chunk } = m, mins = m.withMins ? 1 : 0;
@@ -111,14 +117,7 @@ function byteProduct(
 
 /** Floats: panels of 8 outputs. */
 function floatProduct(
-  team: Team,
-  s: Workspace,
-  m: Matrix,
-  y: number,
-  yStride: number,
-  x: number,
-  xStride: number,
-  nTokens: number,
+  { team, s, m, y, yStride, x, xStride, nTokens }: Operands,
 ): [width: number, product: Product] {
   const { nIn, nOut, w, layout } = m;
   packTokens(team, nTokens, (k, four, n) => {
@@ -135,14 +134,7 @@ function floatProduct(
 
 /** int8, and int4 in the baseline build: i8 panels by 15-bit activations. */
 function integerProduct(
-  team: Team,
-  s: Workspace,
-  m: Matrix,
-  y: number,
-  yStride: number,
-  x: number,
-  xStride: number,
-  nTokens: number,
+  { team, s, m, y, yStride, x, xStride, nTokens }: Operands,
 ): [width: number, product: Product] {
   const { nInPadded: nIn, w, rowScale, chunk, layout, nOutPadded } = m, mins = m.withMins ? 1 : 0;
   const factor = m.channelScale === 0 ? s.ones : m.channelScale, scales = 4 * FOUR * nIn / GROUP;
