@@ -1,8 +1,8 @@
 /** The forward pass of a Llama: tokens in, logits out; dense or sparse, one token or many. */
 import { type Kernels, padTo } from "../kernels/kernels.ts";
-import type { PartKernels } from "../kernels/recorder.ts";
 import type { Team } from "../kernels/team.ts";
 import type { LlamaConfig, ProjectionName } from "../model/config.ts";
+import { attend, eachToken } from "./attend.ts";
 import type { KvCache } from "./kv_cache.ts";
 import {
   addProduct,
@@ -12,7 +12,7 @@ import {
   readRow,
   type RunMethod,
 } from "./matrix.ts";
-import { clearTokens, multiplyTokens, YIELD_AFTER } from "./multiply_tokens.ts";
+import { clearTokens, multiplyTokens } from "./multiply_tokens.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
 /** How a projection runs when a recipe is loaded. Pointers as in {@linkcode Matrix}. */
@@ -114,9 +114,6 @@ export interface PassOptions {
   readonly forceMask?: (layer: number, name: ProjectionName, position: number) => Uint8Array | null;
 }
 
-/** Tokens of a head that a part attends for. */
-const ATTENTION_TOKENS = 32;
-
 /** Site by site, the projections that share an input. */
 export const SITES = [["qProj", "kProj", "vProj"], ["oProj"], ["gateProj", "upProj"], ["downProj"]] as const;
 
@@ -203,10 +200,10 @@ export class Forward {
     const s = this.#s, { strides } = s, { x, stride } = this.inputOf(site);
     if (site === 0) {
       yield* this.#site(l, site, s.qkv, strides.qkv, x, stride, position, n, options);
-      yield* this.#attend(l, position, n, cache);
+      yield* attend(this.#team, s, this.#w.config, l, position, n, cache);
     } else if (site === 2) {
       yield* this.#site(l, site, s.gateUp, strides.gateUp, x, stride, position, n, options);
-      this.#rows(n, (k, t) => {
+      eachToken(this.#team, n, (k, t) => {
         const gate = s.gateUp + 4 * strides.gateUp * t;
         k.siluMulF32(gate, gate, gate + 4 * strides.mlp, strides.mlp);
       });
@@ -221,56 +218,6 @@ export class Forward {
     const s = this.#s, w = this.#w, nPairs = w.config.ropeDim / 2;
     for (let t = 0; t < n; t++) {
       this.#k.ropeAnglesF64(s.cosSin + 8 * nPairs * t, w.ropeFrequencies, nPairs, position + t);
-    }
-  }
-
-  /** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`. */
-  *#attend(l: number, position: number, n: number, cache: KvCache): Generator<void, void> {
-    const team = this.#team, k = this.#k, s = this.#s, { strides } = s;
-    const { numAttentionHeads, numKeyValueHeads, headDim, ropeDim, ropeInterleaved } = this.#w.config;
-    const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0, keys = s.qkv + 4 * strides.q;
-    this.#rows(n, (k, t) => {
-      const angles = s.cosSin + 8 * nPairs * t, row = 4 * strides.qkv * t;
-      k.ropeF32(s.qkv + row, angles, numAttentionHeads, headDim, nPairs, interleaved);
-      k.ropeF32(keys + row, angles, numKeyValueHeads, headDim, nPairs, interleaved);
-    });
-    const isF32 = cache.type === "f32", group = numAttentionHeads / numKeyValueHeads;
-    (isF32 ? k.storeKvF32 : k.storeKvBf16)(
-      cache.table,
-      cache.tile(l, 0),
-      keys,
-      keys + 4 * strides.kv,
-      n,
-      strides.qkv,
-      position,
-      numKeyValueHeads,
-      headDim,
-    );
-    // a result depends on its own query only, so tokens too can be shared out; 128 of them at 8,000 positions take SmolLM2 10 ms a head
-    const blocks = Math.ceil(n / ATTENTION_TOKENS), work = 2 * n * (position + n) * group * headDim;
-    const step = Math.max(team.threads, Math.floor(YIELD_AFTER / work));
-    for (let first = 0; first < numKeyValueHeads; first += step) {
-      team.each(blocks * Math.min(step, numKeyValueHeads - first), (k, from, to, scratch) => {
-        const attend = isF32 ? k.attentionF32 : k.attentionBf16;
-        for (let i = from; i < to; i++) {
-          const head = first + Math.floor(i / blocks), t = ATTENTION_TOKENS * (i % blocks);
-          const at = 4 * head * group * headDim, count = Math.min(ATTENTION_TOKENS, n - t);
-          attend(
-            s.attended + at + 4 * strides.q * t,
-            s.qkv + at + 4 * strides.qkv * t,
-            cache.table,
-            cache.tile(l, head),
-            scratch,
-            position + t,
-            count,
-            strides.q,
-            strides.qkv,
-            group,
-            headDim,
-          );
-        }
-      });
-      if (n > 1) yield;
     }
   }
 
@@ -418,18 +365,10 @@ export class Forward {
     }
   }
 
-  /** Does the same for each of n tokens; of one at once, since it is less work than handing it out. */
-  #rows(n: number, row: (k: PartKernels, t: number) => void): void {
-    if (n === 1) return row(this.#k, 0);
-    this.#team.each(n, (k, from, to) => {
-      for (let t = from; t < to; t++) row(k, t);
-    });
-  }
-
   /** normed = rms norm of the stream. */
   #normalise(weight: number, n: number): void {
     const s = this.#s, { hiddenSize, rmsNormEps } = this.#w.config, row = 4 * s.strides.hidden;
-    this.#rows(n, (k, t) => {
+    eachToken(this.#team, n, (k, t) => {
       k.rmsNormF32(s.normed + row * t, s.hidden + row * t, weight, hiddenSize, rmsNormEps);
     });
   }
@@ -437,7 +376,11 @@ export class Forward {
   /** The stream += what o or down gave. */
   #addOutput(n: number): void {
     const s = this.#s, { hidden } = s.strides;
-    this.#rows(n, (k, t) => k.addF32(s.hidden + 4 * hidden * t, s.output + 4 * hidden * t, hidden));
+    eachToken(
+      this.#team,
+      n,
+      (k, t) => k.addF32(s.hidden + 4 * hidden * t, s.output + 4 * hidden * t, hidden),
+    );
   }
 
   /** All projections of a site for all tokens: y f32[n, yStride]. */
