@@ -38,6 +38,8 @@ export {
   COMPATS,
   type Factors,
   type LoadedRecipe,
+  LOW_RANK_INPUTS,
+  type LowRankInput,
   type Method,
   METHODS,
   type Mode,

@@ -25,14 +25,20 @@ export interface SparseRule {
   /** 0 where there is no low-rank part. */
   readonly rank: number;
   /**
-   * V^T of all projections of a linear, a row for each of their ranks: rows f32 or bf16 beside weights of that type, pairs i8 beside int8 and int4.
-   * null where none has a low-rank part.
+   * V^T of all projections of a linear, a row for each of their ranks, once where projections share them: rows f32 or bf16 beside weights of that
+   * type, pairs i8 beside int8 and int4. The same matrix for all linears of a site that share the same rows. null where none has a low-rank part.
    */
   readonly v: Matrix | null;
   /** The projection's first row in v. */
   readonly firstRank: number;
   /** U, columns times their singular value: channels f32 or bf16, or pairs i8. null where rank is 0. */
   readonly u: Matrix | null;
+  /** Whether v multiplies all of x and not what is left of it beside the active channels. */
+  readonly takesAll?: boolean;
+  /** Whether v is also that of the site's other linears, so that V^T x of all tokens is kept for them. */
+  readonly keepsZ?: boolean;
+  /** f32[nOut], added at sparse positions; 0 or left out: nothing is. */
+  readonly bias?: number;
 }
 
 /** One linear layer in memory: some outputs of a {@linkcode Linear}. */
@@ -58,7 +64,7 @@ export interface Linear {
   readonly at: number;
   /** How it runs by a sparse rule. */
   readonly method: RunMethod;
-  /** Their rules differ at most in rank, firstRank and u. */
+  /** Their rules differ at most in rank, firstRank, u and bias. */
   readonly parts: readonly Projection[];
 }
 
@@ -70,6 +76,14 @@ export interface Layer {
   readonly sites: readonly (readonly Linear[])[];
 }
 
+/** Weights of the norms at sparse positions: a recipe's, and the model's where it has none. */
+export interface SparseNorms {
+  /** Block by block. */
+  readonly attention: readonly number[];
+  readonly mlp: readonly number[];
+  readonly final: number;
+}
+
 /** A model's weights in memory. */
 export interface Weights {
   readonly config: LlamaConfig;
@@ -79,6 +93,8 @@ export interface Weights {
   /** f64[ropeDim / 2]. */
   readonly ropeFrequencies: number;
   readonly layers: readonly Layer[];
+  /** Where a recipe has any. */
+  sparseNorms?: SparseNorms;
 }
 
 /** What was skipped, counted token by token and projection by projection. */
@@ -126,8 +142,8 @@ export class Forward {
   /** Where the passes are counted: the session's that runs. */
   count: SparsityCount = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };
 
-  /** Of the pass that runs. */
-  #pass = { kept: 0, dense: 0 };
+  /** Of the pass that runs, or ran last. */
+  #pass = { kept: 0, dense: 0, position: 0, sparseFrom: Infinity };
   readonly #isSparse: boolean;
 
   /** @param weights with their rules, if there is a recipe */
@@ -153,7 +169,7 @@ export class Forward {
   ): Generator<void, void> {
     const team = this.#team, k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
-    this.#pass = { kept: 0, dense: 0 };
+    this.#pass = { kept: 0, dense: 0, position, sparseFrom: options.sparseFrom };
     for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
     this.angles(position, n);
     // one token's layer is too short to be timed, and the head is a third of the token
@@ -162,7 +178,7 @@ export class Forward {
     for (let l = 0; l < w.layers.length; l++) {
       if (!isDecode) team.begin("prefill", n);
       for (let site = 0; site < SITES.length; site++) {
-        this.prepare(l, site, n);
+        this.prepare(l, site, n, position, options.sparseFrom);
         yield* this.finish(l, site, position, n, cache, options);
       }
       if (!isDecode) team.end();
@@ -175,10 +191,11 @@ export class Forward {
   }
 
   /** The input of a site from what the one before has left: q/k/v and gate/up take the stream normalised, o and down what is there. */
-  prepare(l: number, site: number, n: number): void {
-    const { attentionNorm, mlpNorm } = this.#w.layers[l]!;
-    if (site === 0) this.#normalise(attentionNorm, n);
-    else if (site === 2) this.#normalise(mlpNorm, n);
+  prepare(l: number, site: number, n: number, position: number = 0, sparseFrom: number = Infinity): void {
+    const { attentionNorm, mlpNorm } = this.#w.layers[l]!, { sparseNorms: sparse } = this.#w;
+    const firstSparse = sparseFrom - position;
+    if (site === 0) this.#normalise(attentionNorm, sparse?.attention[l] ?? attentionNorm, firstSparse, n);
+    else if (site === 2) this.#normalise(mlpNorm, sparse?.mlp[l] ?? mlpNorm, firstSparse, n);
   }
 
   /** Where the input of a site lies, f32[n, stride]. */
@@ -227,7 +244,7 @@ export class Forward {
     this.#k.rmsNormF32(
       s.normed,
       s.hidden + 4 * s.strides.hidden * t,
-      w.finalNorm,
+      this.#finalNorm(t),
       w.config.hiddenSize,
       w.config.rmsNormEps,
     );
@@ -248,7 +265,7 @@ export class Forward {
       this.#k.rmsNormF32(
         s.normed + row * i,
         s.hidden + row * (t + i),
-        w.finalNorm,
+        this.#finalNorm(t + i),
         config.hiddenSize,
         config.rmsNormEps,
       );
@@ -258,6 +275,12 @@ export class Forward {
       multiplyTokens(this.#team, s, w.lmHead, out, stride, s.normed, s.strides.hidden, count, false),
     );
     return stride;
+  }
+
+  /** The last norm's weight for token t of the last run. */
+  #finalNorm(t: number): number {
+    const { position, sparseFrom } = this.#pass, { finalNorm, sparseNorms } = this.#w;
+    return position + t >= sparseFrom ? sparseNorms?.final ?? finalNorm : finalNorm;
   }
 
   /** Integer kernels round NaN to numbers, so a broken pass is caught here and not in its logits. */
@@ -274,6 +297,7 @@ export class Forward {
    * @param y f32, the linear's first output
    * @param x f32[nIn padded]
    * @param forced masks for its projections instead of the rule's test; null keeps the test
+   * @param z where V^T x goes, f32[ranks padded], and whether it is there already
    * @returns how many channels were active; with masks given, those of the last one
    */
   project(
@@ -282,6 +306,7 @@ export class Forward {
     x: number,
     sparse: boolean,
     forced: ((name: ProjectionName) => Uint8Array | null) | null = null,
+    z: ProductOfV = { at: this.#s.z, isReady: false },
   ): number {
     const k = this.#k, s = this.#s, m = linear.matrix, rule = sparse ? linear.parts[0]!.rule : null;
     let active = m.nIn;
@@ -296,16 +321,18 @@ export class Forward {
       active = multiplyByRule(this.#team, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
     let rest = x;
-    if (rule !== null && rule.mode !== "low_rank" && rule.v !== null) {
+    if (
+      rule !== null && rule.mode !== "low_rank" && rule.v !== null && rule.takesAll !== true && !z.isReady
+    ) {
       rest = s.rest;
       if (linear.method !== "dense") {
         k.maskChannelsF32(s.active, rest, x, rule.scale, rule.threshold, m.nIn);
       }
     }
-    if (rule !== null) this.#addLowRank(linear.parts, y, rest);
+    if (rule !== null) this.#addLowRank(linear.parts, y, rest, z);
     for (const p of linear.parts) {
       if (rule !== null) this.#add(p, m, active);
-      if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
+      this.#addBias(p, y, rule !== null);
     }
     return active;
   }
@@ -330,15 +357,17 @@ export class Forward {
         s.replayed + 4 * (p.offset + p.nOut),
       );
       this.#add(p, m, active);
-      this.#addLowRank([p], y, s.rest);
-      if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
+      if (rule.u !== null) {
+        this.#addLowRank([p], y, rule.takesAll === true ? x : s.rest, { at: s.z, isReady: false });
+      }
+      this.#addBias(p, y, true);
     }
     return active;
   }
 
-  /** Counts a projection of one token that ran by its rule. */
+  /** Counts a projection of one token that ran by its rule, without V. */
   #add(p: Projection, m: Matrix, active: number): void {
-    this.#pass.kept += active * p.nOut + p.rule!.rank * (m.nIn + p.nOut);
+    this.#pass.kept += active * p.nOut + p.rule!.rank * p.nOut;
     this.#pass.dense += m.nIn * p.nOut;
   }
 
@@ -355,20 +384,30 @@ export class Forward {
   }
 
   /** y += U z, z = V^T x, of some projections of a linear: V's rows are dense dot products, all in one call, U's columns channels that are always active. */
-  #addLowRank(parts: readonly Projection[], y: number, x: number): void {
+  #addLowRank(parts: readonly Projection[], y: number, x: number, z: ProductOfV): void {
     const s = this.#s, { v } = parts[0]!.rule!;
     if (v === null) return;
-    multiplyVector(this.#team, s, v, s.z, x, s.ones, -1);
+    if (!z.isReady) {
+      multiplyVector(this.#team, s, v, z.at, x, s.ones, -1);
+      this.#pass.kept += v.nIn * v.nOut;
+    }
     for (const { rule, offset } of parts) {
       const { u, firstRank } = rule!;
-      if (u !== null) addProduct(this.#team, s, u, y + 4 * offset, s.z + 4 * firstRank);
+      if (u !== null) addProduct(this.#team, s, u, y + 4 * offset, z.at + 4 * firstRank);
     }
   }
 
-  /** normed = rms norm of the stream. */
-  #normalise(weight: number, n: number): void {
+  /** Where V^T x of token t lies at a site: kept for the site's other linears where they have the same V. */
+  #placeOfZ(rule: SparseRule | null, t: number): number {
+    // only q, k, v, gate and up share one, and while they run nothing else is there
+    return rule?.keepsZ === true ? this.#s.output + 4 * this.#s.strides.hidden * t : this.#s.z;
+  }
+
+  /** normed = rms norm of the stream, whose tokens from `firstSparse` on have a weight of their own. */
+  #normalise(dense: number, sparse: number, firstSparse: number, n: number): void {
     const s = this.#s, { hiddenSize, rmsNormEps } = this.#w.config, row = 4 * s.strides.hidden;
     eachToken(this.#team, n, (k, t) => {
+      const weight = t < firstSparse ? dense : sparse;
       k.rmsNormF32(s.normed + row * t, s.hidden + row * t, weight, hiddenSize, rmsNormEps);
     });
   }
@@ -398,15 +437,22 @@ export class Forward {
     const { observe, forceMask, sparseFrom, exactFirst = false } = options, s = this.#s;
     observe?.(l, SITES[site]!, x, xStride, n);
     s.newInput();
+    let before: SparseRule | null = null;
     for (const linear of this.#w.layers[l]!.sites[site]!) {
       const to = y + 4 * linear.at, rule = linear.parts[0]!.rule;
       const allDense = rule === null || rule.mode === "dense" || sparseFrom >= position + n;
+      const isReady = forceMask === undefined && before !== null && rule !== null &&
+        sameProductOfV(before, rule);
+      before = rule;
       if ((n === 1 && !exactFirst) || (!allDense && forceMask !== undefined)) {
         for (let t = 0; t < n; t++) {
           const at = position + t,
             forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
           if (n > 1) s.newInput();
-          this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced);
+          this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced, {
+            at: this.#placeOfZ(rule, t),
+            isReady,
+          });
         }
       } else if (allDense) {
         yield* multiplyTokens(this.#team, s, linear.matrix, to, yStride, x, xStride, n, exactFirst);
@@ -415,7 +461,7 @@ export class Forward {
             this.#add(p, linear.matrix, linear.matrix.nIn);
           }
         }
-        this.#addBiases(linear, to, yStride, n);
+        this.#addBiases(linear, to, yStride, n, sparseFrom - position);
       } else {
         yield* this.#projectTokens(
           linear,
@@ -428,15 +474,23 @@ export class Forward {
           n,
           sparseFrom,
           exactFirst,
+          isReady,
         );
       }
     }
     yield;
   }
 
-  #addBiases({ parts }: Linear, y: number, yStride: number, n: number): void {
-    for (const { bias, offset, nOut } of parts) {
-      for (let t = 0; bias !== 0 && t < n; t++) this.#k.addF32(y + 4 * (yStride * t + offset), bias, nOut);
+  /** y of one token += a projection's biases, with the recipe's if it runs sparse. */
+  #addBias({ bias, rule, offset, nOut }: Projection, y: number, sparse: boolean): void {
+    const own = sparse ? rule?.bias ?? 0 : 0;
+    if (bias !== 0) this.#k.addF32(y + 4 * offset, bias, nOut);
+    if (own !== 0) this.#k.addF32(y + 4 * offset, own, nOut);
+  }
+
+  #addBiases({ parts }: Linear, y: number, yStride: number, n: number, firstSparse: number): void {
+    for (const p of parts) {
+      for (let t = 0; t < n; t++) this.#addBias(p, y + 4 * yStride * t, t >= firstSparse);
     }
   }
 
@@ -452,6 +506,7 @@ export class Forward {
     n: number,
     sparseFrom: number,
     exactFirst: boolean,
+    isReady: boolean,
   ): Generator<void, void> {
     const k = this.#k, s = this.#s, m = linear.matrix, stride = s.strides.widest;
     for (let t = 0; t < n; t++) {
@@ -473,10 +528,25 @@ export class Forward {
     if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(this.#team, y, yStride, m, n);
     else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst);
     for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
-      this.#addLowRank(linear.parts, y + 4 * yStride * t, s.rest + 4 * stride * t);
+      const rest = rule.takesAll === true ? x + 4 * xStride * t : s.rest + 4 * stride * t;
+      this.#addLowRank(linear.parts, y + 4 * yStride * t, rest, { at: this.#placeOfZ(rule, t), isReady });
     }
-    this.#addBiases(linear, y, yStride, n);
+    this.#addBiases(linear, y, yStride, n, sparseFrom - position);
   }
+}
+
+/** Where V^T x of a token lies, and whether it is there already. */
+interface ProductOfV {
+  readonly at: number;
+  readonly isReady: boolean;
+}
+
+/** Whether V^T x of one linear is that of the next as well: the same V, and the same of x before it. */
+function sameProductOfV(a: SparseRule, b: SparseRule): boolean {
+  if (a.v === null || a.v !== b.v || a.keepsZ !== true) return false;
+  if (a.takesAll === true) return true;
+  return (a.mode === "low_rank") === (b.mode === "low_rank") && a.threshold === b.threshold &&
+    a.scale === b.scale;
 }
 
 /** All projections of a block. */
