@@ -12,7 +12,7 @@
  */
 import { FormatError, RecipeError } from "../errors.ts";
 import { parseJsonObject } from "../format/json.ts";
-import { MAX_LAYERS, quote } from "../format/limits.ts";
+import { quote } from "../format/limits.ts";
 import {
   openSafetensors,
   type SafetensorsEntry,
@@ -20,28 +20,17 @@ import {
   writeSafetensors,
 } from "../format/safetensors.ts";
 import { type LlamaConfig, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
-import {
-  badValue,
-  readCount,
-  readList,
-  readObject,
-  readRho,
-  readSparsity,
-  readText,
-  readThreshold,
-  readWord,
-  show,
-} from "./fields.ts";
-import { isGainName, isPath } from "./names.ts";
+import { badValue } from "./fields.ts";
+import { isGainName } from "./names.ts";
 import { readFactor, readFloats } from "./stored.ts";
-import { checkAllTensors, checkGains, checkShared, TABLE, tableRows } from "./tensors.ts";
+import { checkMlp, type MlpRecipe } from "./mlp.ts";
+import { readRecipe } from "./read.ts";
+import { checkAllTensors, checkGains, checkMlpTable, MLP_TABLE, TABLE, tableRows } from "./tensors.ts";
 
 /** Where in the file's metadata the recipe is. */
 export const RECIPE_KEY = "rsparse.recipe";
 /** The format version that this release reads and writes. */
 export const RECIPE_VERSION = 3;
-/** Most points that a dial has. */
-const MAX_POINTS = 1024;
 
 /** What a channel is weighed by: `|x|`, or `|x|` times the norm of its column of W. */
 export const SCORES = ["abs", "columnNorm"] as const;
@@ -136,6 +125,8 @@ export interface Recipe {
   readonly keepDense: number;
   /** Default `inactive`. */
   readonly lowRankInput?: LowRankInput;
+  /** Which neurons of the MLPs run, where a method picks them: beside it gate and up are `dense`, and down is `sparse`. */
+  readonly mlp?: MlpRecipe;
   /** What each projection does; every projection of the model is here. */
   readonly projections: readonly ProjectionRecipe[];
 }
@@ -158,6 +149,14 @@ export interface ProjectionTensors {
   readonly bias?: Float32Array | null;
 }
 
+/** Tensors of a recipe that belong to no projection. */
+export interface ModelTensors {
+  /** Weights of norms at sparse positions, f32[hiddenSize], by their names in checkpoints (`model.norm`); norms that are not here keep the model's. */
+  readonly gains?: ReadonlyMap<string, Float32Array>;
+  /** f32[layers, points], where the MLPs' rule is `cats`. */
+  readonly mlpThresholds?: Float32Array | null;
+}
+
 /** A recipe and its tensors, checked against each other. */
 export interface LoadedRecipe {
   /** Its numbers. */
@@ -172,6 +171,8 @@ export interface LoadedRecipe {
   bias(path: string): Float32Array | null;
   /** Weights of norms at sparse positions, f32[hiddenSize], by their names in checkpoints (`model.norm`); norms that are not here keep the model's. */
   readonly gains: ReadonlyMap<string, Float32Array>;
+  /** Thresholds on |silu(gate)| at the recipe's points, f32[layers, points], never descending along a layer's row; null but for `cats`. */
+  readonly mlpThresholds: Float32Array | null;
   /** A projection's thresholds at the recipe's points, f32[points], never descending; null where there are no points. */
   thresholds(path: string): Float32Array | null;
 }
@@ -207,21 +208,23 @@ export function projectionShapes(config: LlamaConfig): ShapedProjection[] {
  *
  * @param tensors By projection path; a path that is not there has none. Projections that share a V have the same array.
  * @param table f32[projections, points], the dial; null where the recipe has no points
- * @param gains Weights of norms at sparse positions.
+ * @param more What belongs to no projection.
  * @throws {RecipeError} If a value is out of its range, or a tensor is missing, not wanted, of the wrong size or not finite.
  */
 export function joinRecipe(
   recipe: Recipe,
   tensors: ReadonlyMap<string, ProjectionTensors>,
   table: Float32Array | null = null,
-  gains: ReadonlyMap<string, Float32Array> = new Map(),
+  { gains = new Map(), mlpThresholds = null }: ModelTensors = {},
 ): LoadedRecipe {
   const checked = readRecipe(recipe), rows = tableRows(checked, table);
   checkAllTensors(checked.projections, tensors);
   checkGains(gains);
+  checkMlpTable(checked, mlpThresholds);
   return {
     recipe: checked,
     gains,
+    mlpThresholds,
     bias: (path) => tensors.get(path)?.bias ?? null,
     factors: (path) => tensors.get(path)?.factors ?? null,
     scale: (path) => tensors.get(path)?.scale ?? null,
@@ -247,9 +250,9 @@ export function serialiseRecipe(
   recipe: Recipe,
   tensors: ReadonlyMap<string, ProjectionTensors>,
   table: Float32Array | null = null,
-  gains: ReadonlyMap<string, Float32Array> = new Map(),
+  more: ModelTensors = {},
 ): Uint8Array[] {
-  const loaded = joinRecipe(recipe, tensors, table, gains), { points, projections } = loaded.recipe;
+  const loaded = joinRecipe(recipe, tensors, table, more), { points, projections } = loaded.recipe;
   const inputs: SafetensorsInput[] = [];
   const add = (name: string, values: Float32Array, shape: number[]): void => {
     inputs.push({
@@ -269,7 +272,10 @@ export function serialiseRecipe(
     if (scale !== null) add(`${path}.scale`, scale, [scale.length]);
     if (bias !== null) add(`${path}.bias`, bias, [bias.length]);
   }
-  for (const [name, gain] of gains) add(name, gain, [gain.length]);
+  for (const [name, gain] of loaded.gains) add(name, gain, [gain.length]);
+  if (loaded.mlpThresholds !== null) {
+    add(MLP_TABLE, loaded.mlpThresholds, [loaded.mlpThresholds.length / points.length, points.length]);
+  }
   return writeSafetensors(inputs, { [RECIPE_KEY]: JSON.stringify(loaded.recipe) });
 }
 
@@ -308,6 +314,7 @@ export async function parseRecipe(blob: Blob, file: string): Promise<LoadedRecip
     return entry === undefined ? null : await readFactor(entry, find(`${name}.scale`), rank);
   };
   const table = await floats(TABLE, recipe.projections.length);
+  const mlpThresholds = await floats(MLP_TABLE, recipe.projections.length / PROJECTIONS.length);
   const tensors = new Map<string, ProjectionTensors>(), gains = new Map<string, Float32Array>();
   const ownV = new Map<string, Float32Array | null>();
   for (const { path, rank, sharedV } of recipe.projections) {
@@ -331,102 +338,7 @@ export async function parseRecipe(blob: Blob, file: string): Promise<LoadedRecip
       throw badValue(quote(name), "a tensor found that belongs to no projection of the recipe");
     }
   }
-  return joinRecipe(recipe, tensors, table, gains);
-}
-
-/** A recipe out of JSON: every value checked, names that are not known left out. */
-function readRecipe(json: unknown): Recipe {
-  const fields = readObject(json, "recipe");
-  if (fields["version"] !== RECIPE_VERSION) {
-    const found = show(fields["version"]);
-    throw new RecipeError(
-      "version",
-      "version",
-      `${found} found, ${RECIPE_VERSION} wanted: calibrate it again`,
-    );
-  }
-  const calibration = readObject(fields["calibration"], "calibration");
-  const sha256 = calibration["sha256"];
-  if (typeof sha256 !== "string" || !/^([0-9a-f]{64})?$/.test(sha256)) {
-    throw badValue("calibration.sha256", `${show(sha256)} found, 64 hex digits wanted, or none`);
-  }
-  const list = readList(fields["projections"], "projections", MAX_LAYERS * PROJECTIONS.length);
-  const projections = list.map(readProjection);
-  const paths = new Set<string>();
-  for (const { path } of projections) {
-    if (paths.has(path)) throw badValue(path, "found twice");
-    paths.add(path);
-  }
-  checkShared(projections);
-  const sparsity = readSparsity(fields["sparsity"], "sparsity");
-  return {
-    version: RECIPE_VERSION,
-    method: readWord(fields["method"], "method", METHODS),
-    compat: readWord(fields["compat"], "compat", COMPATS),
-    modelHash: readText(fields["modelHash"], "modelHash"),
-    model: readText(fields["model"], "model"),
-    sparsity,
-    points: readPoints(fields["points"], sparsity),
-    rho: readRho(fields["rho"], "rho"),
-    seed: readCount(fields["seed"], "seed"),
-    calibration: {
-      source: readText(calibration["source"], "calibration.source"),
-      tokens: readCount(calibration["tokens"], "calibration.tokens"),
-      sha256,
-    },
-    keepDense: readCount(fields["keepDense"], "keepDense"),
-    ...(fields["lowRankInput"] !== undefined &&
-      { lowRankInput: readWord(fields["lowRankInput"], "lowRankInput", LOW_RANK_INPUTS) }),
-    projections,
-  };
-}
-
-/** Where the dial has thresholds: nowhere, or at ascending sparsities with the recipe's own among them. */
-function readPoints(value: unknown, own: number): number[] {
-  const points = readList(value, "points", MAX_POINTS).map((point, i) => readSparsity(point, `points.${i}`));
-  for (let i = 1; i < points.length; i++) {
-    if (!(points[i]! > points[i - 1]!)) {
-      throw badValue(`points.${i}`, `${points[i]} found after ${points[i - 1]}, ascending numbers wanted`);
-    }
-  }
-  if (points.length > 0 && !points.includes(own)) {
-    throw badValue("points", `${own} not found, the recipe's own sparsity`);
-  }
-  return points;
-}
-
-/** A projection's path, as checkpoints spell it. */
-export function readPath(value: unknown, at: string): string {
-  const path = readText(value, at);
-  if (!isPath(path)) {
-    throw badValue(at, `${show(path)} found, a path such as model.layers.0.self_attn.q_proj wanted`);
-  }
-  return path;
-}
-
-function readProjection(value: unknown, index: number): ProjectionRecipe {
-  const fields = readObject(value, `projections.${index}`);
-  const path = readPath(fields["path"], `projections.${index}.path`);
-  const projection: ProjectionRecipe = {
-    path,
-    score: readWord(fields["score"], `${path}.score`, SCORES),
-    threshold: readThreshold(fields["threshold"], `${path}.threshold`),
-    rho: readRho(fields["rho"], `${path}.rho`),
-    sparsity: readSparsity(fields["sparsity"], `${path}.sparsity`),
-    channels: readCount(fields["channels"], `${path}.channels`),
-    rank: readCount(fields["rank"], `${path}.rank`),
-    mode: readWord(fields["mode"], `${path}.mode`, MODES),
-    ...(fields["sharedV"] !== undefined &&
-      { sharedV: readPath(fields["sharedV"], `${path}.sharedV`) }),
-  };
-  const { mode, rho, rank } = projection;
-  if (mode !== "dense" && mode !== modeOf(rho)) {
-    throw badValue(`${path}.mode`, `${mode} found, ${modeOf(rho)} wanted where rho is ${rho}`);
-  }
-  if ((mode === "dense" || mode === "sparse") && rank !== 0) {
-    throw badValue(`${path}.rank`, `${rank} found, 0 wanted where the mode is ${mode}`);
-  }
-  return projection;
+  return joinRecipe(recipe, tensors, table, { gains, mlpThresholds });
 }
 
 /**
@@ -489,6 +401,7 @@ export function checkRecipe(loaded: LoadedRecipe, config: LlamaConfig, modelHash
       );
     }
   }
+  if (recipe.mlp !== undefined) checkMlp(recipe.mlp, recipe, config);
 }
 
 function atMost(path: string, found: number, most: number): void {

@@ -1,11 +1,14 @@
 /** A recipe's tensors held against its numbers: sizes, signs, and nothing that is not finite. */
 import { quote } from "../format/limits.ts";
+import { PROJECTIONS } from "../model/config.ts";
 import { badValue } from "./fields.ts";
 import { isGainName, siteOf } from "./names.ts";
 import type { ProjectionRecipe, ProjectionTensors, Recipe } from "./recipe.ts";
 
 /** The tensor with the dial's thresholds. */
 export const TABLE = "thresholds";
+/** The tensor with thresholds of MLPs. */
+export const MLP_TABLE = "mlp.thresholds";
 
 /** Whether a projection chooses channels by a stored scale. */
 function needsScale({ score, mode }: ProjectionRecipe): boolean {
@@ -38,6 +41,20 @@ export function tableRows(recipe: Recipe, table: Float32Array | null): Map<strin
     rows.set(path, row);
   }
   return rows;
+}
+
+/** The thresholds of MLPs, where the rule has any. */
+export function checkMlpTable({ mlp, points, projections }: Recipe, table: Float32Array | null): void {
+  const layers = mlp?.kind === "cats" ? projections.length / PROJECTIONS.length : 0;
+  if ((table?.length ?? 0) !== layers * points.length) {
+    throw badValue(
+      MLP_TABLE,
+      `${table?.length ?? 0} values found, ${layers} rows of ${points.length} wanted`,
+    );
+  }
+  for (let l = 0; l < layers; l++) {
+    checkRow(table!.subarray(points.length * l, points.length * (l + 1)), `${MLP_TABLE}.${l}`);
+  }
 }
 
 /** A row of thresholds: -1 or from 0 on, never descending. */

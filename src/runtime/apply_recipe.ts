@@ -6,6 +6,7 @@ import { FINAL_GAIN, gainName } from "../recipe/names.ts";
 import type { LoadedRecipe, ProjectionRecipe } from "../recipe/recipe.ts";
 import type { Linear, Weights } from "./forward.ts";
 import { type Layout, type Matrix, type MatrixPlan, packRows, placeMatrix, planMatrix } from "./matrix.ts";
+import { mlpRuleOf } from "./mlp_rule.ts";
 import { NO_RECIPE, type RecipeHints } from "./plan.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
@@ -89,6 +90,7 @@ export function applyRecipe(
       }
     }
   }
+  weights.mlp = mlpRuleOf(loaded, weights.config);
   if (loaded.gains.size > 0) {
     const weightOf = (name: string, own: number): number => {
       const gain = loaded.gains.get(name);

@@ -5,6 +5,7 @@ import type { ProjectionName } from "../model/config.ts";
 import { attend, eachToken } from "./attend.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { addProduct, type Matrix, multiplyByRule, multiplyVector, readRow } from "./matrix.ts";
+import { gateDense } from "./mlp_rule.ts";
 import { clearTokens, multiplyTokens } from "./multiply_tokens.ts";
 import {
   type Linear,
@@ -14,6 +15,7 @@ import {
   type SparseRule,
   type Weights,
 } from "./layers.ts";
+import type { NeuronScores } from "./neuron_scores.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
 export {
@@ -86,13 +88,14 @@ export class Forward {
 
   /**
    * Runs up to MAX_TOKENS tokens at positions position … and leaves the residual stream in the workspace.
-   * The cache has room for them. Yields every few milliseconds of work, where whoever runs it may give the event loop a turn or stop.
+   * The cache has room for them. `scores` are the session's, where a rule of the MLP has any. Yields every few milliseconds of work, where whoever runs it may give the event loop a turn or stop.
    */
   *run(
     ids: readonly number[],
     position: number,
     cache: KvCache,
     options: PassOptions,
+    scores: NeuronScores | null = null,
   ): Generator<void, void> {
     const team = this.#team, k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
@@ -106,7 +109,7 @@ export class Forward {
       if (!isDecode) team.begin("prefill", n);
       for (let site = 0; site < SITES.length; site++) {
         this.prepare(l, site, n, position, options.sparseFrom);
-        yield* this.finish(l, site, position, n, cache, options);
+        yield* this.finish(l, site, position, n, cache, options, scores);
       }
       if (!isDecode) team.end();
     }
@@ -140,6 +143,7 @@ export class Forward {
     n: number,
     cache: KvCache,
     options: PassOptions,
+    scores: NeuronScores | null = null,
   ): Generator<void, void> {
     const s = this.#s, { strides } = s, { x, stride } = this.inputOf(site);
     if (site === 0) {
@@ -147,14 +151,20 @@ export class Forward {
       yield* attend(this.#team, s, this.#w.config, l, position, n, cache);
     } else if (site === 2) {
       yield* this.#site(l, site, s.gateUp, strides.gateUp, x, stride, position, n, options);
-      eachToken(this.#team, n, (k, t) => {
-        const gate = s.gateUp + 4 * strides.gateUp * t;
-        k.siluMulF32(gate, gate, gate + 4 * strides.mlp, strides.mlp);
-      });
+      this.#gate(l, n - sparseTokens(position, n, options.sparseFrom), n, scores);
     } else {
       yield* this.#site(l, site, s.output, strides.hidden, x, stride, position, n, options);
       this.#addOutput(n);
     }
+  }
+
+  /** What down takes, from gate and up. */
+  #gate(l: number, firstSparse: number, n: number, scores: NeuronScores | null): void {
+    const team = this.#team, s = this.#s, { mlp, config } = this.#w;
+    if (mlp === undefined) return gateDense(team, s, 0, n);
+    const skipped = mlp.gate({ team, s, layer: l, nTokens: n, firstSparse, scores });
+    // gate and up were counted whole
+    this.#pass.kept -= skipped * mlp.rowsSpared * config.hiddenSize;
   }
 
   /** cos and sin of n positions, for all layers. */

@@ -1,6 +1,7 @@
 /** A model in memory: its weights block by block, and the rules by which a recipe has them run. */
 import type { LlamaConfig, ProjectionName } from "../model/config.ts";
 import type { Matrix, RunMethod } from "./matrix.ts";
+import type { MlpRule } from "./mlp_rule.ts";
 
 /** Site by site, the projections that share an input. */
 export const SITES = [["qProj", "kProj", "vProj"], ["oProj"], ["gateProj", "upProj"], ["downProj"]] as const;
@@ -85,6 +86,8 @@ export interface Weights {
   readonly layers: readonly Layer[];
   /** Where a recipe has any. */
   sparseNorms?: SparseNorms;
+  /** Where a recipe skips neurons, or someone looks at them. */
+  mlp?: MlpRule;
 }
 
 /** All projections of a block. */

@@ -100,6 +100,7 @@ export class ReferenceLlama {
       });
     };
 
+    const used = this.#blocks.map(() => new Float64Array(config.intermediateSize));
     const logits = ids.map((id, position) => {
       const sparse = position >= sparseFrom;
       const norm = (x: Vector, weight: Float32Array, name: string): Vector => {
@@ -132,7 +133,8 @@ export class ReferenceLlama {
         hidden = add(hidden, project(l, ["oProj"], attended, sparse)[0]!);
         const h = norm(hidden, block.mlpNorm, gainName(l, "mlp"));
         const [gate, up] = project(l, ["gateProj", "upProj"], h, sparse) as [Vector, Vector];
-        hidden = add(hidden, project(l, ["downProj"], gate.map((g, i) => silu(g) * up[i]!), sparse)[0]!);
+        const z = this.#gate(loaded, l, gate, up, sparse, used[l]!, count);
+        hidden = add(hidden, project(l, ["downProj"], z, sparse)[0]!);
       }
       const last = norm(hidden, this.#finalNorm, "model.norm");
       return Float64Array.from({ length: config.vocabSize }, (_, id) => {
@@ -142,6 +144,39 @@ export class ReferenceLlama {
       });
     });
     return { logits, ...count };
+  }
+
+  /** The input of down; `used` are the shares of neurons in dense tokens, squared and summed. */
+  #gate(
+    { recipe, mlpThresholds }: LoadedRecipe,
+    l: number,
+    gate: Vector,
+    up: Vector,
+    sparse: boolean,
+    used: Vector,
+    count: { kept: number },
+  ): Vector {
+    const { hiddenSize, intermediateSize } = this.#model.config, kind = recipe.mlp?.kind;
+    const z = gate.map((g, i) => silu(g) * up[i]!);
+    if (!sparse) {
+      const square = z.reduce((sum, v) => sum + v * v, 0);
+      for (const [i, v] of z.entries()) used[i]! += v * v / square;
+      return z;
+    }
+    if (kind === undefined) return z;
+    const runs: boolean[] = Array.from(gate, () => true);
+    if (kind === "cats") {
+      const threshold = mlpThresholds![recipe.points.length * l + recipe.points.indexOf(recipe.sparsity)]!;
+      gate.forEach((g, i) => runs[i] = Math.abs(silu(g)) > threshold);
+    } else if (kind === "relufication") gate.forEach((g, i) => runs[i] = g > 0);
+    else if (used.some((v) => v > 0)) {
+      const weights = Object.values(this.#blocks[l]!.weights).reduce((sum, w) => sum + w.length, 0);
+      const share = 1 - recipe.sparsity * weights / (3 * hiddenSize * intermediateSize);
+      const order = [...used.keys()].sort((a, b) => used[b]! - used[a]!);
+      for (const i of order.slice(Math.trunc(intermediateSize * share))) runs[i] = false;
+    }
+    for (const run of runs) if (!run) count.kept -= hiddenSize * (kind === "griffin" ? 2 : 1);
+    return z.map((v, i) => !runs[i] ? 0 : kind === "relufication" ? gate[i]! * up[i]! : v);
   }
 
   #rotate(x: Vector, position: number, heads: number): void {

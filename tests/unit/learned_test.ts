@@ -90,7 +90,7 @@ async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
     lowRankInput: input,
     projections,
   };
-  return joinRecipe(recipe, tensors, Float32Array.from(table), gains);
+  return joinRecipe(recipe, tensors, Float32Array.from(table), { gains });
 }
 
 function open(recipe?: LoadedRecipe, options: LoadOptions = {}): Promise<Model> {

@@ -107,7 +107,7 @@ test("parseRecipe: shared V, biases and gains are read, and written again as the
     path,
     { factors: loaded.factors(path), scale: null, bias: loaded.bias(path) },
   ]));
-  const chunks = serialiseRecipe(loaded.recipe, tensors, null, loaded.gains);
+  const chunks = serialiseRecipe(loaded.recipe, tensors, null, loaded);
   const again = await parseRecipe(new Blob(chunks as BlobPart[]), "recipe");
   assert.deepEqual([again.recipe, again.bias(K), again.gains], [loaded.recipe, loaded.bias(K), loaded.gains]);
   for (const { path } of loaded.recipe.projections) {
@@ -115,7 +115,7 @@ test("parseRecipe: shared V, biases and gains are read, and written again as the
   }
   const size = chunks.reduce((sum, { length }) => sum + length, 0);
   const own = recipeOf({ [K]: { sharedV: undefined } });
-  const apart = serialiseRecipe(own, tensors, null, loaded.gains).reduce(
+  const apart = serialiseRecipe(own, tensors, null, loaded).reduce(
     (sum, { length }) => sum + length,
     0,
   );
@@ -251,7 +251,7 @@ test("joinRecipe: projections that share a V have the same array, and gains are 
   });
   joinRecipe(own, tensors);
   assert.throws(
-    () => joinRecipe(own, tensors, null, new Map([["lm_head", ramp(8)]])),
+    () => joinRecipe(own, tensors, null, { gains: new Map([["lm_head", ramp(8)]]) }),
     failsAt("lm_head", "no norm"),
   );
 });
