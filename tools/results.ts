@@ -21,7 +21,7 @@ function read(): Results {
   }
 }
 
-const results = read(), charts = chartsOf(results);
+const results = read(), charts = await chartsOf(results);
 // plots of an earlier run may be of what was not measured this time
 rmSync(join(DOCS, "results"), { recursive: true, force: true });
 mkdirSync(join(DOCS, "results"), { recursive: true });
