@@ -19,6 +19,18 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   calibrate: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
   eval: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
   plot: ["errors"],
+  analyze: [
+    "errors",
+    "format",
+    "model",
+    "recipe",
+    "kernels",
+    "platform/platform",
+    "runtime",
+    "calibrate",
+    "eval",
+    "plot",
+  ],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
