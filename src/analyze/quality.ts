@@ -4,6 +4,11 @@ import { csv } from "./csv.ts";
 import type { Figure } from "./figure.ts";
 import { type QualityRun, taskOf, tasksMean } from "./quality_results.ts";
 
+/** Past so many times the least of a panel nothing is drawn: methods that break the model would leave the others one line. */
+const MOST_TIMES = 20;
+
+const TASKS = "tasks, mean accuracy";
+
 /** What is drawn, in order, and how a run is asked for it. */
 const PANELS: readonly {
   readonly title: string;
@@ -18,7 +23,7 @@ const PANELS: readonly {
   { title: "C4, perplexity", log: true, of: (run) => taskOf(run, "c4")?.metrics["perplexity"] },
   { title: "C4, KL from dense, nats a token", log: true, of: (run) => taskOf(run, "c4")?.metrics["kl"] },
   { title: "C4, same next token as dense", log: false, of: (run) => taskOf(run, "c4")?.metrics["agreement"] },
-  { title: "tasks, mean accuracy", log: false, of: (run) => tasksMean(run)?.mean },
+  { title: TASKS, log: false, of: (run) => tasksMean(run)?.mean },
   { title: "LAMBADA, accuracy", log: false, of: (run) => taskOf(run, "lambada_openai")?.metrics["acc"] },
 ];
 
@@ -46,10 +51,14 @@ export function skippedShare(run: QualityRun): number | null {
  * @returns null where nothing can be drawn
  */
 export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure | null> {
-  const points = PANELS.flatMap(({ title, of }) =>
+  // means over different tasks are not comparable: those over the most stand
+  const sets = runs.map((run) => tasksMean(run)?.tasks ?? []);
+  const most = sets.reduce((a, b) => b.length > a.length ? b : a, []).join();
+  const points = PANELS.flatMap(({ title, log, of }) =>
     runs.flatMap((run) => {
       const value = of(run), skipped = skippedShare(run);
-      if (value == null || skipped === null || (run.method === "dense" && value === 0)) return [];
+      if (title === TASKS && tasksMean(run)?.tasks.join() !== most) return [];
+      if (value == null || skipped === null || (log && value <= 0)) return [];
       return [{
         panel: title,
         method: seriesOf(run),
@@ -65,6 +74,11 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
   const methods = [...new Set(lines.map(({ method }) => method))];
   const shown = PANELS.filter(({ title }) => lines.some(({ panel }) => panel === title));
   const title = "Quality against sparsity";
+  const domainOf = (panel: string): [number, number] => {
+    const values = points.filter((point) => point.panel === panel).map(({ value }) => value);
+    const least = values.reduce((a, b) => Math.min(a, b)), largest = values.reduce((a, b) => Math.max(a, b));
+    return [least / 1.05, Math.min(1.05 * largest, MOST_TIMES * least)];
+  };
   const dense = "isValid(datum.skipped) && datum.method == 'dense'";
   const plot = {
     title: {
@@ -73,7 +87,7 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
         `${runs[0]!.model.name}, ${
           runs[0]!.model.dtype
         }; all tokens sparse where nothing else is said; dotted: dense`,
-        "skipped: measured share of the blocks' multiply-adds, of tokens that ran sparse",
+        `skipped: measured share of the blocks' multiply-adds, of tokens that ran sparse; above ${MOST_TIMES} times the least nothing is drawn`,
       ],
     },
     columns: 2,
@@ -90,7 +104,7 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
         },
         {
           transform: [{ filter: "datum.method != 'dense'" }],
-          mark: { type: "line" as const, point: true, strokeWidth: 1.5 },
+          mark: { type: "line" as const, point: true, strokeWidth: 1.5, clip: log },
           encoding: {
             x: {
               field: "skipped",
@@ -103,7 +117,7 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
               field: "value",
               type: "quantitative" as const,
               title: null,
-              scale: log ? { type: "log" as const } : { zero: false },
+              scale: log ? { type: "log" as const, domain: domainOf(title), nice: false } : { zero: false },
               axis: { format: "~g", tickCount: 5 },
             },
             color: {
