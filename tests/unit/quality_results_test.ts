@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { qualityFigure, skippedShare } from "../../src/analyze/quality.ts";
+import { qualityFigure, seriesOf, skippedShare } from "../../src/analyze/quality.ts";
 import {
   mergeQuality,
   parseQuality,
@@ -126,6 +126,16 @@ test("mergeQuality: joins one recipe's files task by task, keeps apart what is n
   );
 });
 
+test("seriesOf: a method with what is not usual of it; dense is dense, however prompts would have run", () => {
+  assert.equal(seriesOf(read(qualityDocument())), "by-site");
+  assert.equal(seriesOf(read(qualityDocument({ prefill: "dense" }))), "by-site, prefill dense");
+  assert.equal(seriesOf(read(qualityDocument({ method: null, prefill: "dense" }), "dense.json")), "dense");
+  assert.equal(
+    seriesOf(read(qualityDocument({ method: "r-sparse", rho: 0.95 }), "r-sparse-0.5.json")),
+    "r-sparse, rho 0.95",
+  );
+});
+
 test("tasksMean: the mean of shares, and of paired differences with their error", () => {
   const mean = tasksMean(read(qualityDocument()))!;
   assert.deepEqual(mean.tasks, ["piqa", "boolq"]);
@@ -155,6 +165,8 @@ test("compareAll: a ratio where as much was measured, the reason where not, noth
   assert.ok(Math.abs(of("by-site", "touched", "3").ours - 0.51) < 1e-12);
   assert.match(of("by-site", "tasks.mean8", "3, tasks").reason!, /^winogrande, sciq, .* not run$/);
   assert.equal(of("dense", "c4.perplexity", "2").theirs, 32.042);
+  // 21.84 of the second halves of pieces is no counterpart of a whole text's
+  assert.deepEqual(compared.filter(({ reference }) => reference.protocol !== undefined), []);
   const few = qualityDocument();
   few.tasks[0].n = 8;
   const some = compareAll([read(few)], REFERENCE).find(({ figure }) => figure === "wikitext2.perplexity")!;
