@@ -18,6 +18,8 @@ const MODES: readonly string[] = ["sparse", "r_sparse", "low_rank", "dense"];
 
 /** The recipe's tests of a site, one for all projections that share theirs; null where it chooses by other means. */
 export function testsOf(loaded: LoadedRecipe, layer: number, site: number): ChannelTest[] | null {
+  // neurons are chosen by what stands between gate and up and down
+  if (loaded.recipe.mlp !== undefined) return null;
   const tests: ChannelTest[] = [];
   for (const name of SITES[site]!) {
     const path = projectionPath(layer, name);

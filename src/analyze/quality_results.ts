@@ -193,6 +193,9 @@ export function parseQuality(text: string, name: string): QualityRun {
   const prefill = PREFILLS.find((one) => one === file["prefill"]) ??
     r.fail("prefill", file["prefill"], `one of ${PREFILLS.join(" ")}`);
   const recipe = file["recipe"] === null ? null : r.object(file["recipe"], "recipe");
+  if (file["part"] !== undefined) {
+    r.fail("part", file["part"], "a whole evaluation, such as eval --join gives,");
+  }
   const list = file["tasks"];
   if (!Array.isArray(list) || list.length === 0) r.fail("tasks", list, "a list of tasks");
   const tasks = list.map((task, i) => r.task(task, `tasks.${i}`, recipe !== null));

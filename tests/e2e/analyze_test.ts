@@ -82,21 +82,18 @@ test("analyze: a recipe, some figures, another layer and projection, results of 
     "-o",
     recipe,
   ]);
-  const { model } = await json<{ model: { name: string; parameters: number } }>([
-    "generate",
-    "-m",
-    stories(),
-    "-p",
-    "a",
-    "-n",
-    "1",
-  ]);
   mkdirSync(results);
-  const document = qualityDocument();
+  const rows = join(folder, "piqa.jsonl"), story = join(folder, "story.txt");
+  writeFileSync(story, "Once upon a time there was a little girl. ".repeat(20));
   writeFileSync(
-    join(results, "by-site-0.5.json"),
-    JSON.stringify({ ...document, model: { ...document.model, ...model } }),
+    rows,
+    [0, 1, 0].map((gold) => `${JSON.stringify({ ctx: "She was", choices: ["happy.", "sad."], gold })}\n`)
+      .join(""),
   );
+  const evaluate = ["eval", "-m", stories(), "--tasks", `piqa:${rows},text:${story}`, "--piece-length", "64"];
+  const sparse = await json([...evaluate, "--recipe", recipe]), dense = await json(evaluate);
+  writeFileSync(join(results, "r-sparse-0.5.json"), JSON.stringify(sparse));
+  writeFileSync(join(results, "dense.json"), JSON.stringify(dense));
   writeFileSync(join(results, "teal-0.5.json"), JSON.stringify(qualityDocument({ method: "teal" })));
   const args = [
     "analyze",
@@ -122,7 +119,10 @@ test("analyze: a recipe, some figures, another layer and projection, results of 
   assert.match(readFileSync(join(out, "kept.svg"), "utf8"), /sparse, by r-sparse for sparsity 0\.5/);
   // results of another model are not shown
   const numbers = readFileSync(join(out, "quality.csv"), "utf8");
-  assert.ok(numbers.includes(",by-site,") && !numbers.includes("teal"), numbers);
+  assert.ok(
+    numbers.includes("r-sparse, rho 0.9") && numbers.includes(",dense,") && !numbers.includes("teal"),
+    numbers,
+  );
 });
 
 test("analyze: wrong usage, files that can't be", { skip }, async () => {

@@ -92,6 +92,9 @@ function recipe(
     factors: () => null,
     scale,
     thresholds: () => null,
+    bias: () => null,
+    gains: new Map(),
+    mlpThresholds: null,
   };
 }
 
@@ -114,6 +117,8 @@ test("testsOf: one test for projections that share it; all and none; null for ot
   assert.deepEqual(scaled.map(({ names }) => names), [["qProj", "kProj"], ["vProj"]]);
   const other = { mode: "gated" } as unknown as ProjectionRecipe;
   assert.equal(testsOf(recipe([{}, other], none), 0, 0), null);
+  const cats = recipe([], none);
+  assert.equal(testsOf({ ...cats, recipe: { ...cats.recipe, mlp: { kind: "cats" } } }, 0, 0), null);
 });
 
 test("maskOf: above the threshold, equal is not; scores in float32", () => {
@@ -306,6 +311,18 @@ test("analyzeModel: a recipe that keeps everything, or nothing, is drawn", { ski
     assert.ok(csv.length > 0 && csv.every((line) => Number(line.split(",").at(-1)) === kept), csv.join("\n"));
     assert.equal("svg" in made[2]!, kept === 1);
   }
+});
+
+test("analyzeModel: a recipe that skips neurons has no masks to show, and says so", { skip }, async () => {
+  await using dense = await open();
+  const options = { text: textFor(dense), source: "s", sparsity: 0.2, method: "cats", tokens: 300 } as const;
+  await using model = await open(await calibrateModel(dense, options));
+  const [activations, ...others] = await analyze(model, {
+    only: ["activations", "kept", "overlap", "bias-rank"],
+  });
+  assert.ok("svg" in activations! && !activations.csv.includes("threshold"));
+  const reason = "cats chooses channels by other means than a threshold on a projection's input";
+  assert.deepEqual(others, ["kept", "overlap", "bias-rank"].map((name) => ({ name, reason })));
 });
 
 test("analyzeModel: a signal ends it; what makes no sense is refused", { skip }, async () => {

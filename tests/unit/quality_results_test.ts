@@ -43,6 +43,7 @@ test("parseQuality: what rsparse eval writes", () => {
 test("parseQuality: refuses what does not fit, with its place", () => {
   const cases: [RegExp, (document: Loose) => void][] = [
     [/prefill: "some" found/, (d) => d.prefill = "some"],
+    [/part: an object found, a whole evaluation/, (d) => d.part = { number: 1, of: 2 }],
     [/model: nothing found/, (d) => delete d.model],
     [/model\.parameters: -1 found/, (d) => d.model.parameters = -1],
     [/engine\.kernels: nothing found/, (d) => delete d.engine.kernels],
