@@ -10,6 +10,7 @@ import { addEngineOptions, addModelOption, decimal, integer, type RunOptions } f
 import { type CliContext, formatBytes } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
+import { baseName, readText } from "../text_file.ts";
 
 interface CalibrateCommandOptions
   extends Pick<RunOptions, "model" | "threads" | "kernels" | "dtype" | "kv" | "seed"> {
@@ -40,8 +41,6 @@ const METHODS: readonly CalibrationMethod[] = [
   "griffin",
   "relufication",
 ];
-/** A text is read whole; 8,192 tokens are about 40 kB. */
-const MAX_TEXT_BYTES = 64 << 20;
 
 /** Adds the command. */
 export function register(program: Command, context: CliContext): void {
@@ -170,38 +169,12 @@ async function calibrate(
   }
 }
 
-async function readText(platform: Platform, path: string): Promise<string> {
-  const found = await platform.stat(path);
-  if (found?.kind !== "file") {
-    throw new Error(
-      `Cannot read ${path}: ${found ? "it is a folder" : "there is no such file"}: check the path`,
-    );
-  }
-  if (found.size > MAX_TEXT_BYTES) {
-    throw new Error(
-      `Cannot read ${path}: ${formatBytes(found.size)} found, at most ${
-        formatBytes(MAX_TEXT_BYTES)
-      } wanted: give a part of it`,
-    );
-  }
-  const bytes = await (await platform.openBlob(path)).arrayBuffer();
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (cause) {
-    throw new Error(`Cannot read ${path}: it is not UTF-8 text`, { cause });
-  }
-}
-
 function parseJson(text: string, path: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
     throw new Error(`Cannot read ${path}: ${(cause as Error).message}`, { cause });
   }
-}
-
-function baseName(path: string): string {
-  return path.replace(/^.*[/\\]/, "");
 }
 
 /** Returns the bytes written. */
