@@ -98,6 +98,8 @@ export interface CalibrationSource {
   readonly tokens: number;
   /** SHA-256 of the text, lower-case hex; empty where there was none. */
   readonly sha256: string;
+  /** What thresholds were set on: the inputs of the model that runs sparse up to there, or dense. Absent where there are none, or someone gave them. */
+  readonly stream?: "sparse" | "dense";
 }
 
 /** A recipe without its tensors. */
@@ -408,7 +410,7 @@ function readRecipe(json: unknown): Recipe {
     );
   }
   const calibration = readObject(fields["calibration"], "calibration");
-  const sha256 = calibration["sha256"];
+  const sha256 = calibration["sha256"], stream = calibration["stream"];
   if (typeof sha256 !== "string" || !/^([0-9a-f]{64})?$/.test(sha256)) {
     throw badValue("calibration.sha256", `${show(sha256)} found, 64 hex digits wanted, or none`);
   }
@@ -434,6 +436,9 @@ function readRecipe(json: unknown): Recipe {
       source: readText(calibration["source"], "calibration.source"),
       tokens: readCount(calibration["tokens"], "calibration.tokens"),
       sha256,
+      ...stream === undefined
+        ? {}
+        : { stream: readWord(stream, "calibration.stream", ["sparse", "dense"] as const) },
     },
     keepDense: readCount(fields["keepDense"], "keepDense"),
     projections,

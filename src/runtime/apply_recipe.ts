@@ -49,21 +49,26 @@ export function applyRecipe(
   const before = arena.used, { memory } = arena;
   const packer = new FactorPacker(kernels, arena, workspace.packed);
   const rules = new Map(loaded.recipe.projections.map((p) => [p.path, p]));
+  const placeScale = (scale: Float32Array, matrix: Matrix): number => {
+    const at = arena.allocate(4 * padTo(matrix.nIn, 64));
+    new Float32Array(memory.buffer, at, scale.length).set(scale);
+    return at;
+  };
   for (const [l, { sites }] of weights.layers.entries()) {
     for (const { matrix, parts } of sites.flat()) {
       const paths = parts.map(({ name }) => projectionPath(l, name));
-      const scale = loaded.scale(paths[0]!);
-      let scaleAt = workspace.ones;
-      if (scale !== null) {
-        scaleAt = arena.allocate(4 * padTo(matrix.nIn, 64));
-        new Float32Array(memory.buffer, scaleAt, scale.length).set(scale);
-      }
+      let scale: Float32Array | null = null, scaleAt = workspace.ones;
       const factors = paths.map((path) => loaded.factors(path)), layouts = factorLayouts(matrix.layout);
       const v = packer.rows(layouts.v, matrix.nIn, factors.map((f) => f?.v ?? new Float32Array()));
       let firstRank = 0;
       for (const [i, p] of parts.entries()) {
         const { mode, threshold, rank: wanted } = rules.get(paths[i]!)!, f = factors[i]!;
         const rank = f === null ? 0 : wanted;
+        const own = loaded.scale(paths[i]!);
+        if (!sameValues(own, scale)) {
+          scale = own;
+          scaleAt = own === null ? workspace.ones : placeScale(own, matrix);
+        }
         const u = f === null ? null : packer.columns(layouts.u, rank, p.nOut, f.u);
         p.rule = { mode, threshold, scale: scaleAt, rank, v, firstRank, u };
         firstRank += rank;

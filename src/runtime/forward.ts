@@ -58,7 +58,7 @@ export interface Linear {
   readonly at: number;
   /** How it runs by a sparse rule. */
   readonly method: RunMethod;
-  /** Their rules differ at most in rank, firstRank and u. */
+  /** Where a recipe was loaded, their rules differ at most in rank, firstRank and u; calibration gives them any, which costs a product each. */
   readonly parts: readonly Projection[];
 }
 
@@ -345,7 +345,9 @@ export class Forward {
       k.fillZeroF32(y, m.nOutPadded);
     } else {
       const masks = linear.parts.map(({ name }) => forced?.(name) ?? null);
-      if (masks.some((mask) => mask !== null)) return this.#replay(linear, y, x, masks);
+      if (masks.some((mask) => mask !== null) || !shareMask(linear.parts)) {
+        return this.#replay(linear, y, x, masks);
+      }
       active = multiplyByRule(this.#team, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
     let rest = x;
@@ -476,7 +478,6 @@ export class Forward {
       } else {
         yield* this.#projectTokens(
           linear,
-          rule,
           to,
           yStride,
           x,
@@ -500,7 +501,6 @@ export class Forward {
   /** Sparse rule over many tokens: x masked, then the ordinary product; the low-rank part token by token. */
   *#projectTokens(
     linear: Linear,
-    rule: SparseRule,
     y: number,
     yStride: number,
     x: number,
@@ -511,29 +511,41 @@ export class Forward {
     exactFirst: boolean,
   ): Generator<void, void> {
     const k = this.#k, s = this.#s, m = linear.matrix, stride = s.strides.widest;
-    for (let t = 0; t < n; t++) {
-      const active = s.active + 4 * stride * t,
-        rest = s.rest + 4 * stride * t,
-        sparse = position + t >= sparseFrom;
-      const threshold = !sparse ? -1 : rule.mode === "low_rank" ? Infinity : rule.threshold;
-      const count = k.maskChannelsF32(
-        active,
-        rest,
-        x + 4 * xStride * t,
-        sparse ? rule.scale : s.ones,
-        threshold,
-        m.nIn,
-      );
-      k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
-      for (const p of linear.parts) if (sparse) this.#add(p, m, count);
-    }
-    if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(this.#team, y, yStride, m, n);
-    else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst);
-    for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
-      this.#addLowRank(linear.parts, y + 4 * yStride * t, s.rest + 4 * stride * t);
+    const isShared = shareMask(linear.parts);
+    for (const parts of isShared ? [linear.parts] : linear.parts.map((part) => [part])) {
+      const { rule, offset } = parts[0]!;
+      for (let t = 0; t < n; t++) {
+        const active = s.active + 4 * stride * t,
+          rest = s.rest + 4 * stride * t,
+          sparse = position + t >= sparseFrom;
+        const threshold = !sparse ? -1 : rule!.mode === "low_rank" ? Infinity : rule!.threshold;
+        const count = k.maskChannelsF32(
+          active,
+          rest,
+          x + 4 * xStride * t,
+          sparse ? rule!.scale : s.ones,
+          threshold,
+          m.nIn,
+        );
+        k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
+        for (const p of parts) if (sparse) this.#add(p, m, count);
+      }
+      const outputs = isShared ? undefined : { from: offset, to: offset + padTo(parts[0]!.nOut, 64) };
+      if (rule!.mode === "low_rank" && sparseFrom <= position) {
+        clearTokens(this.#team, y, yStride, m, n, outputs);
+      } else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst, outputs);
+      for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
+        this.#addLowRank(parts, y + 4 * yStride * t, s.rest + 4 * stride * t);
+      }
     }
     this.#addBiases(linear, y, yStride, n);
   }
+}
+
+/** Whether projections of one linear select the same channels. */
+function shareMask(parts: readonly Projection[]): boolean {
+  const first = parts[0]!.rule;
+  return parts.every(({ rule }) => rule?.threshold === first?.threshold && rule?.scale === first?.scale);
 }
 
 /** All projections of a block. */
