@@ -93,6 +93,14 @@ export interface SparsityCount {
   tokens: number;
 }
 
+/** Tokens of one of several sequences in a pass, which has them one after the other. */
+export interface Span {
+  readonly cache: KvCache;
+  /** Of its first token. */
+  readonly position: number;
+  readonly count: number;
+}
+
 /** Settings of one pass. */
 export interface PassOptions {
   /** Tokens at this position and later run by their projections' rules; those before it dense. Infinity: all dense. */
@@ -112,6 +120,15 @@ export interface PassOptions {
   ) => void;
   /** Gives the mask of a projection and position instead of its rule's test, for replays; null keeps the test. */
   readonly forceMask?: (layer: number, name: ProjectionName, position: number) => Uint8Array | null;
+}
+
+/** The same for one sequence or several. */
+export interface RunOptions extends PassOptions {
+  /**
+   * Several sequences instead of the one whose position and cache were given. Their tokens all run sparse (`sparseFrom` 0) or all dense (Infinity), always in the
+   * way of many: a token's result is the same whatever runs beside it.
+   */
+  readonly spans?: readonly Span[];
 }
 
 /** Tokens of a head that a part attends for. */
@@ -152,15 +169,19 @@ export class Forward {
     ids: readonly number[],
     position: number,
     cache: KvCache,
-    options: PassOptions,
+    options: RunOptions,
   ): Generator<void, void> {
     const team = this.#team, k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
     this.#pass = { kept: 0, dense: 0 };
     for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
-    this.angles(position, n);
+    let first = 0;
+    for (const span of options.spans ?? [{ position, count: n }]) {
+      this.angles(span.position, span.count, first);
+      first += span.count;
+    }
     // one token's layer is too short to be timed, and the head is a third of the token
-    const isDecode = n === 1 && options.exactFirst !== true;
+    const isDecode = n === 1 && options.exactFirst !== true && options.spans === undefined;
     if (isDecode) team.begin("decode", 1);
     for (let l = 0; l < w.layers.length; l++) {
       if (!isDecode) team.begin("prefill", n);
@@ -198,12 +219,17 @@ export class Forward {
     position: number,
     n: number,
     cache: KvCache,
-    options: PassOptions,
+    options: RunOptions,
   ): Generator<void, void> {
     const s = this.#s, { strides } = s, { x, stride } = this.inputOf(site);
     if (site === 0) {
       yield* this.#site(l, site, s.qkv, strides.qkv, x, stride, position, n, options);
-      yield* this.#attend(l, position, n, cache);
+      this.#turn(n);
+      let first = 0;
+      for (const span of options.spans ?? [{ position, count: n, cache }]) {
+        yield* this.#attend(l, span, first);
+        first += span.count;
+      }
     } else if (site === 2) {
       yield* this.#site(l, site, s.gateUp, strides.gateUp, x, stride, position, n, options);
       this.#rows(n, (k, t) => {
@@ -216,17 +242,17 @@ export class Forward {
     }
   }
 
-  /** cos and sin of n positions, for all layers. */
-  angles(position: number, n: number): void {
+  /** cos and sin of n positions, for all layers; of the pass's tokens from `first` on. */
+  angles(position: number, n: number, first: number = 0): void {
     const s = this.#s, w = this.#w, nPairs = w.config.ropeDim / 2;
     for (let t = 0; t < n; t++) {
-      this.#k.ropeAnglesF64(s.cosSin + 8 * nPairs * t, w.ropeFrequencies, nPairs, position + t);
+      this.#k.ropeAnglesF64(s.cosSin + 8 * nPairs * (first + t), w.ropeFrequencies, nPairs, position + t);
     }
   }
 
-  /** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`. */
-  *#attend(l: number, position: number, n: number, cache: KvCache): Generator<void, void> {
-    const team = this.#team, k = this.#k, s = this.#s, { strides } = s;
+  /** Turns q and k of all tokens. */
+  #turn(n: number): void {
+    const s = this.#s, { strides } = s;
     const { numAttentionHeads, numKeyValueHeads, headDim, ropeDim, ropeInterleaved } = this.#w.config;
     const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0, keys = s.qkv + 4 * strides.q;
     this.#rows(n, (k, t) => {
@@ -234,6 +260,14 @@ export class Forward {
       k.ropeF32(s.qkv + row, angles, numAttentionHeads, headDim, nPairs, interleaved);
       k.ropeF32(keys + row, angles, numKeyValueHeads, headDim, nPairs, interleaved);
     });
+  }
+
+  /** Stores k and v of a sequence's tokens, which are those of the pass from `from` on, and attends: [q | k | v] to `attended`. */
+  *#attend(l: number, { position, count: n, cache }: Span, from: number): Generator<void, void> {
+    const team = this.#team, k = this.#k, s = this.#s, { strides } = s;
+    const { numAttentionHeads, numKeyValueHeads, headDim } = this.#w.config;
+    const qkv = s.qkv + 4 * strides.qkv * from, attended = s.attended + 4 * strides.q * from;
+    const keys = qkv + 4 * strides.q;
     const isF32 = cache.type === "f32", group = numAttentionHeads / numKeyValueHeads;
     (isF32 ? k.storeKvF32 : k.storeKvBf16)(
       cache.table,
@@ -256,8 +290,8 @@ export class Forward {
           const head = first + Math.floor(i / blocks), t = ATTENTION_TOKENS * (i % blocks);
           const at = 4 * head * group * headDim, count = Math.min(ATTENTION_TOKENS, n - t);
           attend(
-            s.attended + at + 4 * strides.q * t,
-            s.qkv + at + 4 * strides.qkv * t,
+            attended + at + 4 * strides.q * t,
+            qkv + at + 4 * strides.qkv * t,
             cache.table,
             cache.tile(l, head),
             scratch,
@@ -452,7 +486,7 @@ export class Forward {
     xStride: number,
     position: number,
     n: number,
-    options: PassOptions,
+    options: RunOptions,
   ): Generator<void, void> {
     const { observe, forceMask, sparseFrom, exactFirst = false } = options, s = this.#s;
     observe?.(l, SITES[site]!, x, xStride, n);
@@ -460,7 +494,7 @@ export class Forward {
     for (const linear of this.#w.layers[l]!.sites[site]!) {
       const to = y + 4 * linear.at, rule = linear.parts[0]!.rule;
       const allDense = rule === null || rule.mode === "dense" || sparseFrom >= position + n;
-      if ((n === 1 && !exactFirst) || (!allDense && forceMask !== undefined)) {
+      if ((n === 1 && !exactFirst && options.spans === undefined) || (!allDense && forceMask !== undefined)) {
         for (let t = 0; t < n; t++) {
           const at = position + t,
             forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
