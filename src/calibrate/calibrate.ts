@@ -37,8 +37,8 @@ export type CalibrationMethod = typeof CALIBRATION_METHODS[number];
 
 /** Settings of {@linkcode calibrateModel}. */
 export interface CalibrateOptions {
-  /** The text to read. */
-  readonly text: string;
+  /** The text to read; or several documents, each followed by token 0, as evaluation has C4. */
+  readonly text: string | readonly string[];
   /** What to call it in the recipe. */
   readonly source: string;
   /** Default `by-site`; `r-sparse` where there is a `rho` or `compat` is `official`, which no other method has. */
@@ -131,8 +131,7 @@ function planCalibration(options: CalibrateOptions): Plan {
 export async function calibrateModel(model: Model, options: CalibrateOptions): Promise<LoadedRecipe> {
   const plan = planCalibration(options), { method, sparsity, rho, compat } = plan, { config } = model;
   if (model.recipe !== null) throw new RangeError("the model has a recipe: load it without one to calibrate");
-  const encode = (text: string): number[] => model.description.tokenizer.encode(text);
-  const ids = await encodeText(encode, options.text, { most: plan.tokens, signal: options.signal });
+  const ids = await tokensOf(model, options.text, plan.tokens, options.signal);
   if (ids.length < 2) {
     throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
   }
@@ -194,6 +193,23 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   } finally {
     for (const part of model.engine.weights.layers.flatMap(projectionsOf)) part.rule = null;
   }
+}
+
+/** The first tokens of a text or of documents. */
+async function tokensOf(
+  model: Model,
+  text: CalibrateOptions["text"],
+  most: number,
+  signal?: AbortSignal,
+): Promise<number[]> {
+  const encode = (text: string): number[] => model.description.tokenizer.encode(text);
+  if (typeof text === "string") return await encodeText(encode, text, { most, signal });
+  const ids: number[] = [];
+  for (const document of text) {
+    if (ids.length >= most) break;
+    ids.push(...await encodeText(encode, document, { most: most - ids.length, signal }), 0);
+  }
+  return ids.slice(0, most);
 }
 
 /** The share of a projection's scores below its threshold at a sparsity. */
@@ -270,9 +286,14 @@ export async function recipeFromThresholds(
   );
 }
 
+/** What a text's hash is taken of: documents as lines of JSON. */
+function textBytes(text: CalibrateOptions["text"]): string {
+  return typeof text === "string" ? text : text.map((document) => `${JSON.stringify(document)}\n`).join("");
+}
+
 async function describe(
   model: Model,
-  options: { readonly text: string; readonly source: string; readonly seed?: number },
+  options: { readonly text: CalibrateOptions["text"]; readonly source: string; readonly seed?: number },
   made: Pick<Recipe, "method" | "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense"> & {
     readonly tokens: number;
     readonly stream?: "sparse" | "dense";
@@ -287,7 +308,7 @@ async function describe(
     calibration: {
       source: options.source,
       tokens,
-      sha256: options.text === "" ? "" : await model.platform.sha256([new Blob([options.text])]),
+      sha256: options.text === "" ? "" : await model.platform.sha256([new Blob([textBytes(options.text)])]),
       ...stream === undefined ? {} : { stream },
     },
     ...rest,

@@ -269,6 +269,19 @@ test("calibrate: wrong usage and files that can't be had", withStories, async ()
     "--tokens",
     "32",
   ]);
+  const lines = join(folder, "documents.jsonl"), made = join(folder, "made.safetensors");
+  writeFileSync(lines, '{"text":"Once upon a time"}\n{"text":"Lily ran."}\n');
+  await json(["calibrate", "-m", stories(), "--data", lines, "-o", made]);
+  const { calibration } = await json<{ calibration: { source: string; tokens: number } }>(["inspect", made]);
+  const tokens = await json<number[][]>(["tokenize", "-m", stories(), "--batch"], {
+    input: JSON.stringify(["Once upon a time", "Lily ran."]),
+  });
+  // each of them followed by one; tokenize puts BOS first, calibration does not
+  assert.deepEqual([calibration.source, calibration.tokens], ["documents.jsonl", tokens.flat().length]);
+  writeFileSync(lines, '{"text":"Once upon a time"}\n{"txt":"Lily ran."}\n');
+  await failure(1, /documents\.jsonl: at byte \d+: line 2: text: nothing found/, [
+    ...["calibrate", "-m", stories(), "--data", lines],
+  ]);
   writeFileSync(join(folder, "latin1.txt"), new Uint8Array([0x63, 0x61, 0x66, 0xe9]));
   await failure(1, /latin1\.txt: it is not UTF-8/, [
     "calibrate",

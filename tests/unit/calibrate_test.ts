@@ -34,12 +34,14 @@ function textOf(model: Model): string {
 }
 
 /** As calibration cuts it: its pieces are longer than this model's context. */
-function piecesOf(model: Model): number[][] {
-  const ids = model.description.tokenizer.encode(textOf(model)).slice(0, 400),
-    { contextLength } = model.engine;
+function piecesOf(
+  model: Model,
+  ids: readonly number[] = model.description.tokenizer.encode(textOf(model)).slice(0, 400),
+): number[][] {
+  const { contextLength } = model.engine;
   assert.ok(contextLength <= 512);
   return Array.from(
-    { length: Math.ceil(400 / contextLength) },
+    { length: Math.ceil(ids.length / contextLength) },
     (_, i) => ids.slice(contextLength * i, contextLength * (i + 1)),
   );
 }
@@ -189,6 +191,20 @@ test(
     assert.ok(between < alone / 3, `${between} ${alone}`);
   },
 );
+
+test("calibrateModel: documents are each followed by token 0", { skip }, async () => {
+  const model = await denseModel(), text = [textOf(model).slice(0, 70), "x", textOf(model).slice(70, 140)];
+  const { recipe } = await calibrate({ text, method: "teal", stream: "dense" });
+  const ids = text.flatMap((document) => [...model.description.tokenizer.encode(document), 0]);
+  assert.ok(ids.length < 400);
+  assert.equal(recipe.calibration.tokens, ids.length);
+  const observers = await observe(model, piecesOf(model, ids));
+  for (const { path, threshold } of recipe.projections) {
+    assert.equal(threshold, observers.get(path)!.quantile(0.5), path);
+  }
+  const cut = await calibrate({ text, method: "teal", stream: "dense", tokens: 60 });
+  assert.equal(cut.recipe.calibration.tokens, 60);
+});
 
 test("correct: a ratio, where there is one", () => {
   assert.equal(correct(2, 3, 1.5), 4);

@@ -44,7 +44,10 @@ export function register(program: Command, context: CliContext): void {
   const command = program.command("calibrate")
     .description("watch a model read a text, and write the recipe by which it runs sparse");
   addEngineOptions(addModelOption(command))
-    .option("--data <file>", "text to read, UTF-8; without it passages of novels that come with rsparse")
+    .option(
+      "--data <file>",
+      "text to read, UTF-8, or with a name in .jsonl documents, {text} in each line; without it passages of novels that come with rsparse",
+    )
     .option("--tokens <n>", "tokens to read of it", integer(2))
     .option(
       "--sparsity <s>",
@@ -189,10 +192,10 @@ async function calibrate(
     }
     const { text, source } = options.data === undefined
       ? await (await import("../../calibrate/default_text.ts")).defaultCalibrationText()
-      : { text: await readText(platform, options.data), source: baseName(options.data) };
+      : { text: await readData(platform, options.data), source: baseName(options.data) };
     const rho = options.rho ?? (method === "r-sparse" ? DEFAULT_RHO : undefined);
     const settings = { method, tokens, sparsity, rho, compat, stream, dialStreams };
-    state = await open({ ...settings, text: await platform.sha256([new Blob([text])]) });
+    state = await open({ ...settings, text: await platform.sha256([new Blob([JSON.stringify(text)])]) });
     const checkpoint = state ?? undefined;
     const loaded = await calibrateModel(model, {
       ...settings,
@@ -245,16 +248,20 @@ async function openState(
   return state;
 }
 
+/** A text, or the documents of a file of JSON lines, gzip or not. */
+async function readData(platform: Platform, path: string): Promise<string | readonly string[]> {
+  if (!/\.jsonl(\.gz)?$/.test(path)) return await readText(platform, path);
+  const { parseRows, readDocument, readText: readRows } = await import("../../eval/rows.ts");
+  await checkFile(platform, path);
+  const text = await readRows(await platform.openBlob(path), path);
+  return parseRows(text, path, readDocument).map(({ row }) => row);
+}
+
 async function readText(platform: Platform, path: string): Promise<string> {
-  const found = await platform.stat(path);
-  if (found?.kind !== "file") {
+  const size = await checkFile(platform, path);
+  if (size > MAX_TEXT_BYTES) {
     throw new Error(
-      `Cannot read ${path}: ${found ? "it is a folder" : "there is no such file"}: check the path`,
-    );
-  }
-  if (found.size > MAX_TEXT_BYTES) {
-    throw new Error(
-      `Cannot read ${path}: ${formatBytes(found.size)} found, at most ${
+      `Cannot read ${path}: ${formatBytes(size)} found, at most ${
         formatBytes(MAX_TEXT_BYTES)
       } wanted: give a part of it`,
     );
@@ -265,6 +272,15 @@ async function readText(platform: Platform, path: string): Promise<string> {
   } catch (cause) {
     throw new Error(`Cannot read ${path}: it is not UTF-8 text`, { cause });
   }
+}
+
+/** Returns its size. */
+async function checkFile(platform: Platform, path: string): Promise<number> {
+  const found = await platform.stat(path);
+  if (found?.kind === "file") return found.size;
+  throw new Error(
+    `Cannot read ${path}: ${found ? "it is a folder" : "there is no such file"}: check the path`,
+  );
 }
 
 function parseJson(text: string, path: string): unknown {
