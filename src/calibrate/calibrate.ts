@@ -49,7 +49,7 @@ export interface CalibrateOptions {
   readonly sparsity: number;
   /** Share of the kept compute that goes to channels, [0, 1]; the rest buys rank. Default 1; `low-rank` has 0, other methods than `r-sparse` 1. */
   readonly rho?: number;
-  /** `official`: one piece of 512 tokens, every position sparse, for `r-sparse` alone. `corrected` (default): more text, position 0 dense. */
+  /** `official`: one piece of 512 tokens, every position sparse, for `r-sparse` alone. `corrected` (default): more text. */
   readonly compat?: "official" | "corrected";
   /**
    * What the thresholds of a projection are set on: what the model hands on that runs `sparse` up to there, or that runs `dense`. Default: `sparse`, but for
@@ -61,6 +61,11 @@ export interface CalibrateOptions {
    * what it sees there; default 0.25, 0.5 and 0.7, which takes three quarters more time. None: the dial is best near the recipe's own sparsity.
    */
   readonly dialStreams?: readonly number[];
+  /**
+   * The first so many positions of a sequence that always run dense. Default as what the methods were measured with: 0 on the sparse stream (quality.md section 2), else 1
+   * (rsparse.md section 6); official: 0.
+   */
+  readonly keepDense?: number;
   /** Recorded; nothing here is random. */
   readonly seed?: number;
   /** Keeps what is done, and has what an earlier run with the same settings, text and model kept. */
@@ -85,6 +90,7 @@ interface Plan {
   readonly compat: "official" | "corrected";
   readonly stream: "sparse" | "dense";
   readonly tokens: number;
+  readonly keepDense: number;
 }
 
 function planCalibration(options: CalibrateOptions): Plan {
@@ -118,7 +124,11 @@ function planCalibration(options: CalibrateOptions): Plan {
   if (!Number.isInteger(tokens) || tokens < 2) {
     throw new RangeError(`tokens: ${tokens} found, at least 2 wanted`);
   }
-  return { method, sparsity, rho, compat, stream, tokens };
+  const keepDense = options.keepDense ?? (isOfficial || stream === "sparse" ? 0 : 1);
+  if (!Number.isInteger(keepDense) || keepDense < 0 || (isOfficial && keepDense !== 0)) {
+    throw new RangeError(`keepDense: ${keepDense} found, a count wanted, official: 0`);
+  }
+  return { method, sparsity, rho, compat, stream, tokens, keepDense };
 }
 
 /**
@@ -129,7 +139,8 @@ function planCalibration(options: CalibrateOptions): Plan {
  * @throws {RangeError} If a share is out of range, options don't go together, or the text is too short.
  */
 export async function calibrateModel(model: Model, options: CalibrateOptions): Promise<LoadedRecipe> {
-  const plan = planCalibration(options), { method, sparsity, rho, compat } = plan, { config } = model;
+  const plan = planCalibration(options), { config } = model;
+  const { method, sparsity, rho, compat, keepDense } = plan;
   if (model.recipe !== null) throw new RangeError("the model has a recipe: load it without one to calibrate");
   const ids = await tokensOf(model, options.text, plan.tokens, options.signal);
   if (ids.length < 2) {
@@ -159,7 +170,6 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
         mode: modeOf(rho),
       };
     });
-    const keepDense = compat === "official" ? 0 : 1;
     const made = { method, sparsity, points, rho, compat, projections, tokens: ids.length, keepDense };
     return await describe(model, options, rho === 0 ? made : { ...made, stream: plan.stream });
   };
@@ -176,7 +186,7 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
       sparsity,
       ids,
       stream: plan.stream,
-      keepDense: compat === "official" ? 0 : 1,
+      keepDense,
       pieceLength: plan.stream === "sparse" ? STREAM_PIECE : PIECE,
       dialStreams: options.dialStreams,
       shareAt,

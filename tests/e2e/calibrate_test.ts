@@ -160,14 +160,17 @@ test(
     for (const [i, way] of ways.entries()) {
       const args = ["calibrate", "-m", stories(), "--tokens", "2000", ...way, "-o"];
       await json([...args, whole]);
-      // inputs alone; a scale and factors, or a first block; in the middle; nearly all
+      // inputs alone; a scale and factors, or a first block; in the middle; nearly all. A busy machine may let it end before it is killed.
+      let left = 0;
       for (const files of i === 0 ? [1, 2, 3] : [1, 2, 20, 37]) {
         await killAt([...args, out], state, files);
-        assert.ok(!existsSync(out) || !existsSync(state), "a result, and still something to go on with");
+        if (existsSync(state)) left++;
+        else rmSync(out);
       }
-      const { code, stderr } = await rsparse([...args, out]);
+      assert.ok(left >= 2, `${way}: ${left} kills left something to go on with`);
+      const isLeft = existsSync(state), { code, stderr } = await rsparse([...args, out]);
       assert.equal(code, 0, stderr);
-      assert.match(stderr, /^going on with what an earlier run left in .*\.state$/m);
+      assert.equal(/^going on with what an earlier run left in .*\.state$/m.test(stderr), isLeft);
       assert.ok(readFileSync(out).equals(readFileSync(whole)), `${way}: another file`);
       assert.deepEqual(readdirSync(folder).sort(), ["out.safetensors", "whole.safetensors"]);
       rmSync(out);

@@ -22,6 +22,7 @@ interface CalibrateCommandOptions
   readonly method?: CalibrationMethod;
   readonly stream?: "sparse" | "dense";
   readonly dialStreams?: readonly number[];
+  readonly keepDense?: number;
   readonly compat: "corrected" | "official";
   readonly thresholds?: string;
   readonly output?: string;
@@ -77,10 +78,15 @@ export function register(program: Command, context: CliContext): void {
       "sparsities at which the model runs besides, so that the dial is good there too; none: quickest (default: 0.25,0.5,0.7)",
       dialStreams,
     )
+    .option(
+      "--keep-dense <n>",
+      "the first n positions always run dense (default: 0; with --stream dense 1)",
+      integer(0),
+    )
     .addOption(
       new Option(
         "--compat <arithmetic>",
-        "official: one piece of 512 tokens, no position kept dense, as the paper's code; corrected: 8,192 tokens, the first position dense",
+        "official: one piece of 512 tokens, no position kept dense, as the paper's code; corrected: 8,192 tokens",
       )
         .choices(["corrected", "official"]).default("corrected"),
     )
@@ -118,11 +124,11 @@ export function register(program: Command, context: CliContext): void {
 function methodOf(options: CalibrateCommandOptions): CalibrationMethod {
   const { thresholds, compat, stream } = options;
   const isOfficial = compat === "official";
-  for (const other of ["data", "tokens", "sparsity", "rho", "stream", "dialStreams"] as const) {
+  for (const other of ["data", "tokens", "sparsity", "rho", "stream", "dialStreams", "keepDense"] as const) {
     if (thresholds !== undefined && options[other] !== undefined) {
       throw new UsageError(
         `Cannot take both --thresholds and --${
-          other === "dialStreams" ? "dial-streams" : other
+          other.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
         }: the file says it all`,
       );
     }
@@ -132,6 +138,9 @@ function methodOf(options: CalibrateCommandOptions): CalibrationMethod {
   if (method !== "r-sparse" && own) {
     const other = thresholds !== undefined ? "thresholds" : isOfficial ? "compat official" : "rho";
     throw new UsageError(`Cannot take --${other} with --method ${method}: r-sparse alone has it`);
+  }
+  if (isOfficial && (options.keepDense ?? 0) > 0) {
+    throw new UsageError("Cannot take --keep-dense with --compat official: it keeps no position dense");
   }
   if (stream === "sparse" && isOfficial) {
     throw new UsageError(
@@ -166,7 +175,8 @@ async function calibrate(
   method: CalibrationMethod,
 ): Promise<{ loaded: LoadedRecipe; state: CalibrateState | null }> {
   const { calibrateModel, recipeFromThresholds } = await import("../../calibrate/calibrate.ts");
-  const { compat, stream, dialStreams, tokens, seed, output, sparsity = DEFAULT_SPARSITY } = options;
+  const { compat, stream, dialStreams, keepDense, tokens, seed, output, sparsity = DEFAULT_SPARSITY } =
+    options;
   const { signal, progress, platform } = context;
   const onProgress = (
     { phase, done, total }: { phase: "factors" | "thresholds"; done: number; total: number },
@@ -194,7 +204,7 @@ async function calibrate(
       ? await (await import("../../calibrate/default_text.ts")).defaultCalibrationText()
       : { text: await readData(platform, options.data), source: baseName(options.data) };
     const rho = options.rho ?? (method === "r-sparse" ? DEFAULT_RHO : undefined);
-    const settings = { method, tokens, sparsity, rho, compat, stream, dialStreams };
+    const settings = { method, tokens, sparsity, rho, compat, stream, dialStreams, keepDense };
     state = await open({ ...settings, text: await platform.sha256([new Blob([JSON.stringify(text)])]) });
     const checkpoint = state ?? undefined;
     const loaded = await calibrateModel(model, {
