@@ -6,6 +6,7 @@ import { createSvd, type Svd } from "./svd.ts";
 import { TensorReader } from "./tensor_reader.ts";
 import { loadKernelModule } from "../kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
+import { calibrateNeurons } from "./neurons.ts";
 import { planBudget, siteShares } from "../recipe/budget.ts";
 import { dialPoints } from "../recipe/dial.ts";
 import { isJsonObject } from "../format/json.ts";
@@ -28,10 +29,21 @@ import type { Model } from "../runtime/model.ts";
 import { nextTurn } from "../runtime/turn.ts";
 
 /**
+/**
  * How {@linkcode calibrateModel} chooses what to skip: `by-site`, |x|, more of down and o; `teal`, |x|, the same share everywhere; `wina`, |x| times the
- * column's norm; `r-sparse`, |x| or, with rank, |x| times the column's norm; `low-rank`, rank alone.
+ * column's norm; `r-sparse`, |x| or, with rank, |x| times the column's norm; `low-rank`, rank alone; `cats`, `griffin` and `relufication` skip neurons of the
+ * MLP (`neurons.ts`).
  */
-export const CALIBRATION_METHODS = ["by-site", "r-sparse", "teal", "wina", "low-rank"] as const;
+export const CALIBRATION_METHODS = [
+  "by-site",
+  "r-sparse",
+  "teal",
+  "wina",
+  "low-rank",
+  "cats",
+  "griffin",
+  "relufication",
+] as const;
 /** One of {@linkcode CALIBRATION_METHODS}. */
 export type CalibrationMethod = typeof CALIBRATION_METHODS[number];
 
@@ -93,6 +105,11 @@ interface Plan {
   readonly keepDense: number;
 }
 
+/** Methods that skip neurons: what is observed, and how, is theirs. */
+function isNeuronMethod(method: CalibrationMethod): method is "cats" | "griffin" | "relufication" {
+  return method === "cats" || method === "griffin" || method === "relufication";
+}
+
 function planCalibration(options: CalibrateOptions): Plan {
   const { sparsity, compat = "corrected" } = options, isOfficial = compat === "official";
   const method = options.method ?? (isOfficial || options.rho !== undefined ? "r-sparse" : "by-site");
@@ -107,7 +124,11 @@ function planCalibration(options: CalibrateOptions): Plan {
   if (isOfficial && method !== "r-sparse") {
     throw new RangeError(`compat: official found with ${method}, r-sparse alone has it`);
   }
-  const stream = options.stream ?? (method === "r-sparse" || method === "low-rank" ? "dense" : "sparse");
+  if (isNeuronMethod(method) && options.stream !== undefined) {
+    throw new RangeError(`stream: ${options.stream} found, ${method} has no choice`);
+  }
+  const isDense = method === "r-sparse" || method === "low-rank" || isNeuronMethod(method);
+  const stream = options.stream ?? (isDense ? "dense" : "sparse");
   if (stream === "sparse" && (isOfficial || rho === 0)) {
     throw new RangeError(
       isOfficial
@@ -145,6 +166,17 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   const ids = await tokensOf(model, options.text, plan.tokens, options.signal);
   if (ids.length < 2) {
     throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
+  }
+  if (isNeuronMethod(method)) {
+    const { signal, onProgress } = options;
+    const onTokens = (done: number, total: number): void =>
+      onProgress?.({ phase: "thresholds", done, total });
+    const source = method === "griffin" ? { text: "", source: "none" } : {};
+    return await calibrateNeurons(
+      model,
+      { method, ids, sparsity, signal, keepDense, onTokens },
+      (made) => describe(model, { ...options, ...source }, { ...made, method, compat }),
+    );
   }
   const scaled = method === "wina" || (rho > 0 && rho < 1);
   const rankOf = (name: ProjectionName): number =>
@@ -304,10 +336,9 @@ function textBytes(text: CalibrateOptions["text"]): string {
 async function describe(
   model: Model,
   options: { readonly text: CalibrateOptions["text"]; readonly source: string; readonly seed?: number },
-  made: Pick<Recipe, "method" | "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense"> & {
-    readonly tokens: number;
-    readonly stream?: "sparse" | "dense";
-  },
+  made:
+    & Pick<Recipe, "method" | "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense" | "mlp">
+    & { readonly tokens: number; readonly stream?: "sparse" | "dense" },
 ): Promise<Recipe> {
   const { tokens, stream, ...rest } = made;
   return {

@@ -1,6 +1,7 @@
 /** One sequence and several of a tiny model: positions, pages and errors. What its logits should be, tests/golden says. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { calibrateModel } from "../../src/calibrate/calibrate.ts";
 import { type Branch, ContextError, Model, type Session } from "../../src/mod.ts";
 import { largestError, recipeOfThreshold } from "../support/golden.ts";
 import { assertSameBits } from "../support/kernels.ts";

@@ -36,7 +36,16 @@ const DEFAULT_SPARSITY = 0.4;
  */
 const DEFAULT_RHO = 1;
 /** Apart from the module with that list, which is only loaded when it is needed. */
-const METHODS: readonly CalibrationMethod[] = ["by-site", "r-sparse", "teal", "wina", "low-rank"];
+const METHODS: readonly CalibrationMethod[] = [
+  "by-site",
+  "r-sparse",
+  "teal",
+  "wina",
+  "low-rank",
+  "cats",
+  "griffin",
+  "relufication",
+];
 /** A text is read whole; 8,192 tokens are about 40 kB. */
 const MAX_TEXT_BYTES = 64 << 20;
 
@@ -64,7 +73,7 @@ export function register(program: Command, context: CliContext): void {
       new Option(
         "--method <m>",
         "how to choose what to skip: by-site and teal by |x|, by-site more of down and o; wina by |x| times the column's norm; r-sparse " +
-          "with low-rank factors for the rest (default: by-site; r-sparse with --rho, --thresholds or --compat official)",
+          "with low-rank factors for the rest; cats, griffin and relufication neurons of the MLP (default: by-site; r-sparse with --rho, --thresholds or --compat official)",
       ).choices(METHODS),
     )
     .addOption(
@@ -101,6 +110,9 @@ export function register(program: Command, context: CliContext): void {
     .option("--seed <n>", "recorded in the recipe; nothing here is random", integer(0, 0xffffffff))
     .action(async (options: CalibrateCommandOptions) => {
       const method = methodOf(options);
+      if (method === "relufication" && options.sparsity !== undefined) {
+        context.note(`--sparsity ${options.sparsity} has no say: relufication skips what ReLU leaves at 0`);
+      }
       const { output } = options;
       if (output !== undefined) await checkOutput(context.platform, output, "the recipe");
       const began = performance.now();
@@ -146,6 +158,17 @@ function methodOf(options: CalibrateCommandOptions): CalibrationMethod {
     throw new UsageError(
       "Cannot take --stream sparse with --compat official: its thresholds are set on the dense model",
     );
+  }
+  if (method === "griffin") {
+    for (const other of ["data", "tokens"] as const) {
+      if (options[other] === undefined) continue;
+      throw new UsageError(`Cannot take --${other} with --method griffin: it picks neurons by each prompt`);
+    }
+  }
+  const hasNoStream: readonly CalibrationMethod[] = ["cats", "griffin", "relufication"];
+  for (const [name, value] of [["stream", stream], ["dial-streams", options.dialStreams]] as const) {
+    if (value === undefined || !hasNoStream.includes(method)) continue;
+    throw new UsageError(`Cannot take --${name} with --method ${method}: it has no choice`);
   }
   if (stream !== undefined && (method === "low-rank" || options.rho === 0)) {
     throw new UsageError("Cannot take --stream where rank is all: there are no thresholds to set");
@@ -313,7 +336,7 @@ async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: strin
     const factors = loaded.factors(path), scale = loaded.scale(path);
     if (factors !== null || scale !== null) tensors.set(path, { factors, scale });
   }
-  const chunks = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded));
+  const chunks = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded), loaded);
   await writeFile(platform, path, chunks);
   return chunks.reduce((sum, chunk) => sum + chunk.length, 0);
 }
@@ -324,7 +347,12 @@ async function printRecipe(
   path: string | null,
   seconds: number,
 ): Promise<void> {
-  const { method, sparsity, projections } = loaded.recipe;
+  const { method, sparsity, projections, mlp, points } = loaded.recipe, own = points.indexOf(sparsity);
+  const neurons = mlp && {
+    kind: mlp.kind,
+    // of each layer, at the recipe's own sparsity
+    thresholds: Array.from(loaded.mlpThresholds ?? []).filter((_, i) => i % points.length === own),
+  };
   if (context.options.json) {
     return await context.printJson({
       recipe: path,
@@ -340,10 +368,22 @@ async function printRecipe(
         channels,
         sparsity,
       })),
+      ...(neurons && { mlp: neurons }),
     });
   }
+  if (neurons !== undefined) return await context.print(describeNeurons(neurons, sparsity));
   const rows = projections.map((
     { path, threshold, channels, rank },
   ) => [path, threshold.toPrecision(6), String(channels), String(rank)]);
   await context.print(formatTable([["projection", "threshold", "channels", "rank"], ...rows]));
+}
+
+function describeNeurons(
+  { kind, thresholds }: { readonly kind: string; readonly thresholds: readonly number[] },
+  sparsity: number,
+): string {
+  const whole = `${kind} skips ${(100 * sparsity).toFixed(1)} % of the blocks' weights`;
+  if (kind !== "cats") return whole;
+  const rows = thresholds.map((threshold, l) => [`model.layers.${l}.mlp`, threshold.toPrecision(6)]);
+  return `${whole}\n${formatTable([["layer", "|silu(gate)| above"], ...rows])}`;
 }
