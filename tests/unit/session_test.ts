@@ -360,6 +360,39 @@ test(
   },
 );
 
+test(
+  "Session.branchAsync: neurons that the sequence picks are as if the branch alone came next",
+  { skip },
+  async () => {
+    const text = "some text of no importance", source = "none";
+    const recipe = await calibrateModel(await open(), { text, source, method: "griffin", sparsity: 0.3 });
+    await using model = await open(FILE, { recipe });
+    const before = someIds(70, 2);
+    using session = model.session();
+    session.advance(before);
+    // dense positions of one must not pick for another
+    const branches = [Infinity, 70, 73, 70].map((sparseFrom, i) => ({
+      ids: someIds(i === 2 ? 140 : 6, 3 + i),
+      from: 0,
+      sparseFrom,
+    }));
+    const found = branches.map((): Float32Array[] => []);
+    for (let twice = 0; twice < 2; twice++) {
+      for (const rows of found) rows.length = 0;
+      await session.branchAsync(branches, (branch, _, logits) => void found[branch]!.push(logits.slice()));
+    }
+    for (const [i, branch] of branches.entries()) {
+      using alone = model.session();
+      alone.advance(before);
+      alone.prefillAll(
+        branch.ids,
+        (t, logits) => assertNear(found[i]![t]!, logits, `branch ${i}, token ${t}`),
+        { prefill: branch.sparseFrom },
+      );
+    }
+  },
+);
+
 function branchlessDecode(model: Model, before: readonly number[]): Float32Array {
   using session = model.session();
   session.advance(before);
