@@ -141,7 +141,7 @@ async function main(options: Options): Promise<void> {
     peers,
     missing,
   };
-  write(folder, merge(before(folder), results));
+  await write(folder, merge(before(folder), results));
 }
 
 /** What earlier runs left; null if there is nothing, or it is in another form. */
@@ -154,9 +154,9 @@ function before(folder: string): Results | null {
 }
 
 /** Replaces what an earlier run left. */
-function write(folder: string, results: Results): void {
+async function write(folder: string, results: Results): Promise<void> {
   mkdirSync(folder, { recursive: true });
-  const charts = chartsOf(results);
+  const charts = await chartsOf(results);
   for (const file of oldPlots(readdirSync(folder), charts)) rmSync(join(folder, file));
   for (const { file, svg } of charts) writeFileSync(join(folder, file), svg);
   writeFileSync(join(folder, "latest.json"), stringify(results));

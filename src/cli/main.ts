@@ -12,6 +12,7 @@ import process from "node:process";
 import { Command, CommanderError } from "commander";
 import { detectPlatform } from "../platform/detect.ts";
 import { VERSION } from "../version.ts";
+import * as analyze from "./commands/analyze.ts";
 import * as bench from "./commands/bench.ts";
 import * as calibrate from "./commands/calibrate.ts";
 import * as chat from "./commands/chat.ts";
@@ -40,6 +41,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   logits,
   calibrate,
   evaluate,
+  analyze,
   bench,
   demo,
 ];

@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Row } from "../../src/cli/bench/rows.ts";
 import { LEAST_BYTES } from "../../src/cli/bench/variants.ts";
-import { barChart } from "../../tools/bench/bars.ts";
 import { chartsOf, oldPlots, readSpeeds, roofLine, roofPoints } from "../../tools/bench/charts.ts";
 import { number, spread, table, times } from "../../tools/bench/markdown.ts";
 import {
@@ -28,7 +27,7 @@ import {
   stringify,
   SUITES,
 } from "../../tools/bench/schema.ts";
-import { panelChart, place, powers, ticks } from "../../tools/bench/svg.ts";
+import { assertWellFormed } from "../support/svg.ts";
 
 const GIVEN = { model: "m", quick: false, peers: false };
 
@@ -366,59 +365,6 @@ test("kernelsVersion: twelve digits of the SHA-256 of both builds, in their orde
   assert.notEqual(await kernelsVersion(bc, a), "kernels ba7816bf8f01");
 });
 
-test("place: linear and logarithmic axes; ticks and powers: round numbers around what is shown", () => {
-  assert.equal(place({ min: 0, max: 4 }, 1, 100, 300), 150);
-  assert.equal(place({ min: 1, max: 16, log: true }, 4, 300, 100), 200);
-  assert.deepEqual(ticks(1.5), [0, 0.5, 1, 1.5]);
-  assert.deepEqual(ticks(212, 6), [0, 50, 100, 150, 200, 250]);
-  assert.deepEqual(ticks(0.1), [0, 0.02, 0.04, 0.06, 0.08, 0.1]);
-  assert.deepEqual(ticks(0), [0, 1]);
-  assert.deepEqual(powers(0.3, 3), [0.25, 0.5, 1, 2, 4]);
-  assert.deepEqual(powers(2, 2), [2, 4]);
-});
-
-/** Whether every element that is opened is closed, and text is text. */
-function assertWellFormed(svg: string): void {
-  const open: string[] = [];
-  for (const [tag, end, name, self] of svg.matchAll(/<(\/?)([a-z]+)(?:\s[^<>]*?)?(\/?)>/g)) {
-    if (end) assert.equal(open.pop(), name, tag);
-    else if (!self) open.push(name!);
-  }
-  assert.deepEqual(open, []);
-  assert.doesNotMatch(svg, /NaN|Infinity|undefined/);
-  assert.doesNotMatch(svg.replace(/&#\d+;/g, ""), /&/);
-}
-
-test("panelChart, barChart: titles, labels and legends, in colours for light and dark pages", () => {
-  const axis = { label: "x & y", min: 0, max: 2, ticks: [0, 1, 2] };
-  const series = [{
-    name: "one < two",
-    look: 7,
-    dashed: true,
-    line: true,
-    points: [[0, 1], [2, 2]] as const,
-  }];
-  const panels = panelChart({
-    title: "T",
-    subtitle: "S",
-    columns: 2,
-    panels: [{ title: "P", x: axis, y: axis, series }],
-  });
-  const bars = barChart({
-    title: "T",
-    subtitle: "S",
-    unit: "tokens/s",
-    groups: [{ label: "deno", bars: [{ name: "dense", look: 0, value: 5, low: 4, high: 6 }] }],
-  });
-  for (const svg of [panels, bars]) {
-    assertWellFormed(svg);
-    assert.match(svg, /<title>T<\/title>/);
-    assert.match(svg, /prefers-color-scheme:dark/);
-  }
-  for (const shown of ["one &#60; two", "x &#38; y", ">P<"]) assert.ok(panels.includes(shown), shown);
-  for (const shown of [">dense<", ">deno<", ">tokens/s<", ">5.0<"]) assert.ok(bars.includes(shown), shown);
-});
-
 test("roofPoints: what was skipped is not counted; readSpeeds: the range over runs", () => {
   const [, deno] = sample().runs as [Run, Run];
   const half = roofPoints([deno]).find(({ row }) => row.sparsity === 0.5)!;
@@ -434,8 +380,8 @@ test("roofPoints: what was skipped is not counted; readSpeeds: the range over ru
   assert.deepEqual(roofLine(10, 4, 8, 1, 20), []);
 });
 
-test("chartsOf: a plot for everything that there are numbers for", () => {
-  const charts = chartsOf(sample());
+test("chartsOf: a plot for everything that there are numbers for", async () => {
+  const charts = await chartsOf(sample());
   assert.deepEqual(charts.map(({ file }) => file), [
     "decode.svg",
     "speedup-smollm2-135m.svg",
@@ -444,14 +390,14 @@ test("chartsOf: a plot for everything that there are numbers for", () => {
   for (const { svg } of charts) assertWellFormed(svg);
   assert.ok(charts[0]!.svg.includes("Decode speed, smollm2"));
   assert.ok(charts[2]!.svg.includes("deno: memory gives 20.0 GB/s"));
-  assert.deepEqual(chartsOf({ ...sample(), runs: [], peers: [] }), []);
+  assert.deepEqual(await chartsOf({ ...sample(), runs: [], peers: [] }), []);
 });
 
-test("oldPlots: plots that were not made this time, and nothing else", () => {
-  const charts = chartsOf(sample()), old = ["speedup-llama2-7b.svg", "speedup-tinyllama-1.1b.svg"];
+test("oldPlots: plots that were not made this time, and nothing else", async () => {
+  const charts = await chartsOf(sample()), old = ["speedup-llama2-7b.svg", "speedup-tinyllama-1.1b.svg"];
   const others = ["latest.json", "latest.md", "micro", "own.svg", "decode.svg.txt"];
   assert.deepEqual(oldPlots([...charts.map(({ file }) => file), ...old, ...others], charts), old);
-  const none = chartsOf({ ...sample(), runs: [], peers: [] });
+  const none = await chartsOf({ ...sample(), runs: [], peers: [] });
   assert.deepEqual(oldPlots(charts.map(({ file }) => file), none), charts.map(({ file }) => file));
 });
 
@@ -470,9 +416,9 @@ test("number, spread, times, table: short, and losses in bold", () => {
   assert.equal(table(["a"], []), "");
 });
 
-test("report: machine, spread, losses, what could not be measured", () => {
+test("report: machine, spread, losses, what could not be measured", async () => {
   const results = sample(),
-    charts = chartsOf(results),
+    charts = await chartsOf(results),
     options = { title: "Title", charts, folder: "plots/", full: true };
   const text = report(results, options);
   for (

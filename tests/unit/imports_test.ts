@@ -18,6 +18,19 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   runtime: ["errors", "format", "model", "recipe", "kernels", "hub", "platform"],
   calibrate: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
   eval: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
+  plot: ["errors"],
+  analyze: [
+    "errors",
+    "format",
+    "model",
+    "recipe",
+    "kernels",
+    "platform/platform",
+    "runtime",
+    "calibrate",
+    "eval",
+    "plot",
+  ],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
@@ -25,6 +38,7 @@ const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   hub: ["@huggingface/hub"],
   model: ["@huggingface/jinja", "@huggingface/tokenizers"],
   eval: ["js-rouge"],
+  plot: ["vega", "vega-lite"],
   cli: ["commander"],
 };
 /** Names that not every runtime has. */

@@ -228,6 +228,27 @@ test("truncatedSvd: a smaller rank is the beginning of a larger one, and a call 
   assert.deepEqual(small.v, large.v.slice(0, 6 * 30));
 });
 
+test("singularValues: all of them, as Jacobi rotations find them; 0 past the numerical rank", () => {
+  for (const [nOut, nIn] of [[1, 1], [3, 7], [40, 30], [65, 65], [20, 130]] as const) {
+    const w = randomMatrix(nOut, nIn, nOut), found = svd.singularValues(w, nOut, nIn);
+    const wanted = jacobiSingularValues(w, nOut, nIn);
+    assert.equal(found.length, Math.min(nOut, nIn));
+    wanted.forEach((value, k) =>
+      assert.ok(
+        Math.abs(found[k]! - value) <= 1e-7 * wanted[0]!,
+        `${nOut} x ${nIn}, ${k}: ${found[k]}, ${value}`,
+      )
+    );
+  }
+  const one = Float32Array.from({ length: 12 }, (_, i) => (1 + i % 4) * (1 + Math.floor(i / 4)));
+  const [first, ...rest] = svd.singularValues(one, 3, 4);
+  assert.ok(Math.abs(first! - Math.sqrt(30 * 14)) < 1e-9);
+  assert.deepEqual(rest, [0, 0]);
+  assert.deepEqual(svd.singularValues(new Float32Array(6), 2, 3), new Float64Array(2));
+  assert.throws(() => svd.singularValues(one, 3, 5), RangeError);
+  assert.throws(() => svd.singularValues(one.map((x, i) => i === 5 ? NaN : x), 3, 4), /not finite/);
+});
+
 test("truncatedSvd: the same bits in every runtime", () => {
   const { sigma, u, v } = svd.truncatedSvd(randomMatrix(70, 90, 13), 70, 90, 25);
   const hash = [sigma, u, v].map((values) => {

@@ -14,6 +14,8 @@ export interface ReportOptions {
   readonly folder: string;
   /** Every kernel and matrix, or only what the plots show. */
   readonly full: boolean;
+  /** Sections of other origin, before what was benchmarked. */
+  readonly lead?: string;
 }
 
 /** The whole report. */
@@ -24,7 +26,7 @@ export function report(results: Results, options: ReportOptions): string {
   };
   const parts = [
     `# ${options.title}`,
-    about(results),
+    ...(options.lead === undefined ? [about(results)] : [options.lead, section("Speed", about(results))]),
     section("Whole tokens", plot("decode.svg"), tokenTable(results.runs)),
     section(
       "Speed-up over sparsity",

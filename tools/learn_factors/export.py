@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from llama import PATHS, SITES
 
 
-def write(model, learned, points, thresholds, shares, o, n_tokens: int) -> None:
+def write(model, learned, points, thresholds, shares, o, steps: int, distinct: int) -> None:
     """`thresholds` and `shares` [points, layers, sites], as `evaluate.thresholds` gives them."""
     c, tensors, projections, rows = model.config, {}, [], []
     own = points.index(o.sparsity)
@@ -44,9 +44,9 @@ def write(model, learned, points, thresholds, shares, o, n_tokens: int) -> None:
     recipe = {
         "version": 3, "method": "learned", "compat": "corrected", "modelHash": model.sha256, "model": model.name, "sparsity": o.sparsity,
         "points": points, "rho": round(1 - learned.factor_weights() / c.block / (1 - o.sparsity), 6), "seed": o.seed,
-        "calibration": {"source": ", ".join(t.split("/")[-1] for t in o.text) or "tokens", "tokens": o.steps * o.batch * o.length, "sha256": ""},
+        "calibration": {"source": ", ".join(t.split("/")[-1] for t in o.text) or "tokens", "tokens": steps * o.batch * o.length, "sha256": ""},
         "keepDense": o.keep_dense, "lowRankInput": o.input, "projections": projections,
-        "training": {"steps": o.steps, "batch": o.batch, "length": o.length, "rate": o.rate, "sparsities": [o.low, o.high], "distinctTokens": n_tokens},
+        "training": {"steps": steps, "batch": o.batch, "length": o.length, "rate": o.rate, "sparsities": [o.low, o.high], "distinctTokens": distinct},
     }
     save_file(tensors, o.out, metadata={"rsparse.recipe": json.dumps(recipe)})
 

@@ -31,6 +31,7 @@ def options():
     p.add_argument("--layers", type=int, help="only the first so many blocks: to try a command out, no model comes of it")
     p.add_argument("--out", required=True, help="the recipe, .safetensors; what was measured goes beside it, .json")
     p.add_argument("--steps", type=int, default=2000)
+    p.add_argument("--seconds", type=float, help="ends training after so long where steps would take longer; the rates fall by what comes first")
     p.add_argument("--batch", type=int, default=16, help="sequences a step")
     p.add_argument("--length", type=int, default=1024)
     p.add_argument("--groups", type=int, default=4, help="sparsities a step; each has an equal part of its sequences")
@@ -137,6 +138,7 @@ def main():
         measured["before"] = evaluate.measure(student, held, texts, cos, sin, o, factors=False, note=note)
 
     random = np.random.default_rng(o.seed)
+    start = time.time()
     draws = [(random.random(o.groups), random.random((o.batch, 2))) for _ in range(o.steps)]
     for step in range(first, o.steps):
         u, v = draws[step]
@@ -144,7 +146,8 @@ def main():
         prefix = np.where(v[:, 0] < o.dense_prefix, (v[:, 1] * o.length / 2).astype(int), o.keep_dense)
         dense = torch.arange(o.length, device=device)[None] < torch.tensor(np.maximum(prefix, o.keep_dense), device=device)[:, None]
         batch = sequences.batch(step, o.batch).to(device, non_blocking=True)
-        warm, done = min(1, (step + 1) / 100), step / o.steps
+        spent = (time.time() - start) / o.seconds if o.seconds else 0
+        warm, done = min(1, (step + 1) / 100), min(1, max(step / o.steps, spent))
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         with torch.no_grad():
@@ -157,19 +160,23 @@ def main():
         norm = torch.nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
         optimizer.step()
         follow[tenth] = follow[tenth] * 0.95 + kls * 0.05 if step > 20 else kls
-        if step % 100 == 0 or step == o.steps - 1:
+        last = step == o.steps - 1 or done == 1
+        if step % 100 == 0 or last:
             row = dict(step=step, seconds=round(time.time() - began, 1), kl={f"{i / 10:.1f}": round(float(follow[i]), 4) for i in range(int(o.low * 10), int(o.high * 10 + 0.999))}, norm=round(float(norm), 3))
             measured["log"].append(row)
             note(json.dumps(row))
             if not math.isfinite(row["norm"]):
                 raise SystemExit("the gradient is not finite: lower --rate")
-        if o.checkpoint and (step + 1) % 500 == 0:
+        if o.checkpoint and (last or (step + 1) % 500 == 0):
             state = dict(learned=learned.state_dict(), optimizer=optimizer.state_dict(), step=step + 1, follow=follow)
             torch.save(state, o.checkpoint + ".part")
             os.replace(o.checkpoint + ".part", o.checkpoint)
+        if last:
+            break
 
+    measured["steps"] = step + 1
     points, thresholds, shares = evaluate.thresholds(student, held, cos, sin, o)
-    export.write(model, learned, points, thresholds, shares, o, len(tokens))
+    export.write(model, learned, points, thresholds, shares, o, steps=step + 1, distinct=len(tokens))
     note(f"wrote {o.out}, {os.path.getsize(o.out) / 1e6:.1f} MB")
     if texts:
         measured["after"] = evaluate.measure(student, held, texts, cos, sin, o, factors=True, note=note)

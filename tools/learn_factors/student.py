@@ -99,8 +99,10 @@ def site(x, weight, down, up, bias, score, share, sample, dense, input_rms, outp
     z = x.view(groups, -1, n)
     kept, mask, threshold = masked(z, score, share, sample, dense)
     y = kept @ weight.T
-    read = (z - kept) if rest else z
-    low = ((read * (1 / input_rms)) @ down.to(x.dtype).T) @ up.to(x.dtype).T + bias.to(x.dtype)
+    low = bias.to(x.dtype)
+    if len(down) > 0:
+        read = (z - kept) if rest else z
+        low = low + ((read * (1 / input_rms)) @ down.to(x.dtype).T) @ up.to(x.dtype).T
     y = y + torch.where(dense, 0.0, low * output_rms).to(x.dtype)
     return y.view(batch, length, -1), threshold, kept_share(mask, dense)
 

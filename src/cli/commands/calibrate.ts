@@ -12,6 +12,7 @@ import { addEngineOptions, addModelOption, decimal, integer, type RunOptions } f
 import { type CliContext, formatBytes } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
+import { baseName, readText, readTextOrDocuments } from "../text_file.ts";
 
 interface CalibrateCommandOptions
   extends Pick<RunOptions, "model" | "threads" | "kernels" | "dtype" | "kv" | "seed"> {
@@ -46,8 +47,6 @@ const METHODS: readonly CalibrationMethod[] = [
   "griffin",
   "relufication",
 ];
-/** A text is read whole; 8,192 tokens are about 40 kB. */
-const MAX_TEXT_BYTES = 64 << 20;
 
 /** Adds the command. */
 export function register(program: Command, context: CliContext): void {
@@ -225,7 +224,7 @@ async function calibrate(
     }
     const { text, source } = options.data === undefined
       ? await (await import("../../calibrate/default_text.ts")).defaultCalibrationText()
-      : { text: await readData(platform, options.data), source: baseName(options.data) };
+      : { text: await readTextOrDocuments(platform, options.data), source: baseName(options.data) };
     const rho = options.rho ?? (method === "r-sparse" ? DEFAULT_RHO : undefined);
     const settings = { method, tokens, sparsity, rho, compat, stream, dialStreams, keepDense };
     state = await open({ ...settings, text: await platform.sha256([new Blob([JSON.stringify(text)])]) });
@@ -281,51 +280,12 @@ async function openState(
   return state;
 }
 
-/** A text, or the documents of a file of JSON lines, gzip or not. */
-async function readData(platform: Platform, path: string): Promise<string | readonly string[]> {
-  if (!/\.jsonl(\.gz)?$/.test(path)) return await readText(platform, path);
-  const { parseRows, readDocument, readText: readRows } = await import("../../eval/rows.ts");
-  await checkFile(platform, path);
-  const text = await readRows(await platform.openBlob(path), path);
-  return parseRows(text, path, readDocument).map(({ row }) => row);
-}
-
-async function readText(platform: Platform, path: string): Promise<string> {
-  const size = await checkFile(platform, path);
-  if (size > MAX_TEXT_BYTES) {
-    throw new Error(
-      `Cannot read ${path}: ${formatBytes(size)} found, at most ${
-        formatBytes(MAX_TEXT_BYTES)
-      } wanted: give a part of it`,
-    );
-  }
-  const bytes = await (await platform.openBlob(path)).arrayBuffer();
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (cause) {
-    throw new Error(`Cannot read ${path}: it is not UTF-8 text`, { cause });
-  }
-}
-
-/** Returns its size. */
-async function checkFile(platform: Platform, path: string): Promise<number> {
-  const found = await platform.stat(path);
-  if (found?.kind === "file") return found.size;
-  throw new Error(
-    `Cannot read ${path}: ${found ? "it is a folder" : "there is no such file"}: check the path`,
-  );
-}
-
 function parseJson(text: string, path: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
     throw new Error(`Cannot read ${path}: ${(cause as Error).message}`, { cause });
   }
-}
-
-function baseName(path: string): string {
-  return path.replace(/^.*[/\\]/, "");
 }
 
 /** Returns the bytes written. */

@@ -1,0 +1,15 @@
+/** What an analysis gives. */
+
+/** A plot and its numbers. */
+export interface Figure {
+  /** As `--only` has it, and its files: `NAME.svg`, `NAME.csv`. */
+  readonly name: string;
+  /** For people. */
+  readonly title: string;
+  /** The picture. */
+  readonly svg: string;
+  /** The numbers that it shows, and the exact ones where it shows bins. */
+  readonly csv: string;
+  /** What was left out of it, or taken for granted. */
+  readonly notes: readonly string[];
+}

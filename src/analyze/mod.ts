@@ -1,0 +1,15 @@
+/**
+ * What a model's weights, activations and masks look like, apart from the core: `import { analyzeModel } from "rsparse/analyze"`.
+ *
+ * @module
+ */
+export { analyzeModel, type AnalyzeOptions, type FigureName, FIGURES, type Omitted } from "./analyze.ts";
+export type { Figure } from "./figure.ts";
+export {
+  mergeQuality,
+  parseQuality,
+  type QualityMeasures,
+  type QualityPaired,
+  type QualityRun,
+  type QualityTask,
+} from "./quality_results.ts";

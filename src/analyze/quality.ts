@@ -1,0 +1,146 @@
+/** Figure: quality against sparsity, for every method that there are results of. */
+import { COLOURS, drawPlot } from "../plot/draw.ts";
+import { csv } from "./csv.ts";
+import type { Figure } from "./figure.ts";
+import { type QualityRun, taskOf, tasksMean } from "./quality_results.ts";
+
+/** Past so many times the least of a panel nothing is drawn: methods that break the model would leave the others one line. */
+const MOST_TIMES = 20;
+
+const TASKS = "tasks, mean accuracy";
+
+/** What is drawn, in order, and how a run is asked for it. */
+const PANELS: readonly {
+  readonly title: string;
+  readonly log: boolean;
+  readonly of: (run: QualityRun) => number | null | undefined;
+}[] = [
+  {
+    title: "WikiText-2, perplexity",
+    log: true,
+    of: (run) => taskOf(run, "wikitext2")?.metrics["perplexity"],
+  },
+  { title: "C4, perplexity", log: true, of: (run) => taskOf(run, "c4")?.metrics["perplexity"] },
+  { title: "C4, KL from dense, nats a token", log: true, of: (run) => taskOf(run, "c4")?.metrics["kl"] },
+  { title: "C4, same next token as dense", log: false, of: (run) => taskOf(run, "c4")?.metrics["agreement"] },
+  { title: TASKS, log: false, of: (run) => tasksMean(run)?.mean },
+  { title: "LAMBADA, accuracy", log: false, of: (run) => taskOf(run, "lambada_openai")?.metrics["acc"] },
+];
+
+/** What a line of the plot is called: the method, with its rho and its prefill where these are not the usual ones. */
+export function seriesOf({ method, rho, prefill }: QualityRun): string {
+  if (method === "dense") return method;
+  return method + (method === "r-sparse" ? `, rho ${rho}` : "") +
+    (prefill === "sparse" ? "" : `, prefill ${prefill}`);
+}
+
+/** Skipped share that was measured, of the first task that has one; 0 for dense. */
+export function skippedShare(run: QualityRun): number | null {
+  if (run.method === "dense") return 0;
+  for (const name of ["wikitext2", "c4"]) {
+    const share = taskOf(run, name)?.measuredSparsity;
+    if (share != null) return share;
+  }
+  return run.tasks.find(({ measuredSparsity }) => measuredSparsity !== null)?.measuredSparsity ?? null;
+}
+
+/**
+ * Draws it.
+ *
+ * @param runs of one model and dtype, merged
+ * @returns null where nothing can be drawn
+ */
+export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure | null> {
+  // means over different tasks are not comparable: those over the most stand
+  const sets = runs.map((run) => tasksMean(run)?.tasks ?? []);
+  const most = sets.reduce((a, b) => b.length > a.length ? b : a, []).join();
+  const points = PANELS.flatMap(({ title, log, of }) =>
+    runs.flatMap((run) => {
+      const value = of(run), skipped = skippedShare(run);
+      if (title === TASKS && tasksMean(run)?.tasks.join() !== most) return [];
+      if (value == null || skipped === null || (log && value <= 0)) return [];
+      return [{
+        panel: title,
+        method: seriesOf(run),
+        asked: run.sparsity,
+        skipped,
+        value,
+        recipe: run.recipe,
+      }];
+    })
+  );
+  const lines = points.filter(({ method }) => !method.startsWith("dense"));
+  if (lines.length === 0) return null;
+  const methods = [...new Set(lines.map(({ method }) => method))];
+  const shown = PANELS.filter(({ title }) => lines.some(({ panel }) => panel === title));
+  const title = "Quality against sparsity";
+  const domainOf = (panel: string): [number, number] => {
+    const values = points.filter((point) => point.panel === panel).map(({ value }) => value);
+    const least = values.reduce((a, b) => Math.min(a, b)), largest = values.reduce((a, b) => Math.max(a, b));
+    return [least / 1.05, Math.min(1.05 * largest, MOST_TIMES * least)];
+  };
+  const dense = "isValid(datum.skipped) && datum.method == 'dense'";
+  const plot = {
+    title: {
+      text: title,
+      subtitle: [
+        `${runs[0]!.model.name}, ${
+          runs[0]!.model.dtype
+        }; all tokens sparse where nothing else is said; dotted: dense`,
+        `skipped: measured share of the blocks' multiply-adds, of tokens that ran sparse; above ${MOST_TIMES} times the least nothing is drawn`,
+      ],
+    },
+    columns: 2,
+    concat: shown.map(({ title, log }) => ({
+      title: { text: title, fontSize: 12 },
+      width: 300,
+      height: 190,
+      data: { values: points.filter(({ panel }) => panel === title) },
+      layer: [
+        {
+          transform: [{ filter: dense }],
+          mark: { type: "rule" as const, strokeDash: [2, 3] },
+          encoding: { y: { field: "value", type: "quantitative" as const } },
+        },
+        {
+          transform: [{ filter: "datum.method != 'dense'" }],
+          mark: { type: "line" as const, point: true, strokeWidth: 1.5, clip: log },
+          encoding: {
+            x: {
+              field: "skipped",
+              type: "quantitative" as const,
+              title: "skipped",
+              axis: { format: ".0%", grid: false },
+              scale: { zero: false },
+            },
+            y: {
+              field: "value",
+              type: "quantitative" as const,
+              title: null,
+              scale: log ? { type: "log" as const, domain: domainOf(title), nice: false } : { zero: false },
+              axis: { format: "~g", tickCount: 5 },
+            },
+            color: {
+              field: "method",
+              type: "nominal" as const,
+              title: null,
+              scale: { domain: methods, range: methods.map((_, i) => COLOURS[i % COLOURS.length]!) },
+            },
+          },
+        },
+      ],
+    })),
+  };
+  return {
+    name: "quality",
+    title,
+    svg: await drawPlot(plot, title),
+    csv: csv(
+      ["measure", "method", "sparsity_asked", "skipped_measured", "value", "recipe_sha256"],
+      points.map((
+        { panel, method, asked, skipped, value, recipe },
+      ) => [panel, method, asked, skipped, value, recipe]),
+    ),
+    notes: [],
+  };
+}

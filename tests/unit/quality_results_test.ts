@@ -1,0 +1,252 @@
+/** Files of quality results: what is let in, how they are joined, what the page makes of them. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { qualityFigure, seriesOf, skippedShare } from "../../src/analyze/quality.ts";
+import {
+  mergeQuality,
+  parseQuality,
+  type QualityRun,
+  taskOf,
+  tasksMean,
+} from "../../src/analyze/quality_results.ts";
+import { normalP, qualityReport, sharesOf } from "../../tools/bench/quality_report.ts";
+import { compareAll, type PaperReference, type QualityReference } from "../../tools/bench/references.ts";
+import { parse } from "../../tools/bench/schema.ts";
+import { type Loose, qualityDocument } from "../support/quality.ts";
+import { rootPath } from "../support/shared.ts";
+import { assertWellFormed } from "../support/svg.ts";
+
+const json = <T>(path: string): T => JSON.parse(readFileSync(rootPath(path), "utf8"));
+const REFERENCE = json<QualityReference>("bench/reference/quality.json");
+const PAPER = json<PaperReference>("bench/reference/paper.json");
+const BENCH = parse(readFileSync(rootPath("bench/results/latest.json"), "utf8"));
+
+const read = (document: Loose, name = "by-site-0.5.json"): QualityRun =>
+  parseQuality(JSON.stringify(document), name);
+const dense = (): QualityRun => read(qualityDocument({ method: null }), "dense.json");
+
+test("parseQuality: what rsparse eval writes", () => {
+  const run = read(qualityDocument());
+  assert.deepEqual([run.method, run.sparsity, run.rho, run.prefill], ["by-site", 0.5, 1, "sparse"]);
+  assert.deepEqual(run.engines, ["deno 2.9.6 baseline"]);
+  assert.equal(taskOf(run, "c4")!.metrics["kl"], 0.38);
+  assert.equal(taskOf(run, "piqa")!.pieceLength, null);
+  assert.equal(skippedShare(run), 0.49);
+  assert.equal(dense().recipe, null);
+  assert.equal(
+    read(qualityDocument({ method: "r-sparse", rho: 0.95 }), "r-sparse-0.50-tasks.json").rho,
+    0.95,
+  );
+});
+
+test("parseQuality: refuses what does not fit, with its place", () => {
+  const cases: [RegExp, (document: Loose) => void][] = [
+    [/prefill: "some" found/, (d) => d.prefill = "some"],
+    [/part: an object found, a whole evaluation/, (d) => d.part = { number: 1, of: 2 }],
+    [/model: nothing found/, (d) => delete d.model],
+    [/model\.parameters: -1 found/, (d) => d.model.parameters = -1],
+    [/engine\.kernels: nothing found/, (d) => delete d.engine.kernels],
+    [/recipe\.sparsity: 1.5 found/, (d) => d.recipe.sparsity = 1.5],
+    [/recipe\.sha256: "ab" found/, (d) => d.recipe.sha256 = "ab"],
+    [/recipe\.method: "Dense!" found/, (d) => d.recipe.method = "Dense!"],
+    [/tasks: a list of 0 found/, (d) => d.tasks = []],
+    [/tasks\.0\.name: "wikitext" found/, (d) => d.tasks[0].name = "wikitext"],
+    [/tasks: "c4" found, each task once/, (d) => d.tasks[0].name = "c4"],
+    [/tasks\.1\.complete: false found/, (d) => d.tasks[1].complete = false],
+    [/tasks\.0\.n: 0.5 found/, (d) => d.tasks[0].n = 0.5],
+    [/tasks\.0\.pieceLength: nothing found/, (d) => delete d.tasks[0].pieceLength],
+    [/tasks\.0\.metrics\.perplexity: 0.5 found/, (d) => d.tasks[0].metrics.perplexity = 0.5],
+    [/tasks\.0\.metrics\.perplexity: "28" found/, (d) => d.tasks[0].metrics.perplexity = "28"],
+    [/tasks\.0\.metrics: "bits" found/, (d) => d.tasks[0].metrics.bits = 1],
+    [/tasks\.0\.metrics: "__proto__" found/, (d) => d.tasks[0].metrics = JSON.parse('{"__proto__": 1}')],
+    [/tasks\.0\.metrics: an object found, at least one/, (d) => d.tasks[0].metrics = {}],
+    [/tasks\.2\.metrics\.acc: 1.1 found/, (d) => d.tasks[2].metrics.acc = 1.1],
+    [/tasks\.2\.stderr\.acc: nothing found/, (d) => d.tasks[2].stderr = {}],
+    [/tasks\.2\.dense: nothing found/, (d) => delete d.tasks[2].dense],
+    [/tasks\.2\.paired\.acc\.p: 2 found/, (d) => d.tasks[2].paired.acc.p = 2],
+    [/tasks\.2\.sparseTokens: 1.2 found/, (d) => d.tasks[2].sparseTokens = 1.2],
+  ];
+  for (const [wanted, break_] of cases) {
+    const document = qualityDocument();
+    break_(document);
+    assert.throws(() => read(document), wanted);
+    assert.throws(() => read(document), /^Error: Cannot read by-site-0\.5\.json: /);
+  }
+  assert.throws(() => parseQuality("{", "dense.json"), /Cannot read dense\.json: /);
+  assert.throws(() => parseQuality("[]", "dense.json"), /a list of 0 found, an object wanted/);
+});
+
+test("parseQuality: a file is called after what is in it", () => {
+  for (
+    const name of [
+      "teal-0.5.json",
+      "by-site-0.4.json",
+      "by-site.json",
+      "by-site-0.5.txt",
+      "dense.json",
+      "by-site-50.json",
+    ]
+  ) {
+    assert.throws(() => read(qualityDocument(), name), /by-site-0\.5\.json or by-site-0\.5-….json/, name);
+  }
+  assert.throws(() => read(qualityDocument({ method: null }), "by-site-0.5.json"), /dense\.json/);
+  const half = qualityDocument({ method: null });
+  half.tasks[0].paired = {};
+  assert.throws(
+    () => read(half, "dense.json"),
+    /tasks\.0\.paired: an object found, nothing without a recipe/,
+  );
+});
+
+test("mergeQuality: joins one recipe's files task by task, keeps apart what is not the same, dense first", () => {
+  const part = (over: Loose, tasks: number[], name: string): QualityRun => {
+    const document = qualityDocument(over);
+    document.tasks = tasks.map((i) => document.tasks[i]);
+    return read(document, name);
+  };
+  const merged = mergeQuality([
+    part({}, [0, 1], "by-site-0.5.json"),
+    part({ sparsity: 0.4 }, [0], "by-site-0.4.json"),
+    part({}, [2], "by-site-0.5-tasks.json"),
+    part({ sha256: "cd".repeat(32) }, [0], "by-site-0.5-own.json"),
+    part({ prefill: "dense" }, [2], "by-site-0.5-answers.json"),
+    dense(),
+  ]);
+  assert.deepEqual(merged.map(({ files }) => files.join()), [
+    "dense.json",
+    "by-site-0.4.json",
+    "by-site-0.5.json,by-site-0.5-tasks.json",
+    "by-site-0.5-answers.json",
+    "by-site-0.5-own.json",
+  ]);
+  assert.deepEqual(merged[2]!.tasks.map(({ name }) => name), ["wikitext2", "c4", "piqa"]);
+  assert.throws(
+    () => mergeQuality([part({}, [0, 1], "by-site-0.5.json"), part({}, [1], "by-site-0.5-c4.json")]),
+    /Cannot join by-site-0\.5\.json and by-site-0\.5-c4\.json: both have c4/,
+  );
+});
+
+test("seriesOf: a method with what is not usual of it; dense is dense, however prompts would have run", () => {
+  assert.equal(seriesOf(read(qualityDocument())), "by-site");
+  assert.equal(seriesOf(read(qualityDocument({ prefill: "dense" }))), "by-site, prefill dense");
+  assert.equal(seriesOf(read(qualityDocument({ method: null, prefill: "dense" }), "dense.json")), "dense");
+  assert.equal(
+    seriesOf(read(qualityDocument({ method: "r-sparse", rho: 0.95 }), "r-sparse-0.5.json")),
+    "r-sparse, rho 0.95",
+  );
+});
+
+test("tasksMean: the mean of shares, and of paired differences with their error", () => {
+  const mean = tasksMean(read(qualityDocument()))!;
+  assert.deepEqual(mean.tasks, ["piqa", "boolq"]);
+  assert.ok(Math.abs(mean.mean - (0.62 + 0.47) / 2) < 1e-12);
+  assert.ok(Math.abs(mean.difference! - (-0.04 + 0.06) / 2) < 1e-12);
+  assert.ok(Math.abs(mean.stderr! - Math.sqrt(2) * 0.01 / 2) < 1e-12);
+  assert.equal(tasksMean(dense())!.difference, null);
+});
+
+test("normalP, sharesOf: by hand", () => {
+  assert.ok(Math.abs(normalP(1.959964, 1)! - 0.05) < 1e-6);
+  assert.ok(Math.abs(normalP(-3, 1)! - 0.0026998) < 1e-6);
+  assert.deepEqual([normalP(0, 1)!.toFixed(6), normalP(1, 0), normalP(1, null)], ["1.000000", null, null]);
+  // rsparse.md section 3
+  assert.deepEqual(sharesOf(134_515_008), { blocks: 106_168_320, head: 28_311_552 });
+  assert.equal(sharesOf(134_515_009), null);
+});
+
+test("compareAll: a ratio where as much was measured, the reason where not, nothing of another model", () => {
+  const compared = compareAll([dense(), read(qualityDocument())], REFERENCE);
+  const of = (method: string, figure: string, section: string) =>
+    compared.find(({ run, reference, figure: name }) =>
+      run.method === method && name === figure && reference.section === section
+    )!;
+  assert.ok(Math.abs(of("by-site", "wikitext2.perplexity", "3").ratio! - 34.813 / 34.7) < 1e-9);
+  assert.equal(of("by-site", "wikitext2.perplexity", "10").reference.tolerance, 0.01);
+  assert.ok(Math.abs(of("by-site", "touched", "3").ours - 0.51) < 1e-12);
+  assert.match(of("by-site", "tasks.mean8", "3, tasks").reason!, /^winogrande, sciq, .* not run$/);
+  assert.equal(of("dense", "c4.perplexity", "2").theirs, 32.042);
+  // 21.84 of the second halves of pieces is no counterpart of a whole text's
+  assert.deepEqual(compared.filter(({ reference }) => reference.protocol !== undefined), []);
+  const few = qualityDocument();
+  few.tasks[0].n = 8;
+  const some = compareAll([read(few)], REFERENCE).find(({ figure }) => figure === "wikitext2.perplexity")!;
+  assert.deepEqual([some.ratio, some.reason], [null, "8 of 261 pieces"]);
+  const other = qualityDocument();
+  other.model.parameters = 1;
+  assert.deepEqual(compareAll([read(other)], REFERENCE), []);
+  assert.deepEqual(compareAll([read(qualityDocument({ prefill: "official" }))], REFERENCE), []);
+});
+
+test("qualityReport: figures, losses, shares read, references, origins, the paper's tables with their marks", () => {
+  const runs = mergeQuality([
+    dense(),
+    read(qualityDocument()),
+    read(qualityDocument({ prefill: "dense" }), "by-site-0.5-answers.json"),
+  ]);
+  const text = qualityReport({
+    runs,
+    reference: REFERENCE,
+    paper: PAPER,
+    bench: BENCH,
+    plots: new Map([["Smollm2 135M 8k Lc100K Mix1 Ep2, Q4_1 file, weights in memory f32", "p.svg"]]),
+  });
+  for (
+    const part of [
+      "![Quality against sparsity](p.svg)",
+      "`prefill: sparse`, prompts sparse too:",
+      "`prefill: dense`, prompts dense, answers sparse:",
+      // 1 - 0.49 of the blocks, and (106.2 * 0.51 + 28.3) / 134.5 of all
+      "| by-site | 0.5 | 34.81 ± 0.50 | 34.81 ± 0.50 | 0.3800 ± 0.010 | 0.6600 ± 0.0040 | 54.5 of 2 | +1.0 ± 0.7, p 0.16 |  | 99.9–100.0 | 51.0 | 61.3 |",
+      "| dense | 0 | 25.79 ± 0.50 |",
+      "62.0 (**−4.0 ± 1.0, p 0.010**)",
+      "47.0 (+6.0 ± 1.0, p 0.40)",
+      "| wikitext2.perplexity | 34.81 | 34.7 | 1.003, within 1 % | 10 |",
+      "not comparable: winogrande",
+      "`by-site-0.5.json`; deno 2.9.6 baseline",
+      "recipe abababababab",
+      "Llama-2-7B, uniform rho against searched, mean of OBQA, ArcE, ArcC and BoolQ, % [paper]",
+      "[second hand]",
+      "[independent re-test]",
+    ]
+  ) assert.ok(text.includes(part), `${part}\nin\n${text}`);
+  const worse = qualityDocument();
+  worse.tasks[0].metrics.perplexity = 40;
+  const lost = qualityReport({
+    runs: [read(worse)],
+    reference: REFERENCE,
+    paper: PAPER,
+    bench: BENCH,
+    plots: new Map(),
+  });
+  assert.ok(lost.includes("| 40.00 | 34.7 | **1.153, not within 1 %** | 10 |"), lost);
+  const none = qualityReport({
+    runs: [],
+    reference: REFERENCE,
+    paper: PAPER,
+    bench: BENCH,
+    plots: new Map(),
+  });
+  assert.ok(none.includes("Nothing measured yet") && none.includes("## Large models, by others"));
+});
+
+test("qualityFigure: a line a method, its numbers beside it; nothing where there is only dense", async () => {
+  const runs = mergeQuality([
+    dense(),
+    read(qualityDocument()),
+    read(qualityDocument({ sparsity: 0.4 }), "by-site-0.4.json"),
+  ]);
+  const figure = (await qualityFigure(runs))!;
+  assertWellFormed(figure.svg);
+  for (const shown of [">by-site<", ">WikiText-2, perplexity<", ">skipped<"]) {
+    assert.ok(figure.svg.includes(shown), shown);
+  }
+  assert.ok(!figure.svg.includes("LAMBADA"));
+  const lines = figure.csv.split("\n");
+  assert.equal(lines[0], "measure,method,sparsity_asked,skipped_measured,value,recipe_sha256");
+  assert.ok(
+    lines.includes(`"C4, KL from dense, nats a token",by-site,0.5,0.49,0.38,${"ab".repeat(32)}`),
+    figure.csv,
+  );
+  assert.equal(await qualityFigure([dense()]), null);
+});

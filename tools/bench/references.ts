@@ -1,0 +1,124 @@
+/** Figures that others measured, in `bench/reference/`, and how ours compare with them. */
+import { CHOICE_METRICS, type QualityRun, taskOf, tasksMean } from "../../src/analyze/quality_results.ts";
+import { skippedShare } from "../../src/analyze/quality.ts";
+
+/** `bench/reference/quality.json`: an independent implementation on the same weights. */
+export interface QualityReference {
+  readonly source: string;
+  readonly model: { readonly parameters: number; readonly quantization: string };
+  /** What a run must have been for its figures to be comparable. */
+  readonly conditions: {
+    readonly prefill: string;
+    readonly pieceLength: number;
+    readonly n: { readonly [task: string]: number };
+  };
+  /** Other ways in which some rows were measured, which `rsparse eval` has not. */
+  readonly protocols: { readonly [name: string]: string };
+  readonly rows: readonly ReferenceRow[];
+}
+
+/** One configuration there. */
+export interface ReferenceRow {
+  readonly section: string;
+  readonly method: string;
+  readonly sparsity: number;
+  readonly rho: number;
+  /** What its thresholds were set on; null: there are none. */
+  readonly calibration: string | null;
+  readonly protocol?: string;
+  /** Share within which the figure is to be met, where it is a bar. */
+  readonly tolerance?: number;
+  /** By `task.measure`; `tasks.mean8`; `touched`, share of block weights read. */
+  readonly figures: { readonly [figure: string]: number };
+}
+
+/** `bench/reference/paper.json`. */
+export interface PaperReference {
+  readonly source: string;
+  readonly marks: { readonly [mark: string]: string };
+  readonly tables: readonly {
+    readonly title: string;
+    readonly mark: string;
+    readonly header: readonly string[];
+    readonly rows: readonly (readonly string[])[];
+    readonly notes: readonly string[];
+  }[];
+}
+
+/** A figure of ours beside one of theirs. */
+export interface Compared {
+  readonly run: QualityRun;
+  readonly reference: ReferenceRow;
+  readonly figure: string;
+  readonly ours: number;
+  readonly theirs: number;
+  /** Ours over theirs; null where the two were not measured alike, for this reason. */
+  readonly ratio: number | null;
+  readonly reason: string | null;
+}
+
+/** Every figure that both have, of the runs on the reference's own model. */
+export function compareAll(runs: readonly QualityRun[], reference: QualityReference): Compared[] {
+  const own = runs.filter(({ model, prefill, method }) =>
+    model.parameters === reference.model.parameters && model.quantization === reference.model.quantization &&
+    (method === "dense" || prefill === reference.conditions.prefill)
+  );
+  return own.flatMap((run) =>
+    reference.rows.filter((row) =>
+      row.protocol === undefined && row.method === run.method &&
+      Math.abs(row.sparsity - run.sparsity) < 1e-9 &&
+      Math.abs(row.rho - run.rho) < 1e-9
+    ).flatMap((row) =>
+      Object.entries(row.figures).flatMap(([figure, theirs]): Compared[] => {
+        const found = oursOf(run, figure, reference);
+        if (found === null) return [];
+        const { value: ours, reason } = found;
+        return [{
+          run,
+          reference: row,
+          figure,
+          ours,
+          theirs,
+          ratio: reason === null ? ours / theirs : null,
+          reason,
+        }];
+      })
+    )
+  );
+}
+
+/** The run's figure of this name, and why it can't be held against the reference; null: it has none. */
+function oursOf(
+  run: QualityRun,
+  figure: string,
+  { conditions }: QualityReference,
+): { readonly value: number; readonly reason: string | null } | null {
+  if (figure === "touched") {
+    const skipped = skippedShare(run);
+    return skipped === null ? null : { value: 1 - skipped, reason: null };
+  }
+  if (figure === "tasks.mean8") {
+    const mean = tasksMean(run), wanted = Object.keys(CHOICE_METRICS);
+    if (mean === null) return null;
+    const missing = wanted.filter((name) => !mean.tasks.includes(name));
+    const reason = missing.length > 0
+      ? `${missing.join(", ")} not run`
+      : wanted.map((name) => sizeReason(run, name, conditions)).find((one) => one !== null) ?? null;
+    return { value: mean.mean, reason };
+  }
+  const [name, metric] = figure.split(".") as [string, string];
+  const value = taskOf(run, name)?.metrics[metric];
+  return value == null ? null : { value, reason: sizeReason(run, name, conditions) };
+}
+
+function sizeReason(
+  run: QualityRun,
+  name: string,
+  { n, pieceLength }: QualityReference["conditions"],
+): string | null {
+  const task = taskOf(run, name)!;
+  if (task.n !== n[name]) return `${task.n} of ${n[name]} ${task.pieceLength === null ? "rows" : "pieces"}`;
+  return task.pieceLength !== null && task.pieceLength !== pieceLength
+    ? `pieces of ${task.pieceLength}, not ${pieceLength}`
+    : null;
+}
