@@ -12,7 +12,7 @@ const recipe = await calibrateModel(dense, {
   ...await defaultCalibrationText(),
   tokens: 1024,
   sparsity: 0.4,
-  rho: 1,
+  dialStreams: [],
 });
 await dense.close();
 

@@ -19,6 +19,7 @@ export {
 } from "./runtime/generate.ts";
 export { KV_TYPES, type KvType } from "./runtime/kv_cache.ts";
 export {
+  type Branch,
   type DecodeOptions,
   type Prefill,
   type PrefillOptions,

@@ -1,12 +1,12 @@
 /** From a model and a text to a recipe: thresholds from what the model sees, scales and factors from its weights. */
-import { createSvd, type Svd } from "./svd.ts";
+import { type Checkpoint, concatBytes, floatsOf } from "./checkpoint.ts";
 import { ColumnNorms } from "./column_norms.ts";
+import { dialRows } from "./dial_rows.ts";
+import { createSvd, type Svd } from "./svd.ts";
 import { TensorReader } from "./tensor_reader.ts";
-import { ThresholdObserver } from "./threshold.ts";
 import { loadKernelModule } from "../kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { calibrateNeurons } from "./neurons.ts";
-import { streamThresholds } from "./stream.ts";
 import { planBudget, siteShares } from "../recipe/budget.ts";
 import { dialPoints } from "../recipe/dial.ts";
 import { isJsonObject } from "../format/json.ts";
@@ -22,20 +22,22 @@ import {
   type Recipe,
   RECIPE_VERSION,
 } from "../recipe/recipe.ts";
-import { SITES } from "../runtime/forward.ts";
+import { applyRecipe } from "../runtime/apply_recipe.ts";
+import { encodeText } from "../runtime/encode_text.ts";
+import { projectionsOf } from "../runtime/forward.ts";
 import type { Model } from "../runtime/model.ts";
 import { nextTurn } from "../runtime/turn.ts";
 
 /**
- * How {@linkcode calibrateModel} chooses what to skip: `r-sparse`, |x| or, with rank, |x| times the column's norm; `teal`, |x|, the same share everywhere;
- * `by-site`, |x|, more of down and o; `wina`, |x| times the column's norm and no rank; `low-rank`, rank alone; `cats`, `griffin`
- * and `relufication` skip neurons of the MLP (`neurons.ts`). The thresholds of `teal` and `by-site` are set
- * while the model runs sparse, the others' while it runs dense.
+/**
+ * How {@linkcode calibrateModel} chooses what to skip: `by-site`, |x|, more of down and o; `teal`, |x|, the same share everywhere; `wina`, |x| times the
+ * column's norm; `r-sparse`, |x| or, with rank, |x| times the column's norm; `low-rank`, rank alone; `cats`, `griffin` and `relufication` skip neurons of the
+ * MLP (`neurons.ts`).
  */
 export const CALIBRATION_METHODS = [
+  "by-site",
   "r-sparse",
   "teal",
-  "by-site",
   "wina",
   "low-rank",
   "cats",
@@ -47,25 +49,42 @@ export type CalibrationMethod = typeof CALIBRATION_METHODS[number];
 
 /** Settings of {@linkcode calibrateModel}. */
 export interface CalibrateOptions {
-  /** The text to read. */
-  readonly text: string;
+  /** The text to read; or several documents, each followed by token 0, as evaluation has C4. */
+  readonly text: string | readonly string[];
   /** What to call it in the recipe. */
   readonly source: string;
-  /** Default `r-sparse`. */
+  /** Default `by-site`; `r-sparse` where there is a `rho` or `compat` is `official`, which no other method has. */
   readonly method?: CalibrationMethod;
-  /** Tokens to read from its beginning, in pieces of 512 (`teal`, `by-site`: 1,024); default 8,192 (official: 512), or all if the text has fewer. */
+  /** Tokens to read from its beginning, in pieces of 1,024 (`stream` `dense`: 512); default 8,192 (official: 512), or all if the text has fewer. */
   readonly tokens?: number;
   /** Share of the multiply-adds to skip, [0, 1). */
   readonly sparsity: number;
   /** Share of the kept compute that goes to channels, [0, 1]; the rest buys rank. Default 1; `low-rank` has 0, other methods than `r-sparse` 1. */
   readonly rho?: number;
-  /** `official`: one piece of 512 tokens, every position sparse. `corrected` (default): more text, position 0 dense. */
+  /** `official`: one piece of 512 tokens, every position sparse, for `r-sparse` alone. `corrected` (default): more text. */
   readonly compat?: "official" | "corrected";
+  /**
+   * What the thresholds of a projection are set on: what the model hands on that runs `sparse` up to there, or that runs `dense`. Default: `sparse`, but for
+   * `r-sparse`, whose paper has `dense`.
+   */
+  readonly stream?: "sparse" | "dense";
+  /**
+   * On the sparse stream: sparsities at which the model runs over the text's beginning besides its own, so that thresholds for other settings of the dial are of
+   * what it sees there; default 0.25, 0.5 and 0.7, which takes three quarters more time. None: the dial is best near the recipe's own sparsity.
+   */
+  readonly dialStreams?: readonly number[];
+  /**
+   * The first so many positions of a sequence that always run dense. Default as what the methods were measured with: 0 on the sparse stream (quality.md section 2), else 1
+   * (rsparse.md section 6); official: 0.
+   */
+  readonly keepDense?: number;
   /** Recorded; nothing here is random. */
   readonly seed?: number;
+  /** Keeps what is done, and has what an earlier run with the same settings, text and model kept. */
+  readonly checkpoint?: Checkpoint;
   /** Ends calibration with the signal's reason. */
   readonly signal?: AbortSignal;
-  /** Called after each projection's factors and each 128 tokens. */
+  /** Called after each projection's factors, and after each block: with how many of the tokens' passes are done. */
   readonly onProgress?: (
     progress: { readonly phase: "factors" | "thresholds"; readonly done: number; readonly total: number },
   ) => void;
@@ -73,20 +92,27 @@ export interface CalibrateOptions {
 
 /** Tokens a piece: each begins a new sequence. */
 const PIECE = 512, STREAM_PIECE = 1024;
-const DEFAULT_PIECES = 16;
-/** Tokens between two looks at the signal. */
-const STEP = 128;
+const DEFAULT_TOKENS = 8192;
 
-/**
- * Calibrates R-Sparse (rsparse.md sections 3 to 5): the model runs dense over the text; per projection, the threshold is the k-th smallest
- * score of all tokens and channels, k = trunc(count * targetSparsity), targetSparsity = 1 - (1 - sparsity) * rho.
- *
- * @param model any dtype: its recipe, if it has one, is not used
- * @throws {RangeError} If a share is out of range or the text is too short.
- */
-export async function calibrateModel(model: Model, options: CalibrateOptions): Promise<LoadedRecipe> {
-  const { sparsity, signal, onProgress, method = "r-sparse" } = options,
-    compat = options.compat ?? "corrected";
+/** Everything that the options leave open, decided. */
+interface Plan {
+  readonly method: CalibrationMethod;
+  readonly sparsity: number;
+  readonly rho: number;
+  readonly compat: "official" | "corrected";
+  readonly stream: "sparse" | "dense";
+  readonly tokens: number;
+  readonly keepDense: number;
+}
+
+/** Methods that skip neurons: what is observed, and how, is theirs. */
+function isNeuronMethod(method: CalibrationMethod): method is "cats" | "griffin" | "relufication" {
+  return method === "cats" || method === "griffin" || method === "relufication";
+}
+
+function planCalibration(options: CalibrateOptions): Plan {
+  const { sparsity, compat = "corrected" } = options, isOfficial = compat === "official";
+  const method = options.method ?? (isOfficial || options.rho !== undefined ? "r-sparse" : "by-site");
   if (!CALIBRATION_METHODS.includes(method)) {
     throw new RangeError(`method: ${method} found, one of ${CALIBRATION_METHODS.join(" ")} wanted`);
   }
@@ -95,147 +121,163 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   if (fixedRho !== null && rho !== fixedRho) {
     throw new RangeError(`rho: ${rho} found, ${method} has ${fixedRho}`);
   }
-  planBudget({ nIn: 1, nOut: 1 }, sparsity, rho);
-  const wanted = options.tokens ?? (compat === "official" ? PIECE : PIECE * DEFAULT_PIECES);
-  if (!Number.isInteger(wanted) || wanted < 2) {
-    throw new RangeError(`tokens: ${wanted} found, at least 2 wanted`);
+  if (isOfficial && method !== "r-sparse") {
+    throw new RangeError(`compat: official found with ${method}, r-sparse alone has it`);
   }
-  const ids = model.description.tokenizer.encode(options.text).slice(0, wanted);
+  if (isNeuronMethod(method) && options.stream !== undefined) {
+    throw new RangeError(`stream: ${options.stream} found, ${method} has no choice`);
+  }
+  const isDense = method === "r-sparse" || method === "low-rank" || isNeuronMethod(method);
+  const stream = options.stream ?? (isDense ? "dense" : "sparse");
+  if (stream === "sparse" && (isOfficial || rho === 0)) {
+    throw new RangeError(
+      isOfficial
+        ? "stream: sparse found, official calibration is dense"
+        : "stream: sparse found, with rho 0 there are no thresholds",
+    );
+  }
+  planBudget({ nIn: 1, nOut: 1 }, sparsity, rho);
+  const odd = options.dialStreams?.find((at) => !dialPoints(sparsity).includes(at));
+  if (odd !== undefined) {
+    throw new RangeError(`dial streams: ${odd} found, hundredths from 0 to 0.9 wanted`);
+  }
+  const tokens = options.tokens ?? (isOfficial ? PIECE : DEFAULT_TOKENS);
+  if (!Number.isInteger(tokens) || tokens < 2) {
+    throw new RangeError(`tokens: ${tokens} found, at least 2 wanted`);
+  }
+  const keepDense = options.keepDense ?? (isOfficial || stream === "sparse" ? 0 : 1);
+  if (!Number.isInteger(keepDense) || keepDense < 0 || (isOfficial && keepDense !== 0)) {
+    throw new RangeError(`keepDense: ${keepDense} found, a count wanted, official: 0`);
+  }
+  return { method, sparsity, rho, compat, stream, tokens, keepDense };
+}
+
+/**
+ * Makes a recipe (rsparse.md sections 3 to 5, quality.md section 3): the model reads the text; per projection, the threshold is the k-th smallest
+ * score of all tokens and channels, k = trunc(count * share), the share that {@linkcode CalibrateOptions.method} gives it at each point of the dial.
+ *
+ * @param model any dtype, without a recipe, and on its own: no other session runs meanwhile. With rank on the sparse stream, its memory keeps the factors.
+ * @throws {RangeError} If a share is out of range, options don't go together, or the text is too short.
+ */
+export async function calibrateModel(model: Model, options: CalibrateOptions): Promise<LoadedRecipe> {
+  const plan = planCalibration(options), { config } = model;
+  const { method, sparsity, rho, compat, keepDense } = plan;
+  if (model.recipe !== null) throw new RangeError("the model has a recipe: load it without one to calibrate");
+  const ids = await tokensOf(model, options.text, plan.tokens, options.signal);
   if (ids.length < 2) {
     throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
   }
-  if (method === "teal" || method === "by-site") {
-    return await calibrateStream(model, { ...options, method, ids, compat });
-  }
-  if (method === "cats" || method === "griffin" || method === "relufication") {
-    const neurons = { method, ids, sparsity, signal, keepDense: compat === "official" ? 0 : 1 };
+  if (isNeuronMethod(method)) {
+    const { signal, onProgress } = options;
     const onTokens = (done: number, total: number): void =>
       onProgress?.({ phase: "thresholds", done, total });
     const source = method === "griffin" ? { text: "", source: "none" } : {};
     return await calibrateNeurons(
       model,
-      { ...neurons, onTokens },
+      { method, ids, sparsity, signal, keepDense, onTokens },
       (made) => describe(model, { ...options, ...source }, { ...made, method, compat }),
     );
   }
   const scaled = method === "wina" || (rho > 0 && rho < 1);
-  const tensors = await weightTensors(model, (layer, name) => {
-    const shape = projectionShape(model.config, name);
-    return {
-      scaled,
-      rank: rho === 1 ? 0 : planBudget(shape, sparsity, rho).rank,
-      path: projectionPath(layer, name),
-    };
-  }, options);
-  const observers = rho === 0
-    ? new Map<string, ThresholdObserver>()
-    : makeObservers(model, tensors, ids.length);
-  if (rho > 0) {
-    await observe(
-      model,
-      ids,
-      observers,
-      signal,
-      (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }),
-    );
-  }
-  // ranks stay as they are at every setting of the dial, so channels pay for what they cost
-  const rankShare = (1 - sparsity) * (1 - rho), points = rho === 0 ? [] : dialPoints(sparsity);
-  const targetAt = (point: number): number =>
-    point === sparsity ? 1 - (1 - sparsity) * rho : Math.min(point + rankShare, 1);
-  const table = new Float32Array(eachProjection(model).length * points.length);
-  const rows = new Map<ThresholdObserver, Float32Array>();
-  const projections: ProjectionRecipe[] = eachProjection(model).map(([layer, name], i) => {
-    const path = projectionPath(layer, name),
-      budget = planBudget(projectionShape(model.config, name), sparsity, rho);
-    if (rho > 0) {
-      const observer = observers.get(path)!;
-      const row = rows.get(observer) ?? observer.quantiles(points.map(targetAt));
-      rows.set(observer, row);
-      table.set(row, points.length * i);
-    }
-    return {
-      path,
-      score: scaled ? "columnNorm" : "abs",
-      threshold: rho === 0 ? -1 : table[points.length * i + points.indexOf(sparsity)]!,
-      rho,
-      sparsity,
-      channels: budget.activeChannels,
-      rank: rho === 1 ? 0 : budget.rank,
-      mode: modeOf(rho),
-    };
-  });
-  return joinRecipe(
-    await describe(model, options, {
-      method,
-      sparsity,
-      points,
-      rho,
-      compat,
-      projections,
-      tokens: ids.length,
-      keepDense: compat === "official" ? 0 : 1,
-    }),
-    tensors,
-    points.length === 0 ? null : table,
+  const rankOf = (name: ProjectionName): number =>
+    rho === 1 ? 0 : planBudget(projectionShape(config, name), sparsity, rho).rank;
+  const tensors = await weightTensors(
+    model,
+    (layer, name) => ({ scaled, rank: rankOf(name), path: projectionPath(layer, name) }),
+    options,
   );
+  const points = rho === 0 ? [] : dialPoints(sparsity), shareAt = sharesOf(model, plan);
+  const recipeWith = async (threshold: (path: string) => number): Promise<Recipe> => {
+    const projections = eachProjection(model).map(([layer, name]): ProjectionRecipe => {
+      const path = projectionPath(layer, name),
+        share = method === "by-site" ? shareAt(name, sparsity) : sparsity;
+      return {
+        path,
+        score: scaled ? "columnNorm" : "abs",
+        threshold: threshold(path),
+        rho,
+        sparsity: share,
+        channels: planBudget(projectionShape(config, name), share, rho).activeChannels,
+        rank: rankOf(name),
+        mode: modeOf(rho),
+      };
+    });
+    const made = { method, sparsity, points, rho, compat, projections, tokens: ids.length, keepDense };
+    return await describe(model, options, rho === 0 ? made : { ...made, stream: plan.stream });
+  };
+  if (rho === 0) return joinRecipe(await recipeWith(() => -1), tensors);
+  if (scaled && plan.stream === "sparse") {
+    // their scales and factors are in the model while it runs, their thresholds not yet
+    const blank = joinRecipe({ ...await recipeWith(() => 0), points: [] }, tensors);
+    const { kernels, weights, arena, workspace } = model.engine;
+    applyRecipe(kernels, weights, blank, arena, workspace);
+  }
+  try {
+    const rows = await dialRows(model, {
+      points,
+      sparsity,
+      ids,
+      stream: plan.stream,
+      keepDense,
+      pieceLength: plan.stream === "sparse" ? STREAM_PIECE : PIECE,
+      dialStreams: options.dialStreams,
+      shareAt,
+      scale: (path) => tensors.get(path)?.scale ?? null,
+      ...options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint },
+      signal: options.signal,
+      onTokens: (done, total) => options.onProgress?.({ phase: "thresholds", done, total }),
+    });
+    const own = points.indexOf(sparsity), table = new Float32Array(rows.size * points.length);
+    for (const [i, [layer, name]] of eachProjection(model).entries()) {
+      table.set(rows.get(projectionPath(layer, name))!, points.length * i);
+    }
+    return joinRecipe(await recipeWith((path) => rows.get(path)![own]!), tensors, table);
+  } finally {
+    for (const part of model.engine.weights.layers.flatMap(projectionsOf)) part.rule = null;
+  }
 }
 
-/** `teal` and `by-site`: |x|, one mask a site, thresholds on the sparse stream. */
-async function calibrateStream(
+/** The first tokens of a text or of documents. */
+async function tokensOf(
   model: Model,
-  options: CalibrateOptions & {
-    readonly method: "teal" | "by-site";
-    readonly ids: readonly number[];
-    readonly compat: "official" | "corrected";
-  },
-): Promise<LoadedRecipe> {
-  const { method, ids, compat, sparsity, signal, onProgress } = options, { config } = model;
-  const points = dialPoints(sparsity), keepDense = compat === "official" ? 0 : 1;
-  const sizeOf = (names: readonly ProjectionName[]): number =>
+  text: CalibrateOptions["text"],
+  most: number,
+  signal?: AbortSignal,
+): Promise<number[]> {
+  const encode = (text: string): number[] => model.description.tokenizer.encode(text);
+  if (typeof text === "string") return await encodeText(encode, text, { most, signal });
+  const ids: number[] = [];
+  for (const document of text) {
+    if (ids.length >= most) break;
+    ids.push(...await encodeText(encode, document, { most: most - ids.length, signal }), 0);
+  }
+  return ids.slice(0, most);
+}
+
+/** The share of a projection's scores below its threshold at a sparsity. */
+function sharesOf(
+  { config }: Model,
+  { method, sparsity, rho }: Plan,
+): (name: ProjectionName, at: number) => number {
+  const sizeOf = (...names: ProjectionName[]): number =>
     names.reduce(
       (sum, name) => sum + projectionShape(config, name).nIn * projectionShape(config, name).nOut,
       0,
     );
   const sizes = {
-    down: sizeOf(["downProj"]),
-    o: sizeOf(["oProj"]),
-    others: sizeOf(["qProj", "kProj", "vProj", "gateProj", "upProj"]),
+    down: sizeOf("downProj"),
+    o: sizeOf("oProj"),
+    others: sizeOf("qProj", "kProj", "vProj", "gateProj", "upProj"),
   };
-  const shareOf = (name: ProjectionName, sparsity: number): number => {
-    if (method === "teal") return sparsity;
-    const { down, o, others } = siteShares(sizes, sparsity);
-    return name === "downProj" ? down : name === "oProj" ? o : others;
+  // ranks stay as they are at every setting of the dial, so channels pay for what they cost
+  const rankShare = (1 - sparsity) * (1 - rho);
+  return (name, at) => {
+    if (method === "by-site") {
+      const { down, o, others } = siteShares(sizes, at);
+      return name === "downProj" ? down : name === "oProj" ? o : others;
+    }
+    return at === sparsity ? 1 - (1 - sparsity) * rho : Math.min(at + rankShare, 1);
   };
-  const length = Math.min(STREAM_PIECE, model.engine.contextLength), own = points.indexOf(sparsity);
-  const pieces = Array.from(
-    { length: Math.ceil(ids.length / length) },
-    (_, i) => ids.slice(length * i, length * (i + 1)),
-  );
-  const rows = await streamThresholds(model, {
-    pieces,
-    keepDense,
-    targets: (name) => ({ shares: points.map((point) => shareOf(name, point)), own }),
-    signal,
-    onTokens: (done) => onProgress?.({ phase: "thresholds", done, total: ids.length }),
-  });
-  const table = new Float32Array(eachProjection(model).length * points.length);
-  const projections = eachProjection(model).map(([layer, name], i): ProjectionRecipe => {
-    const path = projectionPath(layer, name), share = shareOf(name, sparsity), row = rows.get(path)!;
-    table.set(row, points.length * i);
-    return {
-      path,
-      score: "abs",
-      threshold: row[own]!,
-      rho: 1,
-      sparsity: share,
-      channels: planBudget(projectionShape(config, name), share, 1).activeChannels,
-      rank: 0,
-      mode: "sparse",
-    };
-  });
-  const made = { method, sparsity, points, rho: 1, compat, projections, tokens: ids.length, keepDense };
-  return joinRecipe(await describe(model, options, made), new Map(), table);
 }
 
 /**
@@ -248,7 +290,7 @@ async function calibrateStream(
 export async function recipeFromThresholds(
   model: Model,
   json: unknown,
-  options: Pick<CalibrateOptions, "source" | "signal" | "onProgress" | "seed" | "compat">,
+  options: Pick<CalibrateOptions, "source" | "signal" | "onProgress" | "seed" | "compat" | "checkpoint">,
 ): Promise<LoadedRecipe> {
   if (isJsonObject(json) && isJsonObject(json["modules"])) {
     const loaded = importThresholdRecipe(json, model.config, options.source);
@@ -286,14 +328,19 @@ export async function recipeFromThresholds(
   );
 }
 
+/** What a text's hash is taken of: documents as lines of JSON. */
+function textBytes(text: CalibrateOptions["text"]): string {
+  return typeof text === "string" ? text : text.map((document) => `${JSON.stringify(document)}\n`).join("");
+}
+
 async function describe(
   model: Model,
-  options: { readonly text: string; readonly source: string; readonly seed?: number },
+  options: { readonly text: CalibrateOptions["text"]; readonly source: string; readonly seed?: number },
   made:
     & Pick<Recipe, "method" | "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense" | "mlp">
-    & { readonly tokens: number },
+    & { readonly tokens: number; readonly stream?: "sparse" | "dense" },
 ): Promise<Recipe> {
-  const { tokens, ...rest } = made;
+  const { tokens, stream, ...rest } = made;
   return {
     version: RECIPE_VERSION,
     modelHash: await model.hash(),
@@ -302,7 +349,8 @@ async function describe(
     calibration: {
       source: options.source,
       tokens,
-      sha256: options.text === "" ? "" : await model.platform.sha256([new Blob([options.text])]),
+      sha256: options.text === "" ? "" : await model.platform.sha256([new Blob([textBytes(options.text)])]),
+      ...stream === undefined ? {} : { stream },
     },
     ...rest,
   };
@@ -322,7 +370,7 @@ async function weightTensors(
     layer: number,
     name: ProjectionName,
   ) => { readonly scaled: boolean; readonly rank: number; readonly path: string },
-  options: Pick<CalibrateOptions, "signal" | "onProgress">,
+  options: Pick<CalibrateOptions, "signal" | "onProgress" | "checkpoint">,
 ): Promise<Map<string, ProjectionTensors>> {
   const out = new Map<string, ProjectionTensors>(), all = eachProjection(model);
   let svd: Svd | null = null, reader: TensorReader | null = null;
@@ -330,10 +378,15 @@ async function weightTensors(
     options.signal?.throwIfAborted();
     const { scaled, rank, path } = plan(layer, name);
     if (!scaled && rank === 0) continue;
+    const { nIn, nOut } = projectionShape(model.config, name), { checkpoint } = options;
+    const kept = tensorsOf(await checkpoint?.get(`tensors ${path}`) ?? null, { scaled, rank, nIn, nOut });
+    if (kept !== null) {
+      out.set(path, kept);
+      continue;
+    }
     const module = await loadKernelModule("baseline");
     svd ??= await createSvd(module);
     reader ??= await TensorReader.create(module);
-    const { nIn, nOut } = projectionShape(model.config, name);
     const w = await reader.read(model.description.layers[layer]!.projections[name]);
     let scale: Float32Array | null = null;
     if (scaled) {
@@ -343,65 +396,31 @@ async function weightTensors(
     }
     const factors: Factors | null = rank === 0 ? null : svd.truncatedSvd(w, nOut, nIn, rank);
     out.set(path, { scale, factors: factors === null ? null : { u: factors.u, v: factors.v } });
+    await checkpoint?.put(
+      `tensors ${path}`,
+      concatBytes([scale, factors?.u, factors?.v].filter((values) => values instanceof Float32Array)),
+    );
     options.onProgress?.({ phase: "factors", done: done + 1, total: all.length });
     await nextTurn();
   }
   return out;
 }
 
-/** One observer a projection; those of a site that score by |x| share theirs. */
-function makeObservers(
-  model: Model,
-  tensors: ReadonlyMap<string, ProjectionTensors>,
-  nTokens: number,
-): Map<string, ThresholdObserver> {
-  const observers = new Map<string, ThresholdObserver>();
-  for (let layer = 0; layer < model.config.numHiddenLayers; layer++) {
-    for (const site of SITES) {
-      let shared: ThresholdObserver | null = null;
-      for (const name of site) {
-        const path = projectionPath(layer, name), scale = tensors.get(path)?.scale ?? null;
-        const expected = nTokens * projectionShape(model.config, name).nIn;
-        if (scale !== null) observers.set(path, new ThresholdObserver({ scale, expected }));
-        else observers.set(path, shared ??= new ThresholdObserver({ expected }));
-      }
-    }
-  }
-  return observers;
-}
-
-async function observe(
-  model: Model,
-  ids: readonly number[],
-  observers: ReadonlyMap<string, ThresholdObserver>,
-  signal: AbortSignal | undefined,
-  onTokens: (done: number) => void,
-): Promise<void> {
-  const { memory } = model.engine, piece = Math.min(PIECE, model.engine.contextLength);
-  const watch = (
-    layer: number,
-    site: readonly ProjectionName[],
-    x: number,
-    stride: number,
-    nTokens: number,
-  ): void => {
-    const { nIn } = projectionShape(model.config, site[0]!), seen = new Set<ThresholdObserver>();
-    const values = new Float32Array(nTokens * nIn),
-      all = new Float32Array(memory.buffer, x, nTokens * stride);
-    for (let t = 0; t < nTokens; t++) values.set(all.subarray(t * stride, t * stride + nIn), t * nIn);
-    for (const name of site) seen.add(observers.get(projectionPath(layer, name))!);
-    for (const observer of seen) observer.observe(values);
+/** What an earlier run kept of a projection: its scale, u and v one after the other; null where there is none that fits. */
+function tensorsOf(
+  bytes: Uint8Array | null,
+  { scaled, rank, nIn, nOut }: {
+    readonly scaled: boolean;
+    readonly rank: number;
+    readonly nIn: number;
+    readonly nOut: number;
+  },
+): ProjectionTensors | null {
+  const scales = scaled ? nIn : 0;
+  if (bytes === null || bytes.length !== 4 * (scales + rank * (nIn + nOut))) return null;
+  const values = floatsOf(bytes), u = values.slice(scales, scales + rank * nOut);
+  return {
+    scale: scaled ? values.slice(0, scales) : null,
+    factors: rank === 0 ? null : { u, v: values.slice(scales + u.length) },
   };
-  using session = model.session();
-  for (let first = 0; first < ids.length; first += piece) {
-    session.truncate(0);
-    const last = Math.min(ids.length, first + piece);
-    for (let at = first; at < last; at += STEP) {
-      const end = Math.min(last, at + STEP);
-      session.advance(ids.slice(at, end), { observe: watch });
-      onTokens(end);
-      await nextTurn();
-      signal?.throwIfAborted();
-    }
-  }
 }

@@ -10,6 +10,7 @@ export {
   type CalibrationMethod,
   recipeFromThresholds,
 } from "./calibrate.ts";
+export type { Checkpoint } from "./checkpoint.ts";
 export { defaultCalibrationText } from "./default_text.ts";
 export { type LayerBudget, type OfficialBudget, planBudget, planOfficialBudget } from "../recipe/budget.ts";
 export { importOfficialRecipe, type OfficialProjection } from "../recipe/import.ts";

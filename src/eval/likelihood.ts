@@ -1,13 +1,13 @@
 /** The one thing that is asked of a model: how likely it finds tokens after others. Tokens that sequences have in common run once. */
 import { checkSparsity } from "../recipe/dial.ts";
 import type { Model } from "../runtime/model.ts";
-import { type Session, type SessionOptions, sparseStart } from "../runtime/session.ts";
+import { type Branch, type Session, type SessionOptions, sparseStart } from "../runtime/session.ts";
 import { normalise } from "./divergence.ts";
 
 /** What evaluation needs of a session. */
 export type EvalSession = Pick<
   Session,
-  "count" | "truncate" | "decodeAsync" | "prefillAsync" | "prefillAll" | "close"
+  "count" | "truncate" | "decodeAsync" | "prefillAsync" | "prefillAll" | "branchAsync" | "close"
 >;
 
 /** What evaluation needs of a model; {@linkcode subjectOf} makes one, tests make their own. */
@@ -122,7 +122,8 @@ export function sparseFromOf(
 }
 
 /**
- * Scores requests in one session, whose tokens are forgotten first. Tokens that all of them begin with, and that run alike in all, run once.
+ * Scores requests in one session, whose tokens are forgotten first. Tokens that all of them begin with, and that run alike in all, run once; what is left of
+ * all runs together.
  *
  * @throws The signal's reason, once it is aborted.
  */
@@ -131,17 +132,36 @@ export async function scoreRequests(
   requests: readonly Request[],
   signal?: AbortSignal,
 ): Promise<Score[]> {
-  session.truncate(0);
-  const shared = sharedLength(requests), first = requests[0]!;
-  const after = shared === 0
-    ? null
-    : await session.prefillAsync(first.ids.slice(0, shared), { prefill: first.sparseFrom, signal });
-  const scores: Score[] = [];
-  for (const request of requests) {
-    session.truncate(shared);
-    scores.push(await scoreRest(session, request, shared, after, signal));
+  const shared = sharedLength(requests), { ids, sparseFrom } = requests[0]!;
+  if (shared === 0) {
+    // one alone shares its context with itself
+    const scores: Score[] = [];
+    for (const request of requests) scores.push(...await scoreRequests(session, [request], signal));
+    return scores;
   }
-  return scores;
+  session.truncate(0);
+  const after = await session.prefillAsync(ids.slice(0, shared), { prefill: sparseFrom, signal });
+  const sums = requests.map(() => ({ logProbability: 0, greedy: true }));
+  const score = (i: number, id: number, logits: Float32Array): void => {
+    const { best, logSum } = normalise(logits), sum = sums[i]!;
+    sum.logProbability += logits[id]! - logSum;
+    if (best !== id) sum.greedy = false;
+  };
+  const branches: (Branch & { readonly request: number })[] = [];
+  for (const [request, { ids, start, sparseFrom }] of requests.entries()) {
+    if (start === shared) score(request, ids[start]!, after);
+    const rest = ids.slice(shared, -1);
+    if (rest.length > 0) {
+      branches.push({ request, ids: rest, from: Math.max(0, start - shared - 1), sparseFrom });
+    }
+  }
+  if (branches.length > 0) {
+    await session.branchAsync(branches, (branch, index, logits) => {
+      const { request } = branches[branch]!;
+      score(request, requests[request]!.ids[shared + index + 1]!, logits);
+    }, { signal });
+  }
+  return sums;
 }
 
 /** How many tokens all requests begin with, none of them scored, all of them dense or all of them sparse in each. */
@@ -155,28 +175,6 @@ export function sharedLength(requests: readonly Request[]): number {
     if (requests.some(({ ids }) => ids[at] !== first.ids[at])) return at;
   }
   return length;
-}
-
-/** @param after the logits after the shared tokens, which the session has run; null where there are none */
-async function scoreRest(
-  session: EvalSession,
-  { ids, start, sparseFrom }: Request,
-  shared: number,
-  after: Float32Array | null,
-  signal?: AbortSignal,
-): Promise<Score> {
-  const options = { prefill: sparseFrom, signal };
-  const logits = shared === start ? after! : await session.prefillAsync(ids.slice(shared, start), options);
-  let logProbability = 0, greedy = true;
-  const score = (id: number, logits: Float32Array): void => {
-    const { best, logSum } = normalise(logits);
-    logProbability += logits[id]! - logSum;
-    if (best !== id) greedy = false;
-  };
-  score(ids[start]!, logits);
-  const rest = ids.slice(start, -1);
-  if (rest.length > 0) session.prefillAll(rest, (i, logits) => score(ids[start + 1 + i]!, logits), options);
-  return { logProbability, greedy };
 }
 
 /** Positions of requests, and how many of them run sparse. */

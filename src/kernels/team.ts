@@ -39,8 +39,8 @@ export interface TeamOptions {
   readonly patience?: number;
 }
 
-/** Kinds of work that gain differently from threads. */
-export type Pass = "decode" | "prefill";
+/** Kinds of work that gain differently from threads: a token, a block of a prompt, one site of a block in calibration. */
+export type Pass = "decode" | "prefill" | `site ${number}`;
 
 /** Parts a thread: more even out what a thread loses when another program takes its core, and cost 0.1 µs each. */
 const PARTS_PER_THREAD = 4;
@@ -65,8 +65,8 @@ export class Team {
   /** The caller's own scratch. */
   readonly scratch: number;
   readonly #crew: Crew | null;
-  readonly #paces: { readonly [pass in Pass]: Pace } = { decode: new Pace(), prefill: new Pace() };
-  #pace: Pace = this.#paces.decode;
+  readonly #paces: Map<Pass, Pace> = new Map();
+  #pace: Pace = this.#paceOf("decode");
   #work = 0;
   #ms = 0;
   #together: boolean;
@@ -104,10 +104,16 @@ export class Team {
   /** Begins a unit of work of one kind, such as a token: by units it is found out whether threads help. One that was not ended counts for nothing. */
   begin(pass: Pass, work: number): void {
     if (this.#crew === null) return;
-    this.#pace = this.#paces[pass];
+    this.#pace = this.#paceOf(pass);
     this.#work = work;
     this.#ms = 0;
     this.#together = this.#pace.together && this.#crew.threads > 1;
+  }
+
+  #paceOf(pass: Pass): Pace {
+    const pace = this.#paces.get(pass) ?? new Pace();
+    this.#paces.set(pass, pace);
+    return pace;
   }
 
   /** Ends the unit. */

@@ -44,7 +44,7 @@ export function readRecipe(json: unknown): Recipe {
     );
   }
   const calibration = readObject(fields["calibration"], "calibration");
-  const sha256 = calibration["sha256"];
+  const sha256 = calibration["sha256"], stream = calibration["stream"];
   if (typeof sha256 !== "string" || !/^([0-9a-f]{64})?$/.test(sha256)) {
     throw badValue("calibration.sha256", `${show(sha256)} found, 64 hex digits wanted, or none`);
   }
@@ -74,6 +74,9 @@ export function readRecipe(json: unknown): Recipe {
       source: readText(calibration["source"], "calibration.source"),
       tokens: readCount(calibration["tokens"], "calibration.tokens"),
       sha256,
+      ...stream === undefined
+        ? {}
+        : { stream: readWord(stream, "calibration.stream", ["sparse", "dense"] as const) },
     },
     keepDense: readCount(fields["keepDense"], "keepDense"),
     ...(fields["lowRankInput"] !== undefined &&

@@ -97,6 +97,8 @@ export interface CalibrationSource {
   readonly tokens: number;
   /** SHA-256 of the text, lower-case hex; empty where there was none. */
   readonly sha256: string;
+  /** What thresholds were set on: the inputs of the model that runs sparse up to there, or dense. Absent where there are none, or someone gave them. */
+  readonly stream?: "sparse" | "dense";
 }
 
 /** A recipe without its tensors. */

@@ -63,8 +63,7 @@ export function applyRecipe(
       const packed = new Map<string, Matrix | null>();
       for (const [n, { matrix, parts }] of site.entries()) {
         const { key, owners, firstRanks } = plans[n]!, layouts = factorLayouts(matrix.layout);
-        const scale = loaded.scale(projectionPath(l, parts[0]!.name));
-        const scaleAt = scale === null ? workspace.ones : place(scale);
+        let scale: Float32Array | null = null, scaleAt = workspace.ones;
         if (!packed.has(key)) {
           packed.set(key, packer.rows(layouts.v, matrix.nIn, owners.map((path) => loaded.factors(path)!.v)));
         }
@@ -73,7 +72,11 @@ export function applyRecipe(
           plans.filter((plan) => plan.key === key).length > 1;
         for (const [i, p] of parts.entries()) {
           const path = projectionPath(l, p.name), { mode, threshold, rank } = rules.get(path)!;
-          const factors = loaded.factors(path), bias = loaded.bias(path);
+          const factors = loaded.factors(path), bias = loaded.bias(path), own = loaded.scale(path);
+          if (!sameValues(own, scale)) {
+            scale = own;
+            scaleAt = own === null ? workspace.ones : place(own);
+          }
           p.rule = {
             mode,
             threshold,

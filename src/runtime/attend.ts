@@ -17,22 +17,31 @@ export function eachToken(team: Team, n: number, row: (k: PartKernels, t: number
   });
 }
 
-/** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`. */
+/** Tokens of a sequence among those of a pass, which has its sequences one after the other. */
+export interface Span {
+  readonly cache: KvCache;
+  /** Of its first token. */
+  readonly position: number;
+  readonly count: number;
+}
+
+/** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`, of a sequence's tokens, which are those of the pass from `from` on. */
 export function* attend(
   team: Team,
   s: Workspace,
   config: LlamaConfig,
   l: number,
-  position: number,
-  n: number,
-  cache: KvCache,
+  { position, count: n, cache }: Span,
+  from: number,
 ): Generator<void, void> {
   const k = team.kernels, { strides } = s;
   const { numAttentionHeads, numKeyValueHeads, headDim, ropeDim, ropeInterleaved } = config;
-  const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0, keys = s.qkv + 4 * strides.q;
+  const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0;
+  const qkv = s.qkv + 4 * strides.qkv * from, attended = s.attended + 4 * strides.q * from;
+  const keys = qkv + 4 * strides.q, cosSin = s.cosSin + 8 * nPairs * from;
   eachToken(team, n, (k, t) => {
-    const angles = s.cosSin + 8 * nPairs * t, row = 4 * strides.qkv * t;
-    k.ropeF32(s.qkv + row, angles, numAttentionHeads, headDim, nPairs, interleaved);
+    const angles = cosSin + 8 * nPairs * t, row = 4 * strides.qkv * t;
+    k.ropeF32(qkv + row, angles, numAttentionHeads, headDim, nPairs, interleaved);
     k.ropeF32(keys + row, angles, numKeyValueHeads, headDim, nPairs, interleaved);
   });
   const isF32 = cache.type === "f32", group = numAttentionHeads / numKeyValueHeads;
@@ -57,8 +66,8 @@ export function* attend(
         const head = first + Math.floor(i / blocks), t = ATTENTION_TOKENS * (i % blocks);
         const at = 4 * head * group * headDim, count = Math.min(ATTENTION_TOKENS, n - t);
         attend(
-          s.attended + at + 4 * strides.q * t,
-          s.qkv + at + 4 * strides.qkv * t,
+          attended + at + 4 * strides.q * t,
+          qkv + at + 4 * strides.qkv * t,
           cache.table,
           cache.tile(l, head),
           scratch,

@@ -2,7 +2,7 @@
 import { type Kernels, padTo } from "../kernels/kernels.ts";
 import type { Team } from "../kernels/team.ts";
 import type { ProjectionName } from "../model/config.ts";
-import { attend, eachToken } from "./attend.ts";
+import { attend, eachToken, type Span } from "./attend.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { addProduct, type Matrix, multiplyByRule, multiplyVector, readRow } from "./matrix.ts";
 import { gateDense } from "./mlp_rule.ts";
@@ -62,6 +62,15 @@ export interface PassOptions {
   readonly forceMask?: (layer: number, name: ProjectionName, position: number) => Uint8Array | null;
 }
 
+/** The same for one sequence or several. */
+export interface RunOptions extends PassOptions {
+  /**
+   * Several sequences instead of the one whose position and cache were given. Their tokens all run sparse (`sparseFrom` 0) or all dense (Infinity), always in the
+   * way of many: a token's result is the same whatever runs beside it.
+   */
+  readonly spans?: readonly Span[];
+}
+
 /** Runs tokens through the blocks of one model. */
 export class Forward {
   readonly #team: Team;
@@ -94,16 +103,20 @@ export class Forward {
     ids: readonly number[],
     position: number,
     cache: KvCache,
-    options: PassOptions,
+    options: RunOptions,
     scores: NeuronScores | null = null,
   ): Generator<void, void> {
     const team = this.#team, k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
     this.#pass = { kept: 0, dense: 0, position, sparseFrom: options.sparseFrom };
     for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
-    this.angles(position, n);
+    let first = 0;
+    for (const span of options.spans ?? [{ position, count: n }]) {
+      this.angles(span.position, span.count, first);
+      first += span.count;
+    }
     // one token's layer is too short to be timed, and the head is a third of the token
-    const isDecode = n === 1 && options.exactFirst !== true;
+    const isDecode = n === 1 && options.exactFirst !== true && options.spans === undefined;
     if (isDecode) team.begin("decode", 1);
     for (let l = 0; l < w.layers.length; l++) {
       if (!isDecode) team.begin("prefill", n);
@@ -142,13 +155,17 @@ export class Forward {
     position: number,
     n: number,
     cache: KvCache,
-    options: PassOptions,
+    options: RunOptions,
     scores: NeuronScores | null = null,
   ): Generator<void, void> {
     const s = this.#s, { strides } = s, { x, stride } = this.inputOf(site);
     if (site === 0) {
       yield* this.#site(l, site, s.qkv, strides.qkv, x, stride, position, n, options);
-      yield* attend(this.#team, s, this.#w.config, l, position, n, cache);
+      let first = 0;
+      for (const span of options.spans ?? [{ position, count: n, cache }]) {
+        yield* attend(this.#team, s, this.#w.config, l, span, first);
+        first += span.count;
+      }
     } else if (site === 2) {
       yield* this.#site(l, site, s.gateUp, strides.gateUp, x, stride, position, n, options);
       this.#gate(l, n - sparseTokens(position, n, options.sparseFrom), n, scores);
@@ -167,11 +184,11 @@ export class Forward {
     this.#pass.kept -= skipped * mlp.rowsSpared * config.hiddenSize;
   }
 
-  /** cos and sin of n positions, for all layers. */
-  angles(position: number, n: number): void {
+  /** cos and sin of n positions, for all layers; of the pass's tokens from `first` on. */
+  angles(position: number, n: number, first: number = 0): void {
     const s = this.#s, w = this.#w, nPairs = w.config.ropeDim / 2;
     for (let t = 0; t < n; t++) {
-      this.#k.ropeAnglesF64(s.cosSin + 8 * nPairs * t, w.ropeFrequencies, nPairs, position + t);
+      this.#k.ropeAnglesF64(s.cosSin + 8 * nPairs * (first + t), w.ropeFrequencies, nPairs, position + t);
     }
   }
 
@@ -254,7 +271,9 @@ export class Forward {
       k.fillZeroF32(y, m.nOutPadded);
     } else {
       const masks = linear.parts.map(({ name }) => forced?.(name) ?? null);
-      if (masks.some((mask) => mask !== null)) return this.#replay(linear, y, x, masks);
+      if (masks.some((mask) => mask !== null) || !shareMask(linear.parts)) {
+        return this.#replay(linear, y, x, masks);
+      }
       active = multiplyByRule(this.#team, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
     let rest = x;
@@ -369,7 +388,7 @@ export class Forward {
     xStride: number,
     position: number,
     n: number,
-    options: PassOptions,
+    options: RunOptions,
   ): Generator<void, void> {
     const { observe, forceMask, sparseFrom, exactFirst = false } = options, s = this.#s;
     observe?.(l, SITES[site]!, x, xStride, n);
@@ -381,7 +400,7 @@ export class Forward {
       const isReady = forceMask === undefined && before !== null && rule !== null &&
         sameProductOfV(before, rule);
       before = rule;
-      if ((n === 1 && !exactFirst) || (!allDense && forceMask !== undefined)) {
+      if ((n === 1 && !exactFirst && options.spans === undefined) || (!allDense && forceMask !== undefined)) {
         for (let t = 0; t < n; t++) {
           const at = position + t,
             forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
@@ -402,7 +421,6 @@ export class Forward {
       } else {
         yield* this.#projectTokens(
           linear,
-          rule,
           to,
           yStride,
           x,
@@ -434,7 +452,6 @@ export class Forward {
   /** Sparse rule over many tokens: x masked, then the ordinary product; the low-rank part token by token. */
   *#projectTokens(
     linear: Linear,
-    rule: SparseRule,
     y: number,
     yStride: number,
     x: number,
@@ -446,30 +463,43 @@ export class Forward {
     isReady: boolean,
   ): Generator<void, void> {
     const k = this.#k, s = this.#s, m = linear.matrix, stride = s.strides.widest;
-    for (let t = 0; t < n; t++) {
-      const active = s.active + 4 * stride * t,
-        rest = s.rest + 4 * stride * t,
-        sparse = position + t >= sparseFrom;
-      const threshold = !sparse ? -1 : rule.mode === "low_rank" ? Infinity : rule.threshold;
-      const count = k.maskChannelsF32(
-        active,
-        rest,
-        x + 4 * xStride * t,
-        sparse ? rule.scale : s.ones,
-        threshold,
-        m.nIn,
-      );
-      k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
-      for (const p of linear.parts) if (sparse) this.#add(p, m, count);
-    }
-    if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(this.#team, y, yStride, m, n);
-    else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst);
-    for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
-      const rest = rule.takesAll === true ? x + 4 * xStride * t : s.rest + 4 * stride * t;
-      this.#addLowRank(linear.parts, y + 4 * yStride * t, rest, { at: this.#placeOfZ(rule, t), isReady });
+    const isShared = shareMask(linear.parts);
+    for (const parts of isShared ? [linear.parts] : linear.parts.map((part) => [part])) {
+      const { offset, nOut } = parts[0]!, rule = parts[0]!.rule!;
+      for (let t = 0; t < n; t++) {
+        const active = s.active + 4 * stride * t,
+          rest = s.rest + 4 * stride * t,
+          sparse = position + t >= sparseFrom;
+        const threshold = !sparse ? -1 : rule.mode === "low_rank" ? Infinity : rule.threshold;
+        const count = k.maskChannelsF32(
+          active,
+          rest,
+          x + 4 * xStride * t,
+          sparse ? rule.scale : s.ones,
+          threshold,
+          m.nIn,
+        );
+        k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
+        for (const p of parts) if (sparse) this.#add(p, m, count);
+      }
+      const outputs = isShared ? undefined : { from: offset, to: offset + padTo(nOut, 64) };
+      if (rule.mode === "low_rank" && sparseFrom <= position) {
+        clearTokens(this.#team, y, yStride, m, n, outputs);
+      } else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst, outputs);
+      for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
+        const rest = rule.takesAll === true ? x + 4 * xStride * t : s.rest + 4 * stride * t;
+        const z = { at: this.#placeOfZ(rule, t), isReady: isReady && isShared };
+        this.#addLowRank(parts, y + 4 * yStride * t, rest, z);
+      }
     }
     this.#addBiases(linear, y, yStride, n, sparseFrom - position);
   }
+}
+
+/** Whether projections of one linear select the same channels. */
+function shareMask(parts: readonly Projection[]): boolean {
+  const first = parts[0]!.rule;
+  return parts.every(({ rule }) => rule?.threshold === first?.threshold && rule?.scale === first?.scale);
 }
 
 /** Where V^T x of a token lies, and whether it is there already. */

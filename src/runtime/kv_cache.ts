@@ -75,6 +75,8 @@ export class KvCache {
   /** u32[capacity] in the model's memory: the pages' offsets, as the attention kernel reads them. */
   #table = 0;
   #capacity = 0;
+  /** How many of the first pages are another sequence's. */
+  #borrowed = 0;
 
   constructor(pool: PagePool, arena: Arena) {
     this.#pool = pool;
@@ -104,6 +106,31 @@ export class KvCache {
     }
   }
 
+  /**
+   * Another sequence that begins with this one's first n positions: whole pages are shared, what lies on the last is copied (3 MB for SmolLM2).
+   * This one keeps them until the other is closed.
+   */
+  fork(n: number): KvCache {
+    const other = new KvCache(this.#pool, this.#arena), whole = Math.floor(n / PAGE_POSITIONS);
+    other.#borrowed = whole;
+    other.#pages.push(...this.#pages.slice(0, whole));
+    try {
+      other.reserve(n);
+    } catch (error) {
+      other.close();
+      throw error;
+    }
+    if (other.#pages.length > whole) {
+      const from = this.#pages[whole]!;
+      new Uint8Array(this.#arena.memory.buffer).copyWithin(
+        other.#pages[whole]!,
+        from,
+        from + this.#pool.pageBytes,
+      );
+    }
+    return other;
+  }
+
   /** How its pages are kept. */
   get type(): KvType {
     return this.#pool.type;
@@ -117,7 +144,10 @@ export class KvCache {
   /** Gives back the pages past the first n positions. */
   truncate(n: number): void {
     const kept = Math.ceil(n / PAGE_POSITIONS);
-    while (this.#pages.length > kept) this.#pool.give(this.#pages.pop()!);
+    while (this.#pages.length > kept) {
+      const page = this.#pages.pop()!;
+      if (this.#pages.length >= this.#borrowed) this.#pool.give(page);
+    }
   }
 
   /** Gives everything back. */

@@ -55,7 +55,7 @@ export interface Linear {
   readonly at: number;
   /** How it runs by a sparse rule. */
   readonly method: RunMethod;
-  /** Their rules differ at most in rank, firstRank, u and bias. */
+  /** Where a recipe was loaded, their rules differ at most in rank, firstRank, u and bias; calibration gives them any, which costs a product each. */
   readonly parts: readonly Projection[];
 }
 

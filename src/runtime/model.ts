@@ -168,6 +168,10 @@ export class Engine {
     return this.#open.team;
   }
 
+  get arena(): Arena {
+    return this.#open.arena;
+  }
+
   get workspace(): Workspace {
     return this.#open.workspace;
   }

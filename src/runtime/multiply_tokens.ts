@@ -14,11 +14,24 @@ const MAX_OUTPUTS = 4096;
 /** Products are computed for tokens in fours. */
 const FOUR = 4;
 
-/** y f32[nTokens rounded up to 4, yStride] = 0 in the outputs of m. */
-export function clearTokens(team: Team, y: number, yStride: number, m: Matrix, nTokens: number): void {
-  const n = padTo(m.nOutPadded, 8);
+/** Some outputs of a matrix: `from` is a multiple of 64, `to` one too or the matrix's end. */
+export interface Outputs {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** y f32[nTokens rounded up to 4, yStride] = 0 in the outputs of m, or some of them. */
+export function clearTokens(
+  team: Team,
+  y: number,
+  yStride: number,
+  m: Matrix,
+  nTokens: number,
+  outputs: Outputs = { from: 0, to: m.nOutPadded },
+): void {
+  const at = y + 4 * outputs.from, n = padTo(Math.min(outputs.to, m.nOutPadded), 8) - outputs.from;
   team.each(padTo(nTokens, FOUR), (k, from, to) => {
-    for (let t = from; t < to; t++) k.fillZeroF32(y + 4 * yStride * t, n);
+    for (let t = from; t < to; t++) k.fillZeroF32(at + 4 * yStride * t, n);
   });
 }
 
@@ -49,6 +62,7 @@ type Product = (k: PartKernels, scratch: number, o: number) => void;
  * @param x f32[nTokens, xStride], zero from nIn to nInPadded
  * @param exactFirst whether the first token is the first of its sequence, whose activations are too large for 8 bits: where tokens are quantised to
  *   as many, what that leaves of this one is quantised again and multiplied too
+ * @param outputs those that are wanted; default all
  */
 export function* multiplyTokens(
   team: Team,
@@ -60,20 +74,21 @@ export function* multiplyTokens(
   xStride: number,
   nTokens: number,
   exactFirst: boolean,
+  outputs: Outputs = { from: 0, to: m.nOutPadded },
 ): Generator<void, void> {
   const onBytes = m.layout === "quad-i4" || (m.layout === "group-i4" && team.kernels.build === "relaxed");
-  if (!onBytes) clearTokens(team, y, yStride, m, nTokens);
+  if (!onBytes) clearTokens(team, y, yStride, m, nTokens, outputs);
   const operands = { team, s, m, y, yStride, x, xStride, nTokens };
   const [width, product] = onBytes
     ? byteProduct(operands, exactFirst)
     : m.layout.endsWith("f32") || m.layout.endsWith("bf16")
     ? floatProduct(operands)
     : integerProduct(operands);
-  const units = Math.ceil(m.nOutPadded / width);
+  const begin = outputs.from / width, units = Math.ceil(Math.min(outputs.to, m.nOutPadded) / width);
   const work = width * nTokens * m.nInPadded;
   // as many for each thread, where that is few
   const step = Math.min(padTo(Math.ceil(YIELD_AFTER / work), team.threads), MAX_OUTPUTS / width);
-  for (let first = 0; first < units; first += step) {
+  for (let first = begin; first < units; first += step) {
     team.each(Math.min(step, units - first), (k, from, to, scratch) => {
       for (let i = first + from; i < first + to; i++) product(k, scratch, width * i);
     });

@@ -28,6 +28,16 @@ export interface PrefillOptions {
   readonly onChunk?: (done: number, total: number) => void;
 }
 
+/** Tokens that may come next, for {@linkcode Session.branchAsync}. */
+export interface Branch {
+  /** At least one. */
+  readonly ids: readonly number[];
+  /** The first of them after which logits are wanted. */
+  readonly from: number;
+  /** The first position that runs sparse. */
+  readonly sparseFrom: number;
+}
+
 /** Settings of a pass over one token. */
 export interface DecodeOptions extends Pick<PassOptions, "observe" | "forceMask"> {
   /** Runs it dense even with a recipe. */
@@ -129,15 +139,24 @@ export class Session {
     options: PrefillOptions = {},
   ): void {
     this.#engine.checkOpen();
-    const { forward, memory, config } = this.#engine, block = this.#engine.logitsBlock();
     this.#alone(this.#run(ids, options, (first, count) => {
-      for (let t = 0; t < count; t += block.rows) {
-        const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(t, rows, block.at);
-        for (let i = 0; i < rows; i++) {
-          each(first + t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
-        }
-      }
+      this.#eachLogits(0, count, (i, logits) => each(first + i, logits));
     }));
+  }
+
+  /**
+   * Runs several continuations of what the session holds, each as if it alone came next, with many of their tokens in one pass, in turns as
+   * {@linkcode Session.prefillAsync}. The session is then as before. Logits go to `each` as by {@linkcode Session.prefillAll}, by the number of the branch and of its token.
+   *
+   * @throws {ContextError} If the longest does not fit; nothing has run then.
+   * @throws {RangeError} If the session is empty, a branch is, or an id is not in the vocabulary.
+   */
+  branchAsync(
+    branches: readonly Branch[],
+    each: (branch: number, index: number, logits: Float32Array) => void,
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<void> {
+    return this.#inTurns(this.#branch(branches, each), options.signal);
   }
 
   /**
@@ -209,6 +228,7 @@ export class Session {
         if (this.#closed) throw new Error("the session is closed");
       }
     } finally {
+      work.return(undefined as T);
       this.#running = false;
       if (this.#closed) this.#release();
     }
@@ -276,6 +296,71 @@ export class Session {
     this.#scores?.mark(this.length);
   }
 
+  *#branch(
+    branches: readonly Branch[],
+    each: (branch: number, index: number, logits: Float32Array) => void,
+  ): Generator<void, void> {
+    if (this.length === 0) throw new RangeError("no tokens to branch from: a session needs at least one");
+    for (const { ids } of branches) {
+      if (ids.length === 0) throw new RangeError("no tokens to run: a branch needs at least one");
+      this.#check(ids);
+    }
+    const engine = this.#engine, start = this.length;
+    const caches = branches.map(() => null as KvCache | null);
+    const cacheOf = (branch: number): KvCache => {
+      const cache = caches[branch] ??= this.#cache.fork(start);
+      cache.reserve(start + branches[branch]!.ids.length);
+      return cache;
+    };
+    engine.forward.count = this.count;
+    try {
+      for (const pass of planBranches(branches, start)) {
+        const spans = pass.spans.map(({ branch, first, count }) => ({
+          cache: cacheOf(branch),
+          position: start + first,
+          count,
+        }));
+        const ids = pass.spans.flatMap(({ branch, first, count }) =>
+          branches[branch]!.ids.slice(first, first + count)
+        );
+        const { cache, position } = spans[0]!, sparseFrom = this.#setDial(() => pass.sparseFrom);
+        // dense positions of a branch count for its own sparse ones alone
+        if (pass.spans[0]!.first === 0) this.#scores?.begin();
+        yield* engine.forward.run(
+          ids,
+          pass.isAlone ? position : 0,
+          cache,
+          pass.isAlone ? { sparseFrom } : { sparseFrom, spans },
+          this.#scores,
+        );
+        let t = 0;
+        for (const { branch, first, count } of pass.spans) {
+          const skipped = Math.min(count, Math.max(0, branches[branch]!.from - first));
+          this.#eachLogits(
+            t + skipped,
+            count - skipped,
+            (i, logits) => each(branch, first + skipped + i, logits),
+          );
+          t += count;
+        }
+      }
+    } finally {
+      this.#scores?.begin();
+      for (const cache of caches) cache?.close();
+    }
+  }
+
+  /** Hands out the logits after some tokens of the last pass. */
+  #eachLogits(first: number, count: number, each: (index: number, logits: Float32Array) => void): void {
+    const { forward, memory, config } = this.#engine, block = this.#engine.logitsBlock();
+    for (let t = 0; t < count; t += block.rows) {
+      const rows = Math.min(block.rows, count - t), stride = forward.logitsOfMany(first + t, rows, block.at);
+      for (let i = 0; i < rows; i++) {
+        each(t + i, new Float32Array(memory.buffer, block.at + 4 * stride * i, config.vocabSize));
+      }
+    }
+  }
+
   /** Sets the model's rules to this session's sparsity. Returns the first sparse position: none where it is dense, else what `start` gives. */
   #setDial(start: (keepDense: number) => number): number {
     const { dial } = this.#engine, from = start(dial?.loaded.recipe.keepDense ?? 0);
@@ -306,4 +391,45 @@ export function sparseStart(prefill: Prefill, start: number, total: number, keep
   if (prefill === "sparse") return keepDense;
   if (prefill === "official") return start + Math.trunc(total * (1 - 0.1));
   throw new RangeError(`prefill: ${prefill} found, dense, sparse, official or a position wanted`);
+}
+
+/** Tokens of a branch in a pass. */
+interface BranchSpan {
+  readonly branch: number;
+  /** Their first one's number in the branch. */
+  readonly first: number;
+  readonly count: number;
+}
+
+/** Passes over branches from position `start`: all that is dense and all that is sparse together, and a branch that is both by itself (`isAlone`). */
+function planBranches(
+  branches: readonly Branch[],
+  start: number,
+): { readonly spans: readonly BranchSpan[]; readonly sparseFrom: number; readonly isAlone: boolean }[] {
+  const passes: { spans: BranchSpan[]; sparseFrom: number; isAlone: boolean }[] = [];
+  const kinds = branches.map(({ ids, sparseFrom }) =>
+    sparseFrom <= start ? "sparse" : sparseFrom >= start + ids.length ? "dense" : "both"
+  );
+  for (const kind of ["dense", "sparse"]) {
+    let room = 0;
+    for (const [branch, { ids }] of branches.entries()) {
+      for (let first = 0; first < ids.length && kinds[branch] === kind;) {
+        if (room === 0) {
+          passes.push({ spans: [], sparseFrom: kind === "sparse" ? 0 : Infinity, isAlone: false });
+          room = MAX_TOKENS;
+        }
+        const count = Math.min(room, ids.length - first);
+        passes.at(-1)!.spans.push({ branch, first, count });
+        room -= count;
+        first += count;
+      }
+    }
+  }
+  for (const [branch, { ids, sparseFrom }] of branches.entries()) {
+    for (let first = 0; first < ids.length && kinds[branch] === "both"; first += MAX_TOKENS) {
+      const count = Math.min(MAX_TOKENS, ids.length - first);
+      passes.push({ spans: [{ branch, first, count }], sparseFrom, isAlone: true });
+    }
+  }
+  return passes;
 }

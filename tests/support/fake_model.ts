@@ -75,6 +75,19 @@ function fakeSession(logitsOf: LogitsOf, ran: Position[][], keepDense: number): 
         each(i, logits);
         logits.fill(NaN);
       }),
+    branchAsync(branches, each, { signal } = {}) {
+      signal?.throwIfAborted();
+      const before = positions.length;
+      for (const [branch, { ids, from, sparseFrom }] of branches.entries()) {
+        for (const [i, id] of ids.entries()) {
+          const logits = run(id, sparseFrom);
+          if (i >= from) each(branch, i, logits);
+          logits.fill(NaN);
+        }
+        positions.length = before;
+      }
+      return Promise.resolve();
+    },
     close() {},
   };
 }

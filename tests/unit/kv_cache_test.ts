@@ -45,6 +45,28 @@ test("KvCache: a table that grows keeps its pages", () => {
   assert.deepEqual(tableOf(cache, arena, 17).slice(0, 16), before);
 });
 
+test("KvCache.fork: shares whole pages, copies the last one's positions, and gives back its own", () => {
+  const { arena, pages } = pool(), cache = new KvCache(pages, arena);
+  cache.reserve(200);
+  const table = tableOf(cache, arena, 4), bytes = () => new Uint8Array(arena.memory.buffer);
+  bytes().fill(7, table[3]!, table[3]! + PAGE);
+  const fork = cache.fork(195);
+  fork.reserve(300);
+  const own = tableOf(fork, arena, 5);
+  assert.deepEqual(own.slice(0, 3), table.slice(0, 3));
+  assert.ok(!table.includes(own[3]!) && !table.includes(own[4]!));
+  assert.ok(bytes().subarray(own[3]!, own[3]! + PAGE).every((byte) => byte === 7));
+  // a whole number of pages needs no copy
+  const whole = cache.fork(128);
+  assert.equal(pages.bytes, 6 * PAGE);
+  whole.close();
+  fork.close();
+  const other = new KvCache(pages, arena);
+  other.reserve(128);
+  assert.deepEqual(new Set(tableOf(other, arena, 2)), new Set(own.slice(3)));
+  assert.equal(pages.bytes, 6 * PAGE);
+});
+
 test("KvCache.truncate: gives back pages that hold no position any more", () => {
   const { arena, pages } = pool(), cache = new KvCache(pages, arena);
   cache.reserve(200);

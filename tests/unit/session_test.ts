@@ -1,7 +1,8 @@
 /** One sequence and several of a tiny model: positions, pages and errors. What its logits should be, tests/golden says. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ContextError, Model, type Session } from "../../src/mod.ts";
+import { calibrateModel } from "../../src/calibrate/calibrate.ts";
+import { type Branch, ContextError, Model, type Session } from "../../src/mod.ts";
 import { largestError, recipeOfThreshold } from "../support/golden.ts";
 import { assertSameBits } from "../support/kernels.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
@@ -282,6 +283,154 @@ test("Session.prefillAsync, decodeAsync: as prefill and decode; passes of two se
   assert.deepEqual(both, [prompt, prompt, next]);
   assert.deepEqual([a.length, b.length], [200, 201]);
 });
+
+/** Logits after each token of a branch, by a session of its own. */
+function branchAlone(model: Model, before: readonly number[], branch: Branch): Float32Array[] {
+  using session = model.session();
+  session.advance(before, { prefill: branch.sparseFrom });
+  const rows: Float32Array[] = [];
+  session.prefillAll(branch.ids, (_, logits) => rows.push(logits.slice()), { prefill: branch.sparseFrom });
+  return rows;
+}
+
+for (const length of [1, 63, 64, 65, 200]) {
+  for (const sparse of [false, true]) {
+    const what = `after ${length} tokens${sparse ? ", sparse" : ""}`;
+    test(`Session.branchAsync: each as if it alone came next, ${what}`, { skip }, async () => {
+      const recipe = sparse ? await recipeOfThreshold(await open(), 0.5) : undefined;
+      await using model = await open(FILE, { recipe });
+      const before = someIds(length, 2);
+      // some sparse before they begin, some nowhere, some from their middle on; more than a pass in all
+      const branches: Branch[] = [5, 1, 130, 64, 2, 7].map((n, i) => ({
+        ids: someIds(n, 3 + i),
+        from: i === 3 ? 60 : 0,
+        sparseFrom: !sparse ? Infinity : i === 5 ? length + 3 : i % 2 === 0 ? length : Infinity,
+      }));
+      using session = model.session();
+      session.advance(before);
+      const found = branches.map((): Float32Array[] => []);
+      await session.branchAsync(branches, (branch, index, logits) => {
+        assert.equal(index, branches[branch]!.from + found[branch]!.length);
+        found[branch]!.push(logits.slice());
+      });
+      for (const [i, branch] of branches.entries()) {
+        const wanted = branchAlone(model, before, branch).slice(branch.from);
+        assert.equal(found[i]!.length, wanted.length);
+        wanted.forEach((logits, t) => assertNear(found[i]![t]!, logits, `branch ${i}, token ${t}`));
+        // whatever runs beside it, the bits are the same
+        const alone: Float32Array[] = [];
+        await session.branchAsync([branch], (_, __, logits) => void alone.push(logits.slice()));
+        alone.forEach((logits, t) => assertSameBits(logits, found[i]![t]!, `branch ${i} alone, token ${t}`));
+      }
+      // and the session goes on as if nothing had been
+      assert.deepEqual(session.tokens, before);
+      assertSameBits(session.decode(9), branchlessDecode(model, before), "the session");
+      if (sparse) assert.ok(session.count.sparseTokens >= 2 * (5 + 130 + 2 + 4));
+      else assert.equal(session.count.sparseTokens, 0);
+    });
+  }
+}
+
+test(
+  "Session.branchAsync: on bytes too a branch has the same bits alone and among others",
+  { skip },
+  async () => {
+    const file = "golden/tiny/llama-mixed.gguf", recipe = await recipeOfThreshold(await open(file), 0.5);
+    for (const kernels of ["baseline", "auto"] as const) {
+      await using model = await open(file, { recipe, kernels });
+      using session = model.session();
+      session.advance(someIds(70));
+      const branches = [1, 3, 1, 2].map((n, i) => ({
+        ids: someIds(n, 3 + i),
+        from: 0,
+        sparseFrom: i < 2 ? 70 : Infinity,
+      }));
+      const run = async (some: readonly Branch[]): Promise<Float32Array[]> => {
+        const rows: Float32Array[] = [];
+        await session.branchAsync(some, (_, __, logits) => void rows.push(logits.slice()));
+        return rows;
+      };
+      // dense ones run first
+      const together = await run(branches), order = [branches[2]!, branches[3]!, branches[0]!, branches[1]!];
+      const alone: Float32Array[] = [];
+      for (const branch of order) alone.push(...await run([branch]));
+      assert.equal(alone.length, together.length);
+      alone.forEach((logits, i) => assertSameBits(logits, together[i]!, `${kernels}, row ${i}`));
+    }
+  },
+);
+
+test(
+  "Session.branchAsync: neurons that the sequence picks are as if the branch alone came next",
+  { skip },
+  async () => {
+    const text = "some text of no importance", source = "none";
+    const recipe = await calibrateModel(await open(), { text, source, method: "griffin", sparsity: 0.3 });
+    await using model = await open(FILE, { recipe });
+    const before = someIds(70, 2);
+    using session = model.session();
+    session.advance(before);
+    // dense positions of one must not pick for another
+    const branches = [Infinity, 70, 73, 70].map((sparseFrom, i) => ({
+      ids: someIds(i === 2 ? 140 : 6, 3 + i),
+      from: 0,
+      sparseFrom,
+    }));
+    const found = branches.map((): Float32Array[] => []);
+    for (let twice = 0; twice < 2; twice++) {
+      for (const rows of found) rows.length = 0;
+      await session.branchAsync(branches, (branch, _, logits) => void found[branch]!.push(logits.slice()));
+    }
+    for (const [i, branch] of branches.entries()) {
+      using alone = model.session();
+      alone.advance(before);
+      alone.prefillAll(
+        branch.ids,
+        (t, logits) => assertNear(found[i]![t]!, logits, `branch ${i}, token ${t}`),
+        { prefill: branch.sparseFrom },
+      );
+    }
+  },
+);
+
+function branchlessDecode(model: Model, before: readonly number[]): Float32Array {
+  using session = model.session();
+  session.advance(before);
+  return session.decode(9);
+}
+
+test(
+  "Session.branchAsync: refuses what can't run, gives pages back also when it is given up",
+  { skip },
+  async () => {
+    await using model = await open();
+    using session = model.session();
+    const branch = (ids: readonly number[]): Branch => ({ ids, from: 0, sparseFrom: Infinity });
+    const run = (...branches: Branch[]): Promise<void> => session.branchAsync(branches, () => {});
+    await assert.rejects(run(branch([1])), /no tokens to branch from/);
+    session.advance(someIds(100));
+    await assert.rejects(run(branch([])), /a branch needs at least one/);
+    await assert.rejects(run(branch([1]), branch([VOCAB])), /token 320/);
+    await assert.rejects(run(branch([1]), branch(someIds(CONTEXT - 99))), ContextError);
+    await run(branch(someIds(CONTEXT - 100)), branch([1]));
+    const { kvBytes } = model.memory;
+    for (let i = 0; i < 10; i++) {
+      const error = new Error("enough"), abort = new AbortController();
+      const branches = [branch(someIds(CONTEXT - 100)), branch(someIds(3))];
+      const stopped = session.branchAsync(branches, () => abort.abort(error), { signal: abort.signal });
+      await assert.rejects(stopped, error);
+      await assert.rejects(
+        session.branchAsync(branches, () => {
+          throw error;
+        }),
+        error,
+      );
+      await run(...branches);
+    }
+    assert.equal(model.memory.kvBytes, kvBytes);
+    assertSameBits(session.decode(9), branchlessDecode(model, someIds(100)), "the session");
+  },
+);
 
 test(
   "Session.prefillAsync: one that is aborted or closed meanwhile keeps whole chunks, or nothing",

@@ -65,7 +65,7 @@ async function loadSparse(context: CliContext, options: DemoOptions): Promise<Mo
       source,
       tokens: CALIBRATION_TOKENS,
       sparsity,
-      rho: 1,
+      dialStreams: [],
       signal: context.signal,
       onProgress: ({ phase, done, total }) => context.progress.update(phase, done, total, "tokens"),
     }).finally(() => context.progress.end());
