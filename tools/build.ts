@@ -49,6 +49,8 @@ export async function bundle(): Promise<void> {
       mod: "src/mod.ts",
       calibrate: "src/calibrate/mod.ts",
       eval: "src/eval/mod.ts",
+      search: "src/search/mod.ts",
+      search_worker: "src/search/worker.ts",
       cli: "src/cli/main.ts",
     },
     outdir: "dist",

@@ -32,7 +32,16 @@ const passed = [
   deno("types", "check", "--quiet", ...sources()),
   deno("lint", "lint", "--quiet"),
   deno("format", "fmt", "--check", "--quiet"),
-  deno("docs", "doc", "--quiet", "--lint", "src/mod.ts", "src/calibrate/mod.ts", "src/eval/mod.ts"),
+  deno(
+    "docs",
+    "doc",
+    "--quiet",
+    "--lint",
+    "src/mod.ts",
+    "src/calibrate/mod.ts",
+    "src/eval/mod.ts",
+    "src/search/mod.ts",
+  ),
 ];
 if (passed.includes(false)) process.exit(1);
 console.error("types, lint, format and docs are right");

@@ -112,7 +112,7 @@ export class ThresholdObserver {
    */
   quantiles(targetSparsities: readonly number[]): Float32Array {
     const ranks = targetSparsities.map((target) => this.#rankOf(target));
-    if (this.#kept === null) return Float32Array.from(ranks, (k) => this.kthSmallest(k));
+    if (this.#kept === null) return this.#manyInBins(ranks);
     // 91 selections of a million scores take half a second, one sort 70 ms
     const sorted = new Float32Array(this.#kept.slice(0, this.#count).sort().buffer);
     return Float32Array.from(ranks, (k) => k === 0 ? -1 : sorted[k - 1]!);
@@ -181,17 +181,31 @@ export class ThresholdObserver {
     return this.#bins = bins;
   }
 
-  #kthInBins(k: number): number {
-    let below = 0;
-    for (let octave = 0; octave < 256; octave++) {
+  /** In one walk through the bins where the ranks ascend: a thousand walks take 0.2 s. */
+  #manyInBins(ranks: readonly number[]): Float32Array {
+    const found = new Float32Array(ranks.length), walk = { octave: 0, bin: 0, below: 0 };
+    let last = 0;
+    for (const [i, k] of ranks.entries()) {
+      if (k < last) Object.assign(walk, { octave: 0, bin: 0, below: 0 });
+      found[i] = k === 0 ? -1 : this.#kthInBins(k, walk);
+      last = k;
+    }
+    return found;
+  }
+
+  /** @param walk where to begin, below the k-th; left at the bin that holds it */
+  #kthInBins(k: number, walk = { octave: 0, bin: 0, below: 0 }): number {
+    let { below } = walk;
+    for (let octave = walk.octave; octave < 256; octave++) {
       const slot = this.#slots[octave]!;
       if (slot === UNSEEN) continue;
-      for (let bin = 0; bin < OCTAVE_BINS; bin++) {
+      for (let bin = octave === walk.octave ? walk.bin : 0; bin < OCTAVE_BINS; bin++) {
         const inBin = this.#bins[slot + bin]!;
         if (below + inBin < k) {
           below += inBin;
           continue;
         }
+        Object.assign(walk, { octave, bin, below });
         const first = (octave << OCTAVE_SHIFT) | (bin << BIN_SHIFT);
         // The bin of 0: what shares it is below 3e-42, and 0 must come out as 0.
         if (first === 0) return 0;

@@ -23,6 +23,7 @@ import * as inspect from "./commands/inspect.ts";
 import * as logits from "./commands/logits.ts";
 import * as models from "./commands/models.ts";
 import * as pull from "./commands/pull.ts";
+import * as search from "./commands/search.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
 import { describeError, EXIT, exitStatusOf } from "./errors.ts";
@@ -40,6 +41,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   logits,
   calibrate,
   evaluate,
+  search,
   bench,
   demo,
 ];

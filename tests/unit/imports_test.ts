@@ -18,6 +18,18 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   runtime: ["errors", "format", "model", "recipe", "kernels", "hub", "platform"],
   calibrate: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
   eval: ["errors", "format", "model", "recipe", "kernels", "platform/platform", "runtime"],
+  search: [
+    "errors",
+    "format",
+    "model",
+    "recipe",
+    "kernels",
+    "platform/platform",
+    "platform/detect",
+    "runtime",
+    "calibrate",
+    "eval",
+  ],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */

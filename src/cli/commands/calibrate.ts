@@ -150,7 +150,8 @@ async function calibrate(
   }
 }
 
-async function readText(platform: Platform, path: string): Promise<string> {
+/** A text file, whole. */
+export async function readText(platform: Platform, path: string): Promise<string> {
   const found = await platform.stat(path);
   if (found?.kind !== "file") {
     throw new Error(
@@ -180,12 +181,13 @@ function parseJson(text: string, path: string): unknown {
   }
 }
 
-function baseName(path: string): string {
+/** The last part of a path. */
+export function baseName(path: string): string {
   return path.replace(/^.*[/\\]/, "");
 }
 
 /** Returns the bytes written. */
-async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: string): Promise<number> {
+export async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: string): Promise<number> {
   const { serialiseRecipe, tableOf } = await import("../../recipe/recipe.ts");
   const tensors = new Map<string, ProjectionTensors>();
   for (const { path } of loaded.recipe.projections) {
