@@ -26,6 +26,7 @@ import * as pull from "./commands/pull.ts";
 import * as search from "./commands/search.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
+import * as worker from "./commands/worker.ts";
 import { describeError, EXIT, exitStatusOf } from "./errors.ts";
 import { type CliContext, createContext } from "./output.ts";
 
@@ -42,6 +43,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   calibrate,
   evaluate,
   search,
+  worker,
   bench,
   demo,
 ];

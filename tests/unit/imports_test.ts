@@ -37,6 +37,7 @@ const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   hub: ["@huggingface/hub"],
   model: ["@huggingface/jinja", "@huggingface/tokenizers"],
   eval: ["js-rouge"],
+  search: ["bullmq", "ioredis"],
   cli: ["commander"],
 };
 /** Names that not every runtime has. */

@@ -11,6 +11,7 @@ import type {
 } from "../../search/mod.ts";
 import type { Model } from "../../runtime/model.ts";
 import { VERSION } from "../../version.ts";
+import { UsageError } from "../errors.ts";
 import { loadModel, modelDocument } from "../generation.ts";
 import { Journal } from "../journal.ts";
 import {
@@ -34,6 +35,7 @@ export interface SearchCommandOptions
   readonly data?: string;
   readonly from?: string;
   readonly workers?: number;
+  readonly queue?: string;
 }
 
 /** A line of the state: a piece that is finished, and how long after the one before. */
@@ -135,6 +137,10 @@ export function register(program: Command, context: CliContext): void {
       "threads, each with a model of its own (default: one a processor, as far as memory suffices)",
       integer(1, 1024),
     )
+    .option(
+      "--queue <url>",
+      "instead of threads here, workers anywhere: those that run `rsparse worker --queue` with the same redis://host:port",
+    )
     .addOption(kernelsOption())
     .addOption(dtypeOption())
     .action((options: SearchCommandOptions) => run(context, options));
@@ -142,6 +148,11 @@ export function register(program: Command, context: CliContext): void {
 
 async function run(context: CliContext, options: SearchCommandOptions): Promise<void> {
   const { recipeOut } = options;
+  if (options.workers !== undefined && options.queue !== undefined) {
+    throw new UsageError(
+      "Cannot take both --workers and --queue: `rsparse worker` starts workers of a queue",
+    );
+  }
   if (recipeOut !== undefined) await checkOutput(context.platform, recipeOut, "the recipe");
   const { result, settings, model, seconds } = await search(context, options);
   if (recipeOut !== undefined) {
@@ -195,6 +206,7 @@ export async function search(context: CliContext, options: SearchCommandOptions)
     ...picked(options, DEFAULTS, size),
     algorithm,
   };
+  const queued = options.queue === undefined ? null : await openQueue(options.queue);
   const model = await loadModel(context, { ...options, threads: "auto", kv: "f32" });
   let journal: Journal<Line> | null = null;
   try {
@@ -225,7 +237,7 @@ export async function search(context: CliContext, options: SearchCommandOptions)
       modelSource: options.model,
       dtype: options.dtype,
       start,
-      executor: await workers(context, options, model),
+      executor: queued ?? await workers(context, options, model),
       finished: watch.finished,
       onFinished: ({ key, value }, progress) => watch.add(key, value, progress),
       onGeneration: (generation, progress) => watch.generation(generation, progress),
@@ -289,6 +301,13 @@ async function readDocuments(
 async function readStart({ platform }: CliContext, path: string, model: Model): Promise<Shares> {
   const { sharesFromOfficial } = await import("../../search/mod.ts");
   return sharesFromOfficial(await readText(platform, path), model);
+}
+
+/** Told before the work where there is no queue. */
+async function openQueue(url: string): Promise<ExecutorFactory> {
+  const { checkQueue, inQueue } = await import("../../search/queue.ts");
+  await checkQueue(url);
+  return inQueue(url);
 }
 
 async function workers(
