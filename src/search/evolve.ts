@@ -18,7 +18,7 @@ import {
 export interface EvolveSettings extends StepSettings {
   /** Members of a population. */
   readonly population: number;
-  /** Times that it has children. */
+  /** Times that it has children; 0: nothing is drawn, the start alone is evaluated. */
   readonly generations: number;
   /** Blocks whose projections are varied together. */
   readonly groupLayers: number;
@@ -58,7 +58,9 @@ export function mostEvaluations(
   config: LlamaConfig,
   { population, generations, groupLayers }: EvolveSettings,
 ): number {
-  return 1 + Math.ceil(config.numHiddenLayers / groupLayers) * population * (generations + 1);
+  return generations === 0
+    ? 1
+    : 1 + Math.ceil(config.numHiddenLayers / groupLayers) * population * (generations + 1);
 }
 
 /**
@@ -76,6 +78,7 @@ export async function evolve(
 ): Promise<{ readonly shares: Shares; readonly fitness: number }> {
   const random = new Random(settings.seed), layers = config.numHiddenLayers;
   let shares = start, [fitness] = await evaluate([shares], 0) as [number], generation = 0;
+  if (settings.generations === 0) return { shares, fitness: fitness! };
   for (let first = 0; first < layers; first += settings.groupLayers) {
     const end = Math.min(layers, first + settings.groupLayers);
     const group = new Group(config, shares, first, end, settings);

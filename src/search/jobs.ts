@@ -60,3 +60,33 @@ export interface Executor {
 
 /** Starts an executor once it is known what there is to work on. */
 export type ExecutorFactory = (setup: Setup) => Promise<Executor>;
+
+/** A setup as text. */
+export function packSetup(setup: Setup): string {
+  const { abs, columnNorm, norms } = setup.tables;
+  return JSON.stringify({ ...setup, tables: [abs, columnNorm, norms].map(toBase64) });
+}
+
+/** What {@linkcode packSetup} made. */
+export function unpackSetup(text: string): Setup {
+  const packed = JSON.parse(text) as Omit<Setup, "tables"> & { readonly tables: readonly string[] };
+  const [abs, columnNorm, norms] = packed.tables.map(fromBase64) as [
+    Float32Array,
+    Float32Array,
+    Float32Array,
+  ];
+  return { ...packed, tables: { abs, columnNorm, norms } satisfies Tables };
+}
+
+function toBase64(values: Float32Array): string {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 0x8000) {
+    text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
+  }
+  return btoa(text);
+}
+
+function fromBase64(text: string): Float32Array {
+  return new Float32Array(Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer);
+}

@@ -4,8 +4,7 @@
  */
 import type { Job as QueueJob, Queue, QueueEvents } from "bullmq";
 import type { Redis } from "ioredis";
-import type { Executor, ExecutorFactory, Job, Setup } from "./jobs.ts";
-import type { Tables } from "./tables.ts";
+import { type Executor, type ExecutorFactory, type Job, packSetup, type Setup, unpackSetup } from "./jobs.ts";
 
 /** Where jobs wait. */
 const QUEUE = "rsparse-search";
@@ -222,6 +221,8 @@ class QueueExecutor implements Executor {
 export interface WorkOptions {
   /** `redis://…` */
   readonly queue: string;
+  /** Who it is, for whoever looks at the queue. */
+  readonly name: string;
   /** Jobs at a time. */
   readonly count: number;
   /** Makes what does the jobs of a search; it may put another model in the place of the one that is named. */
@@ -240,7 +241,7 @@ export interface WorkOptions {
  * @throws {Error} If nobody answers at the address, or it can't do what a search wants: that job is given back.
  */
 export async function work(
-  { queue, count, executor, signal, onSearch, onJob }: WorkOptions,
+  { queue, name, count, executor, signal, onSearch, onJob }: WorkOptions,
 ): Promise<number> {
   const redis = await connect(queue), { DelayedError, Worker } = await import("bullmq");
   let joined: { readonly search: string; readonly executor: Promise<Executor> } | null = null;
@@ -292,6 +293,7 @@ export async function work(
     }
   }, {
     connection: redis,
+    name,
     concurrency: count,
     lockDuration: LOCK_MS,
     stalledInterval: STALLED_MS,
@@ -307,34 +309,4 @@ export async function work(
   redis.disconnect();
   if (failure !== null) throw failure;
   return done;
-}
-
-/** A setup as text. */
-export function packSetup(setup: Setup): string {
-  const { abs, columnNorm, norms } = setup.tables;
-  return JSON.stringify({ ...setup, tables: [abs, columnNorm, norms].map(toBase64) });
-}
-
-/** What {@linkcode packSetup} made. */
-export function unpackSetup(text: string): Setup {
-  const packed = JSON.parse(text) as Omit<Setup, "tables"> & { readonly tables: readonly string[] };
-  const [abs, columnNorm, norms] = packed.tables.map(fromBase64) as [
-    Float32Array,
-    Float32Array,
-    Float32Array,
-  ];
-  return { ...packed, tables: { abs, columnNorm, norms } satisfies Tables };
-}
-
-function toBase64(values: Float32Array): string {
-  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-  let text = "";
-  for (let at = 0; at < bytes.length; at += 0x8000) {
-    text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
-  }
-  return btoa(text);
-}
-
-function fromBase64(text: string): Float32Array {
-  return new Float32Array(Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer);
 }

@@ -1,5 +1,5 @@
 /** `rsparse calibrate`: makes the recipe by which a model runs sparse. */
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { CalibrationMethod } from "../../calibrate/calibrate.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { LoadedRecipe, ProjectionTensors } from "../../recipe/recipe.ts";
@@ -16,7 +16,7 @@ interface CalibrateCommandOptions
   readonly data?: string;
   readonly tokens?: number;
   readonly sparsity?: number;
-  readonly rho?: number;
+  readonly rho?: number | "search";
   readonly method: CalibrationMethod;
   readonly compat: "corrected" | "official";
   readonly thresholds?: string;
@@ -46,7 +46,11 @@ export function register(program: Command, context: CliContext): void {
       "share of the multiply-adds to skip (default: 0.5)",
       decimal(0, 1, { below: true }),
     )
-    .option("--rho <r>", "share of the kept compute for channels, the rest buys rank (default: 1)", rho)
+    .option(
+      "--rho <r>",
+      "share of the kept compute for channels, the rest buys rank (default: 1); search: each projection's own, as `rsparse search --size small` finds them",
+      rho,
+    )
     .addOption(
       new Option(
         "--method <m>",
@@ -83,9 +87,13 @@ export function register(program: Command, context: CliContext): void {
       const { output } = options;
       if (output !== undefined) await checkOutput(context.platform, output, "the recipe");
       const began = performance.now();
+      if (options.rho === "search") return await searchRho(context, options, began);
       await withModel(context, options, async (model) => {
         context.note("calibrating: the model reads the text; this takes half a minute or more");
-        const loaded = await calibrate(context, model, options);
+        const loaded = await calibrate(context, model, {
+          ...options,
+          rho: options.rho as number | undefined,
+        });
         const bytes = output === undefined ? 0 : await writeRecipe(context.platform, loaded, output);
         await printRecipe(context, loaded, output ?? null, (performance.now() - began) / 1000);
         if (output !== undefined) {
@@ -95,17 +103,40 @@ export function register(program: Command, context: CliContext): void {
     });
 }
 
-function rho(text: string): number {
-  if (text === "search") {
-    throw new InvalidArgumentError("a number from 0 to 1 wanted: `search` comes with the search command.");
+function rho(text: string): number | "search" {
+  return text === "search" ? text : decimal(0, 1)(text);
+}
+
+/** `--rho search`: as `rsparse search` does it, with its `--size small`: minutes where the paper's takes hours. */
+async function searchRho(
+  context: CliContext,
+  options: CalibrateCommandOptions,
+  began: number,
+): Promise<void> {
+  if (options.compat === "official") {
+    throw new UsageError("Cannot take --compat official with --rho search: it has no search");
   }
-  return decimal(0, 1)(text);
+  const { search } = await import("./search.ts"),
+    { model, kernels, dtype, data, sparsity, seed, output } = options;
+  const { result } = await search(context, {
+    model,
+    kernels,
+    dtype,
+    data,
+    sparsity,
+    seed,
+    calibrationTokens: options.tokens,
+    recipeOut: output,
+    algorithm: "evolutionary",
+    size: "small",
+  });
+  await printRecipe(context, result.recipe, output ?? null, (performance.now() - began) / 1000);
 }
 
 async function calibrate(
   context: CliContext,
   model: Model,
-  options: CalibrateCommandOptions,
+  options: CalibrateCommandOptions & { readonly rho?: number },
 ): Promise<LoadedRecipe> {
   const { calibrateModel, recipeFromThresholds } = await import("../../calibrate/calibrate.ts");
   const { compat, seed } = options, { signal, progress, platform } = context;

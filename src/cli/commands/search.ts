@@ -12,7 +12,7 @@ import type {
 import type { Model } from "../../runtime/model.ts";
 import { VERSION } from "../../version.ts";
 import { UsageError } from "../errors.ts";
-import { loadModel, modelDocument } from "../generation.ts";
+import { loadModel, modelDocument, type RunDocument } from "../generation.ts";
 import { Journal } from "../journal.ts";
 import {
   addModelOption,
@@ -155,10 +155,6 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
   }
   if (recipeOut !== undefined) await checkOutput(context.platform, recipeOut, "the recipe");
   const { result, settings, model, seconds } = await search(context, options);
-  if (recipeOut !== undefined) {
-    const bytes = await writeRecipe(context.platform, result.recipe, recipeOut);
-    context.note(`wrote ${recipeOut}, ${formatBytes(bytes)}`);
-  }
   const { best, start, history, evaluations } = result;
   if (context.options.json) {
     const { source, tokens, sha256 } = result.recipe.recipe.calibration;
@@ -169,7 +165,7 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
       seconds,
       start,
       recipe: recipeOut ?? null,
-      model: modelDocument(model),
+      model,
       data: { source, sha256, calibrationTokens: tokens },
       settings,
     });
@@ -185,13 +181,12 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
 export interface Searched {
   readonly result: SearchResult;
   readonly settings: SearchSettings;
-  /** Closed: what it is remains to be told. */
-  readonly model: Model;
+  readonly model: RunDocument["model"];
   /** Over all runs of it. */
   readonly seconds: number;
 }
 
-/** Searches as the options say, with state, progress and workers. */
+/** Searches as the options say, with state, progress and workers, and writes the recipe. */
 export async function search(context: CliContext, options: SearchCommandOptions): Promise<Searched> {
   const { DEFAULTS, SIZES, searchRecipe } = await import("../../search/mod.ts"),
     { signal, platform } = context;
@@ -208,6 +203,7 @@ export async function search(context: CliContext, options: SearchCommandOptions)
   };
   const queued = options.queue === undefined ? null : await openQueue(options.queue);
   const model = await loadModel(context, { ...options, threads: "auto", kv: "f32" });
+  const document = modelDocument(model);
   let journal: Journal<Line> | null = null;
   try {
     const start = options.from === undefined ? undefined : await readStart(context, options.from, model);
@@ -218,7 +214,7 @@ export async function search(context: CliContext, options: SearchCommandOptions)
         {
           rsparse: VERSION,
           model: await model.hash(),
-          dtype: modelDocument(model).dtype,
+          dtype: document.dtype,
           kernels: model.info.kernels,
           data: text.sha256,
           from: start ?? null,
@@ -245,8 +241,12 @@ export async function search(context: CliContext, options: SearchCommandOptions)
         context.progress.update(phase, done, total, phase === "calibrating" ? "tokens" : "projections"),
       signal,
     });
-    if (options.recipeOut !== undefined) await journal!.rename(`${options.recipeOut}.path.jsonl`);
-    return { result, settings, model, seconds: watch.seconds };
+    if (options.recipeOut !== undefined) {
+      const bytes = await writeRecipe(platform, result.recipe, options.recipeOut);
+      context.note(`wrote ${options.recipeOut}, ${formatBytes(bytes)}`);
+      await journal!.rename(`${options.recipeOut}.path.jsonl`);
+    }
+    return { result, settings, model: document, seconds: watch.seconds };
   } catch (error) {
     if (signal.aborted && journal !== null) {
       context.note(

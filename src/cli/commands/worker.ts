@@ -1,4 +1,5 @@
 /** `rsparse worker`: does the work of searches that other machines have begun. */
+import { hostname } from "node:os";
 import process from "node:process";
 import type { Command } from "commander";
 import { integer } from "../model_option.ts";
@@ -44,6 +45,7 @@ async function run(context: CliContext, { queue, threads, model }: WorkerOptions
   try {
     const done = await work({
       queue,
+      name: `${hostname()}-${process.pid}`,
       count,
       executor: (setup) => inThreads(count)({ ...setup, model: model ?? setup.model }),
       signal: asked.signal,
