@@ -205,14 +205,15 @@ class QueueExecutor implements Executor {
   /** Events that were missed while the connection was lost, jobs that Redis has lost. */
   async #poll(): Promise<void> {
     for (const [id, { entry }] of [...this.#pending]) {
+      const state = await this.#queue.getJobState(id);
+      if (!this.#pending.has(id)) continue;
+      if (state === "unknown") await this.#put(id, entry);
+      if (state !== "completed" && state !== "failed") continue;
+      // only now: as it was read before it ended it would have no result
       const job = await this.#queue.getJob(id);
-      if (job === undefined) {
-        if (this.#pending.has(id)) await this.#put(id, entry);
-        continue;
-      }
-      const state = await job.getState();
+      if (job === undefined) continue;
       if (state === "completed") this.#settle(id, job.returnvalue);
-      else if (state === "failed") this.#fail(id, job.failedReason);
+      else this.#fail(id, job.failedReason);
     }
   }
 }
