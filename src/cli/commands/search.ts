@@ -45,7 +45,7 @@ interface Line {
   readonly ms: number;
 }
 
-/** Beside the model's memory, what a worker takes: its runtime, decompositions, streams of samples. */
+/** Beside the model's memory and factors, what a worker takes: its runtime, streams of samples. */
 const WORKER_BYTES = 250e6;
 /** Of the memory that is free, workers may take so much. */
 const MEMORY_SHARE = 0.8;
@@ -233,7 +233,7 @@ export async function search(context: CliContext, options: SearchCommandOptions)
       modelSource: options.model,
       dtype: options.dtype,
       start,
-      executor: queued ?? await workers(context, options, model),
+      executor: queued ?? await workers(context, options, settings, model),
       finished: watch.finished,
       onFinished: ({ key, value }, progress) => watch.add(key, value, progress),
       onGeneration: (generation, progress) => watch.generation(generation, progress),
@@ -310,13 +310,23 @@ async function openQueue(url: string): Promise<ExecutorFactory> {
   return inQueue(url);
 }
 
+/** What low-rank parts take where rho is 0: those of two groups as floats, all of them packed, as bytes mostly. */
+function factorBytes({ config }: Model, { sparsity, groupLayers }: SearchSettings): number {
+  const { hiddenSize, intermediateSize, numHiddenLayers, numAttentionHeads, numKeyValueHeads, headDim } =
+    config;
+  const block = hiddenSize * (3 * intermediateSize + 2 * headDim * (numAttentionHeads + numKeyValueHeads));
+  return (1 - sparsity) * block * (4 * Math.min(2 * groupLayers, numHiddenLayers) + numHiddenLayers);
+}
+
 async function workers(
   context: CliContext,
   options: SearchCommandOptions,
+  settings: SearchSettings,
   model: Model,
 ): Promise<ExecutorFactory> {
   const { inThreads } = await import("../../search/mod.ts"), { platform } = context;
-  const cores = platform.processors(), each = model.memory.wasmBytes + WORKER_BYTES;
+  const cores = platform.processors(),
+    each = model.memory.wasmBytes + WORKER_BYTES + factorBytes(model, settings);
   const free = platform.freeBytes() ?? Infinity, fit = Math.max(1, Math.floor(MEMORY_SHARE * free / each));
   const count = options.workers ?? Math.min(cores, fit);
   if (options.workers === undefined && fit < cores) {
