@@ -27,6 +27,7 @@ export {
 } from "./runtime/session.ts";
 export { type PassOptions, type SparsityCount } from "./runtime/forward.ts";
 export { type Dtype, DTYPES, type Layout, type RunMethod } from "./runtime/matrix.ts";
+export { MLP_KINDS, type MlpKind, type MlpRecipe } from "./recipe/mlp.ts";
 export { Sampler, type SamplingOptions } from "./runtime/sampler.ts";
 export { type KernelChoice } from "./kernels/probe.ts";
 export { type KernelSource } from "./runtime/open_kernels.ts";
@@ -38,6 +39,8 @@ export {
   COMPATS,
   type Factors,
   type LoadedRecipe,
+  LOW_RANK_INPUTS,
+  type LowRankInput,
   type Method,
   METHODS,
   type Mode,

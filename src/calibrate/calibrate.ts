@@ -5,6 +5,7 @@ import { TensorReader } from "./tensor_reader.ts";
 import { ThresholdObserver } from "./threshold.ts";
 import { loadKernelModule } from "../kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
+import { calibrateNeurons } from "./neurons.ts";
 import { streamThresholds } from "./stream.ts";
 import { planBudget, siteShares } from "../recipe/budget.ts";
 import { dialPoints } from "../recipe/dial.ts";
@@ -27,10 +28,20 @@ import { nextTurn } from "../runtime/turn.ts";
 
 /**
  * How {@linkcode calibrateModel} chooses what to skip: `r-sparse`, |x| or, with rank, |x| times the column's norm; `teal`, |x|, the same share everywhere;
- * `by-site`, |x|, more of down and o; `wina`, |x| times the column's norm and no rank; `low-rank`, rank alone. The thresholds of `teal` and `by-site` are set
+ * `by-site`, |x|, more of down and o; `wina`, |x| times the column's norm and no rank; `low-rank`, rank alone; `cats`, `griffin`
+ * and `relufication` skip neurons of the MLP (`neurons.ts`). The thresholds of `teal` and `by-site` are set
  * while the model runs sparse, the others' while it runs dense.
  */
-export const CALIBRATION_METHODS = ["r-sparse", "teal", "by-site", "wina", "low-rank"] as const;
+export const CALIBRATION_METHODS = [
+  "r-sparse",
+  "teal",
+  "by-site",
+  "wina",
+  "low-rank",
+  "cats",
+  "griffin",
+  "relufication",
+] as const;
 /** One of {@linkcode CALIBRATION_METHODS}. */
 export type CalibrationMethod = typeof CALIBRATION_METHODS[number];
 
@@ -95,6 +106,17 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   }
   if (method === "teal" || method === "by-site") {
     return await calibrateStream(model, { ...options, method, ids, compat });
+  }
+  if (method === "cats" || method === "griffin" || method === "relufication") {
+    const neurons = { method, ids, sparsity, signal, keepDense: compat === "official" ? 0 : 1 };
+    const onTokens = (done: number, total: number): void =>
+      onProgress?.({ phase: "thresholds", done, total });
+    const source = method === "griffin" ? { text: "", source: "none" } : {};
+    return await calibrateNeurons(
+      model,
+      { ...neurons, onTokens },
+      (made) => describe(model, { ...options, ...source }, { ...made, method, compat }),
+    );
   }
   const scaled = method === "wina" || (rho > 0 && rho < 1);
   const tensors = await weightTensors(model, (layer, name) => {
@@ -267,9 +289,9 @@ export async function recipeFromThresholds(
 async function describe(
   model: Model,
   options: { readonly text: string; readonly source: string; readonly seed?: number },
-  made: Pick<Recipe, "method" | "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense"> & {
-    readonly tokens: number;
-  },
+  made:
+    & Pick<Recipe, "method" | "sparsity" | "points" | "rho" | "compat" | "projections" | "keepDense" | "mlp">
+    & { readonly tokens: number },
 ): Promise<Recipe> {
   const { tokens, ...rest } = made;
   return {

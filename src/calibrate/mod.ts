@@ -15,6 +15,7 @@ export { type LayerBudget, type OfficialBudget, planBudget, planOfficialBudget }
 export { importOfficialRecipe, type OfficialProjection } from "../recipe/import.ts";
 export {
   joinRecipe,
+  type ModelTensors,
   parseRecipe,
   type ProjectionTensors,
   serialiseRecipe,

@@ -1,6 +1,7 @@
 /** The one thing that is asked of a model: how likely it finds tokens after others. Tokens that sequences have in common run once. */
+import { checkSparsity } from "../recipe/dial.ts";
 import type { Model } from "../runtime/model.ts";
-import { type Session, sparseStart } from "../runtime/session.ts";
+import { type Session, type SessionOptions, sparseStart } from "../runtime/session.ts";
 import { normalise } from "./divergence.ts";
 
 /** What evaluation needs of a session. */
@@ -27,16 +28,22 @@ export interface Subject {
   session(): EvalSession;
 }
 
-/** A loaded model to be evaluated, with its recipe if it has one. */
-export function subjectOf(model: Model): Subject {
+/**
+ * A loaded model to be evaluated, with its recipe if it has one.
+ *
+ * @param options `sparsity`: where the recipe's dial stands, its own if not given; 0 is as without a recipe
+ * @throws {RangeError} If the recipe can't do that sparsity.
+ */
+export function subjectOf(model: Model, { sparsity }: SessionOptions = {}): Subject {
+  if (sparsity !== undefined) checkSparsity(model.recipe, sparsity);
   return {
     contextLength: model.engine.contextLength,
-    isSparse: model.recipe !== null,
+    isSparse: model.recipe !== null && sparsity !== 0,
     keepDense: model.recipe?.recipe.keepDense ?? 0,
     decode: (ids) => model.description.tokenizer.decode(ids, { skipSpecial: true }),
     stopIds: model.description.tokenizer.stopIds,
     encode: (text) => model.description.tokenizer.encode(text),
-    session: () => model.session(),
+    session: () => model.session({ sparsity }),
   };
 }
 

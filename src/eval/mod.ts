@@ -3,16 +3,16 @@
  *
  * @module
  */
+export { type EvaluateOptions, evaluateTask, type Evaluation, type TaskInput } from "./evaluate.ts";
 export {
-  type EvaluateOptions,
-  evaluateTask,
-  type Evaluation,
+  type FigureOptions,
+  figuresOf,
   type Measures,
   type Paired,
   type RowResult,
-  type TaskInput,
   type TaskResult,
-} from "./evaluate.ts";
+} from "./figures.ts";
+export { type Part, rangeOfPart } from "./parts.ts";
 export type { ClozeResult } from "./lambada.ts";
 export {
   type EvalPrefill,

@@ -29,6 +29,10 @@ export interface ChoiceResult {
   readonly scores: readonly number[];
   /** The same, run dense; null without a recipe. */
   readonly denseScores: readonly number[] | null;
+  /** Each answer's length in characters (code points), as Python's `len` counts those of one without the joining space. */
+  readonly lengths: readonly number[];
+  /** The right answer's number. */
+  readonly gold: number;
   /** What it took. */
   readonly work: Work;
 }
@@ -57,7 +61,8 @@ export async function scoreChoices(
     [session],
     () => scoreBoth(subject, session, requests, prefill, signal),
   );
-  return { scores, denseScores, work: { kept, dense, ...positionsOf(requests) } };
+  const lengths = requests.map((_, i) => [...row.continuations[i % row.continuations.length]!].length);
+  return { scores, denseScores, lengths, gold: row.gold, work: { kept, dense, ...positionsOf(requests) } };
 }
 
 async function scoreBoth(
@@ -85,14 +90,13 @@ export function largest(values: readonly number[]): number {
 export interface Choice {
   /** The likeliest. */
   readonly acc: number;
-  /** The likeliest for its length in characters (code points), as Python's `len` counts those of an answer without the joining space. */
+  /** The likeliest for its length. */
   readonly accNorm: number;
 }
 
 /** The answers that the scores lead to. */
-export function choose(scores: readonly number[], continuations: readonly string[]): Choice {
-  const length = (i: number): number => [...continuations[i % continuations.length]!].length;
-  return { acc: largest(scores), accNorm: largest(scores.map((score, i) => score / length(i))) };
+export function choose(scores: readonly number[], lengths: readonly number[]): Choice {
+  return { acc: largest(scores), accNorm: largest(scores.map((score, i) => score / lengths[i]!)) };
 }
 
 /** A share of right answers and its standard error, null for a single row. */

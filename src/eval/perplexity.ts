@@ -1,4 +1,5 @@
 /** Perplexity of a text in pieces, and how far a sparse model is from its dense self on them. */
+import { encodeText } from "../runtime/encode_text.ts";
 import { sparseStart } from "../runtime/session.ts";
 import { nextTurn } from "../runtime/turn.ts";
 import { divergence, normalise, type Normaliser } from "./divergence.ts";
@@ -36,17 +37,21 @@ export function cutPieces(ids: readonly number[], length: number): number[][] {
  * The tokens of documents one after the other, each followed by `separator`: no more of them than asked for.
  *
  * @throws {RangeError} If a document can't be tokenised.
+ * @throws The signal's reason, once it is aborted.
  */
-export function joinDocuments(
+export async function joinDocuments(
   encode: (text: string) => number[],
   documents: readonly string[],
-  separator: number,
-  most: number = Infinity,
-): number[] {
+  { separator, most = Infinity, signal }: {
+    readonly separator: number;
+    readonly most?: number;
+    readonly signal?: AbortSignal;
+  },
+): Promise<number[]> {
   const ids: number[] = [];
   for (const document of documents) {
     if (ids.length >= most) break;
-    for (const id of encode(document)) ids.push(id);
+    for (const id of await encodeText(encode, document, { signal })) ids.push(id);
     ids.push(separator);
   }
   return ids.slice(0, most);

@@ -15,11 +15,11 @@ import {
   show,
 } from "./fields.ts";
 import { planBudget } from "./budget.ts";
+import { readPath } from "./read.ts";
 import {
   joinRecipe,
   type LoadedRecipe,
   projectionShapes,
-  readPath,
   RECIPE_VERSION,
   type ShapedProjection,
 } from "./recipe.ts";

@@ -1,15 +1,18 @@
 /**
  * The recipe: per projection, what the sparse forward pass needs to know. One `.safetensors` file: the recipe as JSON in
- * the metadata under {@linkcode RECIPE_KEY}, factors and scales as float32 tensors named after their projection.
+ * the metadata under {@linkcode RECIPE_KEY}, and tensors named after their projection (docs/formats.md has all rules).
  *
- *     <path>.u       f32[rank, nOut]   row k is column k of U times sigma_k; where rank > 0
- *     <path>.v       f32[rank, nIn]    row k is column k of V; where rank > 0
+ *     <path>.u       [rank, nOut]      row k is column k of U times sigma_k; where rank > 0
+ *     <path>.v       [rank, nIn]       row k is column k of V; where rank > 0 and no other projection's is shared
+ *     <path>.u.scale, <path>.v.scale   f32[rank], where u or v is int8
  *     <path>.scale   f32[nIn]          where channels are chosen by columnNorm
+ *     <path>.bias    f32[nOut]         added at sparse positions
+ *     <norm>         f32[hiddenSize]   that norm's weight at sparse positions
  *     thresholds     f32[projections, points]   of each projection at each of `points`; where there are points
  */
 import { FormatError, RecipeError } from "../errors.ts";
 import { parseJsonObject } from "../format/json.ts";
-import { MAX_LAYERS, quote } from "../format/limits.ts";
+import { quote } from "../format/limits.ts";
 import {
   openSafetensors,
   type SafetensorsEntry,
@@ -17,27 +20,17 @@ import {
   writeSafetensors,
 } from "../format/safetensors.ts";
 import { type LlamaConfig, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
-import {
-  badValue,
-  readCount,
-  readList,
-  readObject,
-  readRho,
-  readSparsity,
-  readText,
-  readThreshold,
-  readWord,
-  show,
-} from "./fields.ts";
+import { badValue } from "./fields.ts";
+import { isGainName } from "./names.ts";
+import { readFactor, readFloats } from "./stored.ts";
+import { checkMlp, type MlpRecipe } from "./mlp.ts";
+import { readRecipe } from "./read.ts";
+import { checkAllTensors, checkGains, checkMlpTable, MLP_TABLE, TABLE, tableRows } from "./tensors.ts";
 
 /** Where in the file's metadata the recipe is. */
 export const RECIPE_KEY = "rsparse.recipe";
 /** The format version that this release reads and writes. */
-export const RECIPE_VERSION = 2;
-/** The tensor with the dial's thresholds. */
-const TABLE = "thresholds";
-/** Most points that a dial has. */
-const MAX_POINTS = 1024;
+export const RECIPE_VERSION = 3;
 
 /** What a channel is weighed by: `|x|`, or `|x|` times the norm of its column of W. */
 export const SCORES = ["abs", "columnNorm"] as const;
@@ -53,14 +46,13 @@ export type Mode = (typeof MODES)[number];
 export const METHODS = [
   "r-sparse",
   "teal",
+  "wina",
   "cats",
   "griffin",
-  "relu",
-  "wina",
-  "by-site",
+  "relufication",
   "low-rank",
-  "larosa",
-  "scap",
+  "by-site",
+  "learned",
 ] as const;
 /** One of {@linkcode METHODS}. */
 export type Method = (typeof METHODS)[number];
@@ -69,6 +61,11 @@ export type Method = (typeof METHODS)[number];
 export const COMPATS = ["official", "corrected"] as const;
 /** One of {@linkcode COMPATS}. */
 export type Compat = (typeof COMPATS)[number];
+
+/** What V of a low-rank part multiplies: what is left of x beside the active channels, or all of x. */
+export const LOW_RANK_INPUTS = ["inactive", "all"] as const;
+/** One of {@linkcode LOW_RANK_INPUTS}. */
+export type LowRankInput = (typeof LOW_RANK_INPUTS)[number];
 
 /** One projection's part of a recipe. */
 export interface ProjectionRecipe {
@@ -88,6 +85,8 @@ export interface ProjectionRecipe {
   readonly rank: number;
   /** Which half of the rule runs. */
   readonly mode: Mode;
+  /** The projection of the same site, with a V of its own and the same rank, whose V it uses. */
+  readonly sharedV?: string;
 }
 
 /** What calibration read. */
@@ -103,7 +102,7 @@ export interface CalibrationSource {
 /** A recipe without its tensors. */
 export interface Recipe {
   /** Format of the file. */
-  readonly version: 2;
+  readonly version: 3;
   /** How its numbers were found. */
   readonly method: Method;
   /** Whose arithmetic it follows. */
@@ -124,11 +123,15 @@ export interface Recipe {
   readonly calibration: CalibrationSource;
   /** The first so many positions of a sequence are always dense. */
   readonly keepDense: number;
+  /** Default `inactive`. */
+  readonly lowRankInput?: LowRankInput;
+  /** Which neurons of the MLPs run, where a method picks them: beside it gate and up are `dense`, and down is `sparse`. */
+  readonly mlp?: MlpRecipe;
   /** What each projection does; every projection of the model is here. */
   readonly projections: readonly ProjectionRecipe[];
 }
 
-/** The first singular triples of a projection. */
+/** A low-rank part: the first singular triples of a projection, or what was learned. */
 export interface Factors {
   /** f32[rank, nOut], times sigma. */
   readonly u: Float32Array;
@@ -142,6 +145,16 @@ export interface ProjectionTensors {
   readonly factors: Factors | null;
   /** f32[nIn], where its score is `columnNorm`. */
   readonly scale: Float32Array | null;
+  /** f32[nOut], added at sparse positions; none if it is left out. */
+  readonly bias?: Float32Array | null;
+}
+
+/** Tensors of a recipe that belong to no projection. */
+export interface ModelTensors {
+  /** Weights of norms at sparse positions, f32[hiddenSize], by their names in checkpoints (`model.norm`); norms that are not here keep the model's. */
+  readonly gains?: ReadonlyMap<string, Float32Array>;
+  /** f32[layers, points], where the MLPs' rule is `cats`. */
+  readonly mlpThresholds?: Float32Array | null;
 }
 
 /** A recipe and its tensors, checked against each other. */
@@ -154,6 +167,12 @@ export interface LoadedRecipe {
   factors(path: string): Factors | null;
   /** The scale of a projection, null where every channel's is 1. */
   scale(path: string): Float32Array | null;
+  /** What is added to a projection's outputs at sparse positions, null where it is nothing. */
+  bias(path: string): Float32Array | null;
+  /** Weights of norms at sparse positions, f32[hiddenSize], by their names in checkpoints (`model.norm`); norms that are not here keep the model's. */
+  readonly gains: ReadonlyMap<string, Float32Array>;
+  /** Thresholds on |silu(gate)| at the recipe's points, f32[layers, points], never descending along a layer's row; null but for `cats`. */
+  readonly mlpThresholds: Float32Array | null;
   /** A projection's thresholds at the recipe's points, f32[points], never descending; null where there are no points. */
   thresholds(path: string): Float32Array | null;
 }
@@ -168,16 +187,9 @@ export interface ShapedProjection {
   readonly nOut: number;
 }
 
-const PATH = /^model\.layers\.(0|[1-9]\d{0,3})\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)$/;
-
 /** The mode that rho stands for. */
 export function modeOf(rho: number): Exclude<Mode, "dense"> {
   return rho === 1 ? "sparse" : rho === 0 ? "low_rank" : "r_sparse";
-}
-
-/** Whether a projection chooses channels by a stored scale. */
-function needsScale({ score, mode }: ProjectionRecipe): boolean {
-  return score === "columnNorm" && (mode === "sparse" || mode === "r_sparse");
 }
 
 /** Every projection of a model with its own shape: block 0's q, k, v, o, gate, up, down, then block 1's, and so on. */
@@ -194,23 +206,26 @@ export function projectionShapes(config: LlamaConfig): ShapedProjection[] {
 /**
  * Joins a recipe and its tensors, as calibration has made them or a file has held them.
  *
- * @param tensors By projection path; a path that is not there has none.
+ * @param tensors By projection path; a path that is not there has none. Projections that share a V have the same array.
  * @param table f32[projections, points], the dial; null where the recipe has no points
+ * @param more What belongs to no projection.
  * @throws {RecipeError} If a value is out of its range, or a tensor is missing, not wanted, of the wrong size or not finite.
  */
 export function joinRecipe(
   recipe: Recipe,
   tensors: ReadonlyMap<string, ProjectionTensors>,
   table: Float32Array | null = null,
+  { gains = new Map(), mlpThresholds = null }: ModelTensors = {},
 ): LoadedRecipe {
   const checked = readRecipe(recipe), rows = tableRows(checked, table);
-  const paths = new Set(checked.projections.map(({ path }) => path));
-  for (const path of tensors.keys()) {
-    if (!paths.has(path)) throw badValue(path, "tensors found, but the recipe has no such projection");
-  }
-  for (const projection of checked.projections) checkTensors(projection, tensors.get(projection.path));
+  checkAllTensors(checked.projections, tensors);
+  checkGains(gains);
+  checkMlpTable(checked, mlpThresholds);
   return {
     recipe: checked,
+    gains,
+    mlpThresholds,
+    bias: (path) => tensors.get(path)?.bias ?? null,
     factors: (path) => tensors.get(path)?.factors ?? null,
     scale: (path) => tensors.get(path)?.scale ?? null,
     thresholds: (path) => rows.get(path) ?? null,
@@ -226,88 +241,6 @@ export function tableOf({ recipe, thresholds }: LoadedRecipe): Float32Array | nu
   return table;
 }
 
-/** The dial's row of each projection. */
-function tableRows(recipe: Recipe, table: Float32Array | null): Map<string, Float32Array> {
-  const { points, projections, sparsity } = recipe, rows = new Map<string, Float32Array>();
-  const wanted = points.length * projections.length;
-  if ((table?.length ?? 0) !== wanted) {
-    throw badValue(
-      TABLE,
-      `${
-        table?.length ?? 0
-      } values found, ${projections.length} rows of ${points.length} wanted: calibrate it again`,
-    );
-  }
-  if (table === null || wanted === 0) return rows;
-  const own = points.indexOf(sparsity);
-  for (const [i, { path, threshold }] of projections.entries()) {
-    const row = table.subarray(points.length * i, points.length * (i + 1)), at = `${path}.${TABLE}`;
-    for (const [k, value] of row.entries()) {
-      if (!Number.isFinite(value) || (value < 0 && value !== -1)) {
-        throw badValue(`${at}.${k}`, `${value} found, -1 or a number from 0 wanted: calibrate it again`);
-      }
-      if (k > 0 && value < row[k - 1]!) {
-        throw badValue(
-          `${at}.${k}`,
-          `${value} found after ${row[k - 1]}, no descent wanted: calibrate it again`,
-        );
-      }
-    }
-    if (row[own] !== Math.fround(threshold)) {
-      throw badValue(
-        `${at}.${own}`,
-        `${row[own]} found, ${threshold} wanted, its threshold: calibrate it again`,
-      );
-    }
-    rows.set(path, row);
-  }
-  return rows;
-}
-
-function checkTensors(projection: ProjectionRecipe, tensors: ProjectionTensors | undefined): void {
-  const { path, rank } = projection;
-  const factors = tensors?.factors ?? null, scale = tensors?.scale ?? null;
-  const want = (name: string, found: boolean, wanted: boolean, why: string): void => {
-    if (found !== wanted) {
-      throw badValue(
-        `${path}.${name}`,
-        `${found ? "a tensor" : "no tensor"} found, but ${why}: calibrate it again`,
-      );
-    }
-  };
-  want("u", factors !== null, rank > 0, `its rank is ${rank}`);
-  want(
-    "scale",
-    scale !== null,
-    needsScale(projection),
-    `its score is ${projection.score}, its mode ${projection.mode}`,
-  );
-  const widths = factors === null ? null : {
-    u: checkRows(factors.u, rank, `${path}.u`),
-    v: checkRows(factors.v, rank, `${path}.v`),
-  };
-  if (widths !== null && rank > Math.min(widths.u, widths.v)) {
-    throw badValue(`${path}.rank`, `${rank} found, at most ${Math.min(widths.u, widths.v)} fits its factors`);
-  }
-  if (scale === null) return;
-  checkRows(scale, 1, `${path}.scale`);
-  if (scale.some((value) => value < 0)) throw badValue(`${path}.scale`, "a negative scale found");
-  if (widths !== null && scale.length !== widths.v) {
-    throw badValue(`${path}.scale`, `${scale.length} channels found, ${widths.v} wanted, as v has`);
-  }
-}
-
-/** Width of `count` equal rows of finite numbers. */
-function checkRows(values: Float32Array, count: number, path: string): number {
-  if (values.length === 0 || values.length % count !== 0) {
-    throw badValue(path, `${values.length} values found, whole rows for rank ${count} wanted`);
-  }
-  if (!values.every(Number.isFinite)) {
-    throw badValue(path, "a value that is not finite found: calibrate it again");
-  }
-  return values.length / count;
-}
-
 /**
  * A recipe's file as chunks to write one after the other; the same recipe gives the same bytes.
  *
@@ -317,8 +250,9 @@ export function serialiseRecipe(
   recipe: Recipe,
   tensors: ReadonlyMap<string, ProjectionTensors>,
   table: Float32Array | null = null,
+  more: ModelTensors = {},
 ): Uint8Array[] {
-  const loaded = joinRecipe(recipe, tensors, table), { points, projections } = loaded.recipe;
+  const loaded = joinRecipe(recipe, tensors, table, more), { points, projections } = loaded.recipe;
   const inputs: SafetensorsInput[] = [];
   const add = (name: string, values: Float32Array, shape: number[]): void => {
     inputs.push({
@@ -329,13 +263,18 @@ export function serialiseRecipe(
     });
   };
   if (table !== null) add(TABLE, table, [projections.length, points.length]);
-  for (const { path, rank } of projections) {
-    const factors = loaded.factors(path), scale = loaded.scale(path);
+  for (const { path, rank, sharedV } of projections) {
+    const factors = loaded.factors(path), scale = loaded.scale(path), bias = loaded.bias(path);
     if (factors !== null) {
       add(`${path}.u`, factors.u, [rank, factors.u.length / rank]);
-      add(`${path}.v`, factors.v, [rank, factors.v.length / rank]);
+      if (sharedV === undefined) add(`${path}.v`, factors.v, [rank, factors.v.length / rank]);
     }
     if (scale !== null) add(`${path}.scale`, scale, [scale.length]);
+    if (bias !== null) add(`${path}.bias`, bias, [bias.length]);
+  }
+  for (const [name, gain] of loaded.gains) add(name, gain, [gain.length]);
+  if (loaded.mlpThresholds !== null) {
+    add(MLP_TABLE, loaded.mlpThresholds, [loaded.mlpThresholds.length / points.length, points.length]);
   }
   return writeSafetensors(inputs, { [RECIPE_KEY]: JSON.stringify(loaded.recipe) });
 }
@@ -360,130 +299,46 @@ export async function parseRecipe(blob: Blob, file: string): Promise<LoadedRecip
   const recipe = readRecipe(
     parseJsonObject(new TextEncoder().encode(text), `the recipe in ${file}`, 0).value,
   );
-  const tensors = new Map<string, ProjectionTensors>();
   const taken = new Set<string>();
-  const take = async (name: string, rows: number | null): Promise<Float32Array | null> => {
+  const find = (name: string): SafetensorsEntry | undefined => {
     const entry = entries.get(name);
-    if (entry === undefined) return null;
-    taken.add(name);
-    return await readFloats(entry, rows);
+    if (entry !== undefined) taken.add(name);
+    return entry;
   };
-  const table = await take(TABLE, recipe.projections.length);
-  for (const { path, rank } of recipe.projections) {
-    const u = await take(`${path}.u`, rank), v = await take(`${path}.v`, rank);
+  const floats = async (name: string, rows: number | null): Promise<Float32Array | null> => {
+    const entry = find(name);
+    return entry === undefined ? null : await readFloats(entry, rows);
+  };
+  const factor = async (name: string, rank: number): Promise<Float32Array | null> => {
+    const entry = find(name);
+    return entry === undefined ? null : await readFactor(entry, find(`${name}.scale`), rank);
+  };
+  const table = await floats(TABLE, recipe.projections.length);
+  const mlpThresholds = await floats(MLP_TABLE, recipe.projections.length / PROJECTIONS.length);
+  const tensors = new Map<string, ProjectionTensors>(), gains = new Map<string, Float32Array>();
+  const ownV = new Map<string, Float32Array | null>();
+  for (const { path, rank, sharedV } of recipe.projections) {
+    if (sharedV === undefined) ownV.set(path, await factor(`${path}.v`, rank));
+    else if (entries.has(`${path}.v`)) {
+      throw badValue(`${path}.v`, `a tensor found, but it shares that of ${sharedV}`);
+    }
+  }
+  for (const { path, rank, sharedV } of recipe.projections) {
+    const u = await factor(`${path}.u`, rank), v = ownV.get(sharedV ?? path)!;
     if ((u === null) !== (v === null)) {
-      throw badValue(`${path}.${u === null ? "u" : "v"}`, "no tensor found, one wanted");
+      throw badValue(u === null ? `${path}.u` : `${sharedV ?? path}.v`, "no tensor found, one wanted");
     }
     const factors = u === null || v === null ? null : { u, v };
-    const scale = await take(`${path}.scale`, null);
-    if (factors !== null || scale !== null) tensors.set(path, { factors, scale });
+    const scale = await floats(`${path}.scale`, null), bias = await floats(`${path}.bias`, null);
+    if (factors !== null || scale !== null || bias !== null) tensors.set(path, { factors, scale, bias });
   }
+  for (const name of entries.keys()) if (isGainName(name)) gains.set(name, (await floats(name, null))!);
   for (const name of entries.keys()) {
     if (!taken.has(name)) {
       throw badValue(quote(name), "a tensor found that belongs to no projection of the recipe");
     }
   }
-  return joinRecipe(recipe, tensors, table);
-}
-
-/** A float32 matrix of `rows` rows, or a vector where `rows` is null. */
-async function readFloats(entry: SafetensorsEntry, rows: number | null): Promise<Float32Array> {
-  const { name, dtype, shape, blob, offset, byteLength } = entry;
-  if (dtype !== "F32") throw badValue(name, `${dtype} found, F32 wanted`);
-  if (rows === null ? shape.length !== 1 : shape.length !== 2 || shape[0] !== rows) {
-    throw badValue(name, `shape [${shape.join(", ")}] found, [${rows === null ? "n" : `${rows}, n`}] wanted`);
-  }
-  return new Float32Array(await blob.slice(offset, offset + byteLength).arrayBuffer());
-}
-
-/** A recipe out of JSON: every value checked, names that are not known left out. */
-function readRecipe(json: unknown): Recipe {
-  const fields = readObject(json, "recipe");
-  if (fields["version"] !== RECIPE_VERSION) {
-    const found = show(fields["version"]);
-    throw new RecipeError(
-      "version",
-      "version",
-      `${found} found, ${RECIPE_VERSION} wanted: calibrate it again`,
-    );
-  }
-  const calibration = readObject(fields["calibration"], "calibration");
-  const sha256 = calibration["sha256"];
-  if (typeof sha256 !== "string" || !/^([0-9a-f]{64})?$/.test(sha256)) {
-    throw badValue("calibration.sha256", `${show(sha256)} found, 64 hex digits wanted, or none`);
-  }
-  const list = readList(fields["projections"], "projections", MAX_LAYERS * PROJECTIONS.length);
-  const projections = list.map(readProjection);
-  const paths = new Set<string>();
-  for (const { path } of projections) {
-    if (paths.has(path)) throw badValue(path, "found twice");
-    paths.add(path);
-  }
-  const sparsity = readSparsity(fields["sparsity"], "sparsity");
-  return {
-    version: RECIPE_VERSION,
-    method: readWord(fields["method"], "method", METHODS),
-    compat: readWord(fields["compat"], "compat", COMPATS),
-    modelHash: readText(fields["modelHash"], "modelHash"),
-    model: readText(fields["model"], "model"),
-    sparsity,
-    points: readPoints(fields["points"], sparsity),
-    rho: readRho(fields["rho"], "rho"),
-    seed: readCount(fields["seed"], "seed"),
-    calibration: {
-      source: readText(calibration["source"], "calibration.source"),
-      tokens: readCount(calibration["tokens"], "calibration.tokens"),
-      sha256,
-    },
-    keepDense: readCount(fields["keepDense"], "keepDense"),
-    projections,
-  };
-}
-
-/** Where the dial has thresholds: nowhere, or at ascending sparsities with the recipe's own among them. */
-function readPoints(value: unknown, own: number): number[] {
-  const points = readList(value, "points", MAX_POINTS).map((point, i) => readSparsity(point, `points.${i}`));
-  for (let i = 1; i < points.length; i++) {
-    if (!(points[i]! > points[i - 1]!)) {
-      throw badValue(`points.${i}`, `${points[i]} found after ${points[i - 1]}, ascending numbers wanted`);
-    }
-  }
-  if (points.length > 0 && !points.includes(own)) {
-    throw badValue("points", `${own} not found, the recipe's own sparsity`);
-  }
-  return points;
-}
-
-/** A projection's path, as checkpoints spell it. */
-export function readPath(value: unknown, at: string): string {
-  const path = readText(value, at);
-  if (!PATH.test(path)) {
-    throw badValue(at, `${show(path)} found, a path such as model.layers.0.self_attn.q_proj wanted`);
-  }
-  return path;
-}
-
-function readProjection(value: unknown, index: number): ProjectionRecipe {
-  const fields = readObject(value, `projections.${index}`);
-  const path = readPath(fields["path"], `projections.${index}.path`);
-  const projection: ProjectionRecipe = {
-    path,
-    score: readWord(fields["score"], `${path}.score`, SCORES),
-    threshold: readThreshold(fields["threshold"], `${path}.threshold`),
-    rho: readRho(fields["rho"], `${path}.rho`),
-    sparsity: readSparsity(fields["sparsity"], `${path}.sparsity`),
-    channels: readCount(fields["channels"], `${path}.channels`),
-    rank: readCount(fields["rank"], `${path}.rank`),
-    mode: readWord(fields["mode"], `${path}.mode`, MODES),
-  };
-  const { mode, rho, rank } = projection;
-  if (mode !== "dense" && mode !== modeOf(rho)) {
-    throw badValue(`${path}.mode`, `${mode} found, ${modeOf(rho)} wanted where rho is ${rho}`);
-  }
-  if ((mode === "dense" || mode === "sparse") && rank !== 0) {
-    throw badValue(`${path}.rank`, `${rank} found, 0 wanted where the mode is ${mode}`);
-  }
-  return projection;
+  return joinRecipe(recipe, tensors, table, { gains, mlpThresholds });
 }
 
 /**
@@ -518,12 +373,24 @@ export function checkRecipe(loaded: LoadedRecipe, config: LlamaConfig, modelHash
     const { nIn, nOut } = shape;
     atMost(`${path}.channels`, channels, nIn);
     atMost(`${path}.rank`, rank, Math.min(nIn, nOut));
-    const factors = loaded.factors(path), scale = loaded.scale(path);
+    const factors = loaded.factors(path), scale = loaded.scale(path), bias = loaded.bias(path);
     if (factors !== null) {
       exactly(`${path}.u`, factors.u.length, rank * nOut);
       exactly(`${path}.v`, factors.v.length, rank * nIn);
     }
     if (scale !== null) exactly(`${path}.scale`, scale.length, nIn);
+    if (bias !== null) exactly(`${path}.bias`, bias.length, nOut);
+  }
+  for (const [name, gain] of loaded.gains) {
+    const layer = Number(/\d+/.exec(name)?.[0] ?? 0);
+    if (layer >= config.numHiddenLayers) {
+      throw new RecipeError(
+        "model_mismatch",
+        name,
+        `the model has ${config.numHiddenLayers} blocks: calibrate it again`,
+      );
+    }
+    exactly(name, gain.length, config.hiddenSize);
   }
   for (const path of shapes.keys()) {
     if (!found.has(path)) {
@@ -534,6 +401,7 @@ export function checkRecipe(loaded: LoadedRecipe, config: LlamaConfig, modelHash
       );
     }
   }
+  if (recipe.mlp !== undefined) checkMlp(recipe.mlp, recipe, config);
 }
 
 function atMost(path: string, found: number, most: number): void {

@@ -2,9 +2,11 @@
 import type { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
 import { projectionPath } from "../model/config.ts";
-import type { LoadedRecipe } from "../recipe/recipe.ts";
-import type { Weights } from "./forward.ts";
+import { FINAL_GAIN, gainName } from "../recipe/names.ts";
+import type { LoadedRecipe, ProjectionRecipe } from "../recipe/recipe.ts";
+import type { Linear, Weights } from "./forward.ts";
 import { type Layout, type Matrix, type MatrixPlan, packRows, placeMatrix, planMatrix } from "./matrix.ts";
+import { mlpRuleOf } from "./mlp_rule.ts";
 import { NO_RECIPE, type RecipeHints } from "./plan.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
@@ -49,28 +51,85 @@ export function applyRecipe(
   const before = arena.used, { memory } = arena;
   const packer = new FactorPacker(kernels, (bytes) => arena.allocate(bytes), workspace.packed);
   const rules = new Map(loaded.recipe.projections.map((p) => [p.path, p]));
+  const place = (values: Float32Array): number => {
+    const at = arena.allocate(4 * padTo(values.length, 64));
+    new Float32Array(memory.buffer, at, values.length).set(values);
+    return at;
+  };
+  const takesAll = loaded.recipe.lowRankInput === "all";
   for (const [l, { sites }] of weights.layers.entries()) {
-    for (const { matrix, parts } of sites.flat()) {
-      const paths = parts.map(({ name }) => projectionPath(l, name));
-      const scale = loaded.scale(paths[0]!);
-      let scaleAt = workspace.ones;
-      if (scale !== null) {
-        scaleAt = arena.allocate(4 * padTo(matrix.nIn, 64));
-        new Float32Array(memory.buffer, scaleAt, scale.length).set(scale);
-      }
-      const factors = paths.map((path) => loaded.factors(path)), layouts = factorLayouts(matrix.layout);
-      const v = packer.rows(layouts.v, matrix.nIn, factors.map((f) => f?.v ?? new Float32Array()));
-      let firstRank = 0;
-      for (const [i, p] of parts.entries()) {
-        const { mode, threshold, rank: wanted } = rules.get(paths[i]!)!, f = factors[i]!;
-        const rank = f === null ? 0 : wanted;
-        const u = f === null ? null : packer.columns(layouts.u, rank, p.nOut, f.u);
-        p.rule = { mode, threshold, scale: scaleAt, rank, v, firstRank, u };
-        firstRank += rank;
+    for (const site of sites) {
+      const plans = site.map((linear) => planV(l, linear, rules));
+      const packed = new Map<string, Matrix | null>();
+      for (const [n, { matrix, parts }] of site.entries()) {
+        const { key, owners, firstRanks } = plans[n]!, layouts = factorLayouts(matrix.layout);
+        const scale = loaded.scale(projectionPath(l, parts[0]!.name));
+        const scaleAt = scale === null ? workspace.ones : place(scale);
+        if (!packed.has(key)) {
+          packed.set(key, packer.rows(layouts.v, matrix.nIn, owners.map((path) => loaded.factors(path)!.v)));
+        }
+        const v = packed.get(key)!;
+        const keepsZ = v !== null && v.nOutPadded <= workspace.strides.hidden &&
+          plans.filter((plan) => plan.key === key).length > 1;
+        for (const [i, p] of parts.entries()) {
+          const path = projectionPath(l, p.name), { mode, threshold, rank } = rules.get(path)!;
+          const factors = loaded.factors(path), bias = loaded.bias(path);
+          p.rule = {
+            mode,
+            threshold,
+            scale: scaleAt,
+            rank: factors === null ? 0 : rank,
+            v,
+            firstRank: firstRanks[i]!,
+            u: factors === null ? null : packer.columns(layouts.u, rank, p.nOut, factors.u),
+            takesAll,
+            keepsZ,
+            bias: bias === null ? 0 : place(bias),
+          };
+        }
       }
     }
   }
+  weights.mlp = mlpRuleOf(loaded, weights.config);
+  if (loaded.gains.size > 0) {
+    const weightOf = (name: string, own: number): number => {
+      const gain = loaded.gains.get(name);
+      return gain === undefined ? own : place(gain);
+    };
+    weights.sparseNorms = {
+      attention: weights.layers.map(({ attentionNorm }, l) =>
+        weightOf(gainName(l, "attention"), attentionNorm)
+      ),
+      mlp: weights.layers.map(({ mlpNorm }, l) => weightOf(gainName(l, "mlp"), mlpNorm)),
+      final: weightOf(FINAL_GAIN, weights.finalNorm),
+    };
+  }
   return arena.used - before;
+}
+
+/** What V of a linear holds. */
+interface PlanOfV {
+  /** The same for linears of one site whose V have the same rows and layout. */
+  readonly key: string;
+  /** Paths of the projections whose rows it has, in their order. */
+  readonly owners: readonly string[];
+  /** Each part's first row; 0 where it has no factors. */
+  readonly firstRanks: readonly number[];
+}
+
+function planV(l: number, { matrix, parts }: Linear, rules: ReadonlyMap<string, ProjectionRecipe>): PlanOfV {
+  const firstOf = new Map<string, number>(), firstRanks: number[] = [];
+  let ranks = 0;
+  for (const { name } of parts) {
+    const path = projectionPath(l, name), { rank, sharedV } = rules.get(path)!, owner = sharedV ?? path;
+    if (rank > 0 && !firstOf.has(owner)) {
+      firstOf.set(owner, ranks);
+      ranks += rank;
+    }
+    firstRanks.push(rank > 0 ? firstOf.get(owner)! : 0);
+  }
+  const owners = [...firstOf.keys()];
+  return { key: [factorLayouts(matrix.layout).v, ...owners].join(" "), owners, firstRanks };
 }
 
 /** What factors are kept as beside weights of a layout. */

@@ -11,12 +11,14 @@ import { type Projection, projectionsOf, type Weights } from "./forward.ts";
 export class Dial {
   /** What model and dial were given. */
   readonly loaded: LoadedRecipe;
+  readonly #weights: Weights;
   readonly #rows: { readonly projection: Projection; readonly row: Float32Array }[] = [];
   #at: number;
 
   /** @param weights with their rules, at the recipe's own sparsity */
   constructor(weights: Weights, loaded: LoadedRecipe) {
     this.loaded = loaded;
+    this.#weights = weights;
     this.#at = loaded.recipe.sparsity;
     for (const [l, layer] of weights.layers.entries()) {
       for (const projection of projectionsOf(layer)) {
@@ -34,5 +36,6 @@ export class Dial {
     for (const { projection, row } of this.#rows) {
       projection.rule!.threshold = thresholdAt(points, row, sparsity);
     }
+    this.#weights.mlp?.turn(sparsity);
   }
 }

@@ -1,86 +1,34 @@
 /** The forward pass of a Llama: tokens in, logits out; dense or sparse, one token or many. */
 import { NotFiniteError } from "../errors.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
-import type { PartKernels } from "../kernels/recorder.ts";
 import type { Team } from "../kernels/team.ts";
-import type { LlamaConfig, ProjectionName } from "../model/config.ts";
+import type { ProjectionName } from "../model/config.ts";
+import { attend, eachToken } from "./attend.ts";
 import type { KvCache } from "./kv_cache.ts";
+import { addProduct, type Matrix, multiplyByRule, multiplyVector, readRow } from "./matrix.ts";
+import { gateDense } from "./mlp_rule.ts";
+import { clearTokens, multiplyTokens } from "./multiply_tokens.ts";
 import {
-  addProduct,
-  type Matrix,
-  multiplyByRule,
-  multiplyVector,
-  readRow,
-  type RunMethod,
-} from "./matrix.ts";
-import { clearTokens, multiplyTokens, YIELD_AFTER } from "./multiply_tokens.ts";
+  type Linear,
+  type Projection,
+  projectionsOf,
+  SITES,
+  type SparseRule,
+  type Weights,
+} from "./layers.ts";
+import type { NeuronScores } from "./neuron_scores.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
-/** How a projection runs when a recipe is loaded. Pointers as in {@linkcode Matrix}. */
-export interface SparseRule {
-  readonly mode: "dense" | "sparse" | "r_sparse" | "low_rank";
-  /** For the sparsity that `Dial` was set to last. */
-  threshold: number;
-  /** f32[nInPadded]: ones where the score is plain |x|. */
-  readonly scale: number;
-  /** 0 where there is no low-rank part. */
-  readonly rank: number;
-  /**
-   * V^T of all projections of a linear, a row for each of their ranks: rows f32 or bf16 beside weights of that type, pairs i8 beside int8 and int4.
-   * null where none has a low-rank part.
-   */
-  readonly v: Matrix | null;
-  /** The projection's first row in v. */
-  readonly firstRank: number;
-  /** U, columns times their singular value: channels f32 or bf16, or pairs i8. null where rank is 0. */
-  readonly u: Matrix | null;
-}
-
-/** One linear layer in memory: some outputs of a {@linkcode Linear}. */
-export interface Projection {
-  readonly name: ProjectionName;
-  readonly layer: number;
-  readonly nOut: number;
-  /** Its first output in the matrix, a multiple of 64. */
-  readonly offset: number;
-  /** f32[nOut], or 0. */
-  readonly bias: number;
-  /** Dense where there is no recipe. */
-  rule: SparseRule | null;
-}
-
-/**
- * A matrix and the projections of one site that it holds: all of them (q, k and v; gate and up) where they are kept alike and select the
- * same channels, so that one list and one pass over memory serve them all.
- */
-export interface Linear {
-  readonly matrix: Matrix;
-  /** Its first output in the site's row of activations, a multiple of 64. */
-  readonly at: number;
-  /** How it runs by a sparse rule. */
-  readonly method: RunMethod;
-  /** Their rules differ at most in rank, firstRank and u. */
-  readonly parts: readonly Projection[];
-}
-
-/** One block in memory. */
-export interface Layer {
-  readonly attentionNorm: number;
-  readonly mlpNorm: number;
-  /** For each of {@linkcode SITES}, what its input is multiplied with. */
-  readonly sites: readonly (readonly Linear[])[];
-}
-
-/** A model's weights in memory. */
-export interface Weights {
-  readonly config: LlamaConfig;
-  readonly embedding: Matrix;
-  readonly lmHead: Matrix;
-  readonly finalNorm: number;
-  /** f64[ropeDim / 2]. */
-  readonly ropeFrequencies: number;
-  readonly layers: readonly Layer[];
-}
+export {
+  type Layer,
+  type Linear,
+  type Projection,
+  projectionsOf,
+  SITES,
+  type SparseNorms,
+  type SparseRule,
+  type Weights,
+} from "./layers.ts";
 
 /** What was skipped, counted token by token and projection by projection. */
 export interface SparsityCount {
@@ -115,12 +63,6 @@ export interface PassOptions {
   readonly forceMask?: (layer: number, name: ProjectionName, position: number) => Uint8Array | null;
 }
 
-/** Tokens of a head that a part attends for. */
-const ATTENTION_TOKENS = 32;
-
-/** Site by site, the projections that share an input. */
-export const SITES = [["qProj", "kProj", "vProj"], ["oProj"], ["gateProj", "upProj"], ["downProj"]] as const;
-
 /** Runs tokens through the blocks of one model. */
 export class Forward {
   readonly #team: Team;
@@ -130,8 +72,8 @@ export class Forward {
   /** Where the passes are counted: the session's that runs. */
   count: SparsityCount = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };
 
-  /** Of the pass that runs. */
-  #pass = { kept: 0, dense: 0 };
+  /** Of the pass that runs, or ran last. */
+  #pass = { kept: 0, dense: 0, position: 0, sparseFrom: Infinity };
   readonly #isSparse: boolean;
 
   /** @param weights with their rules, if there is a recipe */
@@ -147,17 +89,18 @@ export class Forward {
 
   /**
    * Runs up to MAX_TOKENS tokens at positions position … and leaves the residual stream in the workspace.
-   * The cache has room for them. Yields every few milliseconds of work, where whoever runs it may give the event loop a turn or stop.
+   * The cache has room for them. `scores` are the session's, where a rule of the MLP has any. Yields every few milliseconds of work, where whoever runs it may give the event loop a turn or stop.
    */
   *run(
     ids: readonly number[],
     position: number,
     cache: KvCache,
     options: PassOptions,
+    scores: NeuronScores | null = null,
   ): Generator<void, void> {
     const team = this.#team, k = this.#k, s = this.#s, w = this.#w, { strides } = s, n = ids.length;
     if (n > MAX_TOKENS) throw new RangeError(`${n} tokens in one pass, at most ${MAX_TOKENS}`);
-    this.#pass = { kept: 0, dense: 0 };
+    this.#pass = { kept: 0, dense: 0, position, sparseFrom: options.sparseFrom };
     for (let t = 0; t < n; t++) readRow(k, w.embedding, s.hidden + 4 * strides.hidden * t, ids[t]!);
     this.angles(position, n);
     // one token's layer is too short to be timed, and the head is a third of the token
@@ -166,8 +109,8 @@ export class Forward {
     for (let l = 0; l < w.layers.length; l++) {
       if (!isDecode) team.begin("prefill", n);
       for (let site = 0; site < SITES.length; site++) {
-        this.prepare(l, site, n);
-        yield* this.finish(l, site, position, n, cache, options);
+        this.prepare(l, site, n, position, options.sparseFrom);
+        yield* this.finish(l, site, position, n, cache, options, scores);
       }
       if (!isDecode) team.end();
     }
@@ -179,10 +122,11 @@ export class Forward {
   }
 
   /** The input of a site from what the one before has left: q/k/v and gate/up take the stream normalised, o and down what is there. */
-  prepare(l: number, site: number, n: number): void {
-    const { attentionNorm, mlpNorm } = this.#w.layers[l]!;
-    if (site === 0) this.#normalise(attentionNorm, n);
-    else if (site === 2) this.#normalise(mlpNorm, n);
+  prepare(l: number, site: number, n: number, position: number = 0, sparseFrom: number = Infinity): void {
+    const { attentionNorm, mlpNorm } = this.#w.layers[l]!, { sparseNorms: sparse } = this.#w;
+    const firstSparse = sparseFrom - position;
+    if (site === 0) this.#normalise(attentionNorm, sparse?.attention[l] ?? attentionNorm, firstSparse, n);
+    else if (site === 2) this.#normalise(mlpNorm, sparse?.mlp[l] ?? mlpNorm, firstSparse, n);
   }
 
   /** Where the input of a site lies, f32[n, stride]. */
@@ -200,21 +144,28 @@ export class Forward {
     n: number,
     cache: KvCache,
     options: PassOptions,
+    scores: NeuronScores | null = null,
   ): Generator<void, void> {
     const s = this.#s, { strides } = s, { x, stride } = this.inputOf(site);
     if (site === 0) {
       yield* this.#site(l, site, s.qkv, strides.qkv, x, stride, position, n, options);
-      yield* this.#attend(l, position, n, cache);
+      yield* attend(this.#team, s, this.#w.config, l, position, n, cache);
     } else if (site === 2) {
       yield* this.#site(l, site, s.gateUp, strides.gateUp, x, stride, position, n, options);
-      this.#rows(n, (k, t) => {
-        const gate = s.gateUp + 4 * strides.gateUp * t;
-        k.siluMulF32(gate, gate, gate + 4 * strides.mlp, strides.mlp);
-      });
+      this.#gate(l, n - sparseTokens(position, n, options.sparseFrom), n, scores);
     } else {
       yield* this.#site(l, site, s.output, strides.hidden, x, stride, position, n, options);
       this.#addOutput(n);
     }
+  }
+
+  /** What down takes, from gate and up. */
+  #gate(l: number, firstSparse: number, n: number, scores: NeuronScores | null): void {
+    const team = this.#team, s = this.#s, { mlp, config } = this.#w;
+    if (mlp === undefined) return gateDense(team, s, 0, n);
+    const skipped = mlp.gate({ team, s, layer: l, nTokens: n, firstSparse, scores });
+    // gate and up were counted whole
+    this.#pass.kept -= skipped * mlp.rowsSpared * config.hiddenSize;
   }
 
   /** cos and sin of n positions, for all layers. */
@@ -225,63 +176,13 @@ export class Forward {
     }
   }
 
-  /** Turns q and k, stores k and v, and attends: [q | k | v] to `attended`. */
-  *#attend(l: number, position: number, n: number, cache: KvCache): Generator<void, void> {
-    const team = this.#team, k = this.#k, s = this.#s, { strides } = s;
-    const { numAttentionHeads, numKeyValueHeads, headDim, ropeDim, ropeInterleaved } = this.#w.config;
-    const nPairs = ropeDim / 2, interleaved = ropeInterleaved ? 1 : 0, keys = s.qkv + 4 * strides.q;
-    this.#rows(n, (k, t) => {
-      const angles = s.cosSin + 8 * nPairs * t, row = 4 * strides.qkv * t;
-      k.ropeF32(s.qkv + row, angles, numAttentionHeads, headDim, nPairs, interleaved);
-      k.ropeF32(keys + row, angles, numKeyValueHeads, headDim, nPairs, interleaved);
-    });
-    const isF32 = cache.type === "f32", group = numAttentionHeads / numKeyValueHeads;
-    (isF32 ? k.storeKvF32 : k.storeKvBf16)(
-      cache.table,
-      cache.tile(l, 0),
-      keys,
-      keys + 4 * strides.kv,
-      n,
-      strides.qkv,
-      position,
-      numKeyValueHeads,
-      headDim,
-    );
-    // a result depends on its own query only, so tokens too can be shared out; 128 of them at 8,000 positions take SmolLM2 10 ms a head
-    const blocks = Math.ceil(n / ATTENTION_TOKENS), work = 2 * n * (position + n) * group * headDim;
-    const step = Math.max(team.threads, Math.floor(YIELD_AFTER / work));
-    for (let first = 0; first < numKeyValueHeads; first += step) {
-      team.each(blocks * Math.min(step, numKeyValueHeads - first), (k, from, to, scratch) => {
-        const attend = isF32 ? k.attentionF32 : k.attentionBf16;
-        for (let i = from; i < to; i++) {
-          const head = first + Math.floor(i / blocks), t = ATTENTION_TOKENS * (i % blocks);
-          const at = 4 * head * group * headDim, count = Math.min(ATTENTION_TOKENS, n - t);
-          attend(
-            s.attended + at + 4 * strides.q * t,
-            s.qkv + at + 4 * strides.qkv * t,
-            cache.table,
-            cache.tile(l, head),
-            scratch,
-            position + t,
-            count,
-            strides.q,
-            strides.qkv,
-            group,
-            headDim,
-          );
-        }
-      });
-      if (n > 1) yield;
-    }
-  }
-
   /** Logits f32[vocabSize] after token t of the last run, in the workspace. */
   logits(t: number): number {
     const s = this.#s, w = this.#w;
     this.#k.rmsNormF32(
       s.normed,
       s.hidden + 4 * s.strides.hidden * t,
-      w.finalNorm,
+      this.#finalNorm(t),
       w.config.hiddenSize,
       w.config.rmsNormEps,
     );
@@ -302,7 +203,7 @@ export class Forward {
       this.#k.rmsNormF32(
         s.normed + row * i,
         s.hidden + row * (t + i),
-        w.finalNorm,
+        this.#finalNorm(t + i),
         config.hiddenSize,
         config.rmsNormEps,
       );
@@ -312,6 +213,12 @@ export class Forward {
       multiplyTokens(this.#team, s, w.lmHead, out, stride, s.normed, s.strides.hidden, count, false),
     );
     return stride;
+  }
+
+  /** The last norm's weight for token t of the last run. */
+  #finalNorm(t: number): number {
+    const { position, sparseFrom } = this.#pass, { finalNorm, sparseNorms } = this.#w;
+    return position + t >= sparseFrom ? sparseNorms?.final ?? finalNorm : finalNorm;
   }
 
   /** Integer kernels round NaN to numbers, so a broken pass is caught here and not in its logits. */
@@ -328,6 +235,7 @@ export class Forward {
    * @param y f32, the linear's first output
    * @param x f32[nIn padded]
    * @param forced masks for its projections instead of the rule's test; null keeps the test
+   * @param z where V^T x goes, f32[ranks padded], and whether it is there already
    * @returns how many channels were active; with masks given, those of the last one
    */
   project(
@@ -336,6 +244,7 @@ export class Forward {
     x: number,
     sparse: boolean,
     forced: ((name: ProjectionName) => Uint8Array | null) | null = null,
+    z: ProductOfV = { at: this.#s.z, isReady: false },
   ): number {
     const k = this.#k, s = this.#s, m = linear.matrix, rule = sparse ? linear.parts[0]!.rule : null;
     let active = m.nIn;
@@ -350,16 +259,18 @@ export class Forward {
       active = multiplyByRule(this.#team, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
     let rest = x;
-    if (rule !== null && rule.mode !== "low_rank" && rule.v !== null) {
+    if (
+      rule !== null && rule.mode !== "low_rank" && rule.v !== null && rule.takesAll !== true && !z.isReady
+    ) {
       rest = s.rest;
       if (linear.method !== "dense") {
         k.maskChannelsF32(s.active, rest, x, rule.scale, rule.threshold, m.nIn);
       }
     }
-    if (rule !== null) this.#addLowRank(linear.parts, y, rest);
+    if (rule !== null) this.#addLowRank(linear.parts, y, rest, z);
     for (const p of linear.parts) {
       if (rule !== null) this.#add(p, m, active);
-      if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
+      this.#addBias(p, y, rule !== null);
     }
     return active;
   }
@@ -384,15 +295,17 @@ export class Forward {
         s.replayed + 4 * (p.offset + p.nOut),
       );
       this.#add(p, m, active);
-      this.#addLowRank([p], y, s.rest);
-      if (p.bias !== 0) k.addF32(y + 4 * p.offset, p.bias, p.nOut);
+      if (rule.u !== null) {
+        this.#addLowRank([p], y, rule.takesAll === true ? x : s.rest, { at: s.z, isReady: false });
+      }
+      this.#addBias(p, y, true);
     }
     return active;
   }
 
-  /** Counts a projection of one token that ran by its rule. */
+  /** Counts a projection of one token that ran by its rule, without V. */
   #add(p: Projection, m: Matrix, active: number): void {
-    this.#pass.kept += active * p.nOut + p.rule!.rank * (m.nIn + p.nOut);
+    this.#pass.kept += active * p.nOut + p.rule!.rank * p.nOut;
     this.#pass.dense += m.nIn * p.nOut;
   }
 
@@ -409,28 +322,30 @@ export class Forward {
   }
 
   /** y += U z, z = V^T x, of some projections of a linear: V's rows are dense dot products, all in one call, U's columns channels that are always active. */
-  #addLowRank(parts: readonly Projection[], y: number, x: number): void {
+  #addLowRank(parts: readonly Projection[], y: number, x: number, z: ProductOfV): void {
     const s = this.#s, { v } = parts[0]!.rule!;
     if (v === null) return;
-    multiplyVector(this.#team, s, v, s.z, x, s.ones, -1);
+    if (!z.isReady) {
+      multiplyVector(this.#team, s, v, z.at, x, s.ones, -1);
+      this.#pass.kept += v.nIn * v.nOut;
+    }
     for (const { rule, offset } of parts) {
       const { u, firstRank } = rule!;
-      if (u !== null) addProduct(this.#team, s, u, y + 4 * offset, s.z + 4 * firstRank);
+      if (u !== null) addProduct(this.#team, s, u, y + 4 * offset, z.at + 4 * firstRank);
     }
   }
 
-  /** Does the same for each of n tokens; of one at once, since it is less work than handing it out. */
-  #rows(n: number, row: (k: PartKernels, t: number) => void): void {
-    if (n === 1) return row(this.#k, 0);
-    this.#team.each(n, (k, from, to) => {
-      for (let t = from; t < to; t++) row(k, t);
-    });
+  /** Where V^T x of token t lies at a site: kept for the site's other linears where they have the same V. */
+  #placeOfZ(rule: SparseRule | null, t: number): number {
+    // only q, k, v, gate and up share one, and while they run nothing else is there
+    return rule?.keepsZ === true ? this.#s.output + 4 * this.#s.strides.hidden * t : this.#s.z;
   }
 
-  /** normed = rms norm of the stream. */
-  #normalise(weight: number, n: number): void {
+  /** normed = rms norm of the stream, whose tokens from `firstSparse` on have a weight of their own. */
+  #normalise(dense: number, sparse: number, firstSparse: number, n: number): void {
     const s = this.#s, { hiddenSize, rmsNormEps } = this.#w.config, row = 4 * s.strides.hidden;
-    this.#rows(n, (k, t) => {
+    eachToken(this.#team, n, (k, t) => {
+      const weight = t < firstSparse ? dense : sparse;
       k.rmsNormF32(s.normed + row * t, s.hidden + row * t, weight, hiddenSize, rmsNormEps);
     });
   }
@@ -438,7 +353,11 @@ export class Forward {
   /** The stream += what o or down gave. */
   #addOutput(n: number): void {
     const s = this.#s, { hidden } = s.strides;
-    this.#rows(n, (k, t) => k.addF32(s.hidden + 4 * hidden * t, s.output + 4 * hidden * t, hidden));
+    eachToken(
+      this.#team,
+      n,
+      (k, t) => k.addF32(s.hidden + 4 * hidden * t, s.output + 4 * hidden * t, hidden),
+    );
   }
 
   /** All projections of a site for all tokens: y f32[n, yStride]. */
@@ -456,15 +375,22 @@ export class Forward {
     const { observe, forceMask, sparseFrom, exactFirst = false } = options, s = this.#s;
     observe?.(l, SITES[site]!, x, xStride, n);
     s.newInput();
+    let before: SparseRule | null = null;
     for (const linear of this.#w.layers[l]!.sites[site]!) {
       const to = y + 4 * linear.at, rule = linear.parts[0]!.rule;
       const allDense = rule === null || rule.mode === "dense" || sparseFrom >= position + n;
+      const isReady = forceMask === undefined && before !== null && rule !== null &&
+        sameProductOfV(before, rule);
+      before = rule;
       if ((n === 1 && !exactFirst) || (!allDense && forceMask !== undefined)) {
         for (let t = 0; t < n; t++) {
           const at = position + t,
             forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
           if (n > 1) s.newInput();
-          this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced);
+          this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced, {
+            at: this.#placeOfZ(rule, t),
+            isReady,
+          });
         }
       } else if (allDense) {
         yield* multiplyTokens(this.#team, s, linear.matrix, to, yStride, x, xStride, n, exactFirst);
@@ -473,7 +399,7 @@ export class Forward {
             this.#add(p, linear.matrix, linear.matrix.nIn);
           }
         }
-        this.#addBiases(linear, to, yStride, n);
+        this.#addBiases(linear, to, yStride, n, sparseFrom - position);
       } else {
         yield* this.#projectTokens(
           linear,
@@ -486,15 +412,23 @@ export class Forward {
           n,
           sparseFrom,
           exactFirst,
+          isReady,
         );
       }
     }
     yield;
   }
 
-  #addBiases({ parts }: Linear, y: number, yStride: number, n: number): void {
-    for (const { bias, offset, nOut } of parts) {
-      for (let t = 0; bias !== 0 && t < n; t++) this.#k.addF32(y + 4 * (yStride * t + offset), bias, nOut);
+  /** y of one token += a projection's biases, with the recipe's if it runs sparse. */
+  #addBias({ bias, rule, offset, nOut }: Projection, y: number, sparse: boolean): void {
+    const own = sparse ? rule?.bias ?? 0 : 0;
+    if (bias !== 0) this.#k.addF32(y + 4 * offset, bias, nOut);
+    if (own !== 0) this.#k.addF32(y + 4 * offset, own, nOut);
+  }
+
+  #addBiases({ parts }: Linear, y: number, yStride: number, n: number, firstSparse: number): void {
+    for (const p of parts) {
+      for (let t = 0; t < n; t++) this.#addBias(p, y + 4 * yStride * t, t >= firstSparse);
     }
   }
 
@@ -510,6 +444,7 @@ export class Forward {
     n: number,
     sparseFrom: number,
     exactFirst: boolean,
+    isReady: boolean,
   ): Generator<void, void> {
     const k = this.#k, s = this.#s, m = linear.matrix, stride = s.strides.widest;
     for (let t = 0; t < n; t++) {
@@ -531,15 +466,25 @@ export class Forward {
     if (rule.mode === "low_rank" && sparseFrom <= position) clearTokens(this.#team, y, yStride, m, n);
     else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst);
     for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
-      this.#addLowRank(linear.parts, y + 4 * yStride * t, s.rest + 4 * stride * t);
+      const rest = rule.takesAll === true ? x + 4 * xStride * t : s.rest + 4 * stride * t;
+      this.#addLowRank(linear.parts, y + 4 * yStride * t, rest, { at: this.#placeOfZ(rule, t), isReady });
     }
-    this.#addBiases(linear, y, yStride, n);
+    this.#addBiases(linear, y, yStride, n, sparseFrom - position);
   }
 }
 
-/** All projections of a block. */
-export function projectionsOf(layer: Layer): Projection[] {
-  return layer.sites.flat().flatMap(({ parts }) => parts);
+/** Where V^T x of a token lies, and whether it is there already. */
+interface ProductOfV {
+  readonly at: number;
+  readonly isReady: boolean;
+}
+
+/** Whether V^T x of one linear is that of the next as well: the same V, and the same of x before it. */
+function sameProductOfV(a: SparseRule, b: SparseRule): boolean {
+  if (a.v === null || a.v !== b.v || a.keepsZ !== true) return false;
+  if (a.takesAll === true) return true;
+  return (a.mode === "low_rank") === (b.mode === "low_rank") && a.threshold === b.threshold &&
+    a.scale === b.scale;
 }
 
 /** How many of n tokens from `position` run by their rules. */

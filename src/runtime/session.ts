@@ -4,6 +4,7 @@ import { checkSparsity } from "../recipe/dial.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { drain, type PassOptions, type SparsityCount } from "./forward.ts";
 import type { Engine } from "./model.ts";
+import type { NeuronScores } from "./neuron_scores.ts";
 import { MAX_TOKENS } from "./workspace.ts";
 
 /** Which positions of a prompt run dense: all, only the first `keepDense`, the official first 90 % (`official`), or those before a position. */
@@ -51,12 +52,15 @@ export class Session {
   #running = false;
 
   #sparsity: number | null = null;
+  /** Where the recipe picks neurons by what the sequence's dense positions did. */
+  readonly #scores: NeuronScores | null;
 
   /** Use `model.session()`. */
   constructor(engine: Engine, { sparsity }: SessionOptions = {}) {
     this.#engine = engine;
     if (sparsity !== undefined) this.sparsity = sparsity;
     this.#cache = engine.newCache();
+    this.#scores = engine.weights.mlp?.newScores() ?? null;
   }
 
   /** The share of multiply-adds that tokens skip which run sparse: the recipe's own until it is set, 0 without a recipe. */
@@ -159,8 +163,14 @@ export class Session {
     if (!Number.isInteger(n) || n < 0 || n > this.length) {
       throw new RangeError(`truncate(${n}): the session has ${this.length} tokens`);
     }
+    if (n === this.length) return;
+    this.#forgetFrom(n);
+  }
+
+  #forgetFrom(n: number): void {
     this.#tokens.length = n;
     this.#cache.truncate(n);
+    this.#scores?.truncate(n);
   }
 
   /** Gives the cache back to the model; a pass that runs in turns fails at its next one. Twice is once. */
@@ -216,10 +226,12 @@ export class Session {
     const { forward } = this.#engine;
     this.#cache.reserve(before + 1);
     forward.count = this.count;
+    this.#scores?.begin();
     yield* forward.run([id], before, this.#cache, {
       ...options,
       sparseFrom: options.dense === true ? Infinity : this.#setDial((keepDense) => keepDense),
-    });
+    }, this.#scores);
+    this.#scores?.commit();
     this.#tokens.push(id);
     return this.#logits(0, before);
   }
@@ -230,8 +242,7 @@ export class Session {
     try {
       return new Float32Array(memory.buffer, forward.logits(t), config.vocabSize).slice();
     } catch (error) {
-      this.#tokens.length = before;
-      this.#cache.truncate(before);
+      this.#forgetFrom(before);
       throw error;
     }
   }
@@ -250,16 +261,19 @@ export class Session {
     const sparseFrom = this.#setDial((keepDense) => sparseStart(prefill, start, total, keepDense));
     for (let first = 0; first < total; first += MAX_TOKENS) {
       const chunk = ids.slice(first, first + MAX_TOKENS);
+      this.#scores?.begin();
       yield* engine.forward.run(chunk, start + first, this.#cache, {
         observe: options.observe,
         forceMask: options.forceMask,
         sparseFrom,
         exactFirst: start + first === 0,
-      });
+      }, this.#scores);
+      this.#scores?.commit();
       this.#tokens.push(...chunk);
       each?.(first, chunk.length);
       options.onChunk?.(first + chunk.length, total);
     }
+    this.#scores?.mark(this.length);
   }
 
   /** Sets the model's rules to this session's sparsity. Returns the first sparse position: none where it is dense, else what `start` gives. */

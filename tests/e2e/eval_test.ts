@@ -162,7 +162,7 @@ test("eval: a table for people, RSPARSE_DATA, files by name, figures on stderr",
 
 test("eval: what is wrong is told before the model runs", { skip }, async () => {
   const args = ["eval", "-m", babbler()], broken = join(folder, "broken.jsonl");
-  await failure(2, /required option '--tasks <list>' not specified/, args);
+  await failure(2, /Cannot evaluate without tasks: give --tasks LIST, or --join FILES/, args);
   await failure(2, /no task "pika": tasks are wikitext2, c4, text:FILE, /, [...args, "--tasks", "pika"]);
   await failure(2, /--data DIR or RSPARSE_DATA/, [...args, "--tasks", "piqa"], {
     env: { RSPARSE_DATA: undefined },
@@ -276,4 +276,78 @@ test("eval: Ctrl-C prints what there is, exit status 130", { skip: skipSignals }
   assert.match(stderr, /, cut short$/m);
   assert.ok(!existsSync(out));
   assert.equal(readFileSync(state, "utf8").trimEnd().split("\n").length, 1 + task!.n);
+});
+
+test("eval --part and --join: parts add up to the very result of one run", { skip }, async () => {
+  const args = ["eval", "-m", stories(), "--data", data(), "--recipe", await recipe(), "--seed", "3"];
+  args.push("--tasks", "arc_easy,winogrande,lambada_openai,wikitext2,c4,xsum", "--piece-length", "64");
+  const file = (name: string): string => join(folder, name), whole = file("one run.json");
+  const { engine, ...wanted } = await json<Document & { engine: unknown }>([...args, "-o", whole]);
+  const parts: string[] = [];
+  for (const number of [2, 3, 1]) {
+    const out = file(`part ${number}.json`);
+    const found = await json<Document & { part: unknown; rows: Record<string, { results: unknown[] }> }>(
+      [...args, "--part", `${number}/3`, "-o", out],
+    );
+    assert.deepEqual(found.part, { number, of: 3 });
+    assert.equal(found.tasks[0]!.n, 4);
+    assert.equal(found.rows["arc_easy"]!.results.length, 4);
+    // one article: two of the parts have none
+    assert.equal(found.tasks[5]!.n, number === 3 ? 1 : 0);
+    parts.push(out);
+  }
+  const joined = file("joined.json");
+  const found = await json<Document & { engine: unknown }>(["eval", "--join", ...parts, "-o", joined]);
+  assert.deepEqual({ ...found, seconds: 0 }, { ...wanted, engine, seconds: 0 });
+  assert.deepEqual(withoutSeconds(joined), withoutSeconds(whole));
+  // another seed draws another test, if it draws at all; shares are the same
+  const other = await json<Document>(["eval", "--join", ...parts, "--seed", "4"]);
+  assert.deepEqual(other.tasks[0], found.tasks[0]);
+  const { stdout, stderr } = await rsparse(["eval", "--join", ...parts]);
+  assert.match(stdout, /^task +rows .*\narc_easy +12 +acc /);
+  assert.match(stderr, /^wikitext2: perplexity /m);
+
+  const [second, third, first] = parts as [string, string, string];
+  await failure(1, /Cannot join: part 2 of 3 is missing: run it with --part 2\/3/, [
+    ...["eval", "--join", first, third],
+  ]);
+  await failure(1, /Cannot join: .* and .* are both part 2 of 3/, ["eval", "--join", ...parts, second]);
+  await failure(1, /Cannot join .*one run\.json: it is no result of `rsparse eval --part/, [
+    ...["eval", "--join", first, second, whole],
+  ]);
+  const limited = file("limited.json");
+  await json([...args, "--part", "3/3", "--limit", "2", "-o", limited]);
+  await failure(1, /they are of runs with another limit: null and 2/, [
+    ...["eval", "--join", first, second, limited],
+  ]);
+  const cut = file("cut.json"), document = JSON.parse(readFileSync(third, "utf8"));
+  document.rows.arc_easy.results.pop();
+  writeFileSync(cut, JSON.stringify(document));
+  await failure(1, /Cannot join .*cut\.json: arc_easy has 3 rows, 4 wanted/, [
+    ...["eval", "--join", first, second, cut],
+  ]);
+  await failure(1, /Cannot read \/none\.json: there is no such file/, ["eval", "--join", "/none.json"]);
+  await failure(2, /Cannot take both --join and --piece-length: the parts say it all/, [
+    ...["eval", "--join", first, "--piece-length", "64"],
+  ]);
+  await failure(2, /such as 3\/16 wanted/, [...args, "--part", "4/3"]);
+  await failure(2, /Cannot keep part 1\/3 for --join: give -o FILE/, [...args, "--part", "1/3"]);
+});
+
+test("eval --sparsity: the recipe's dial, and what it was is recorded", { skip }, async () => {
+  const args = ["eval", "-m", stories(), "--data", data(), "--tasks", "wikitext2", "--limit", "3"];
+  const at = async (sparsity: string) =>
+    await json<Document>([...args, "--recipe", await recipe(), "--sparsity", sparsity]);
+  const [own, less, none] = [await at("0.5"), await at("0.3"), await at("0")];
+  assert.deepEqual([own, less, none].map(({ recipe }) => recipe!.sparsity), [0.5, 0.3, 0]);
+  const plain = await json<Document>([...args, "--recipe", await recipe()]);
+  assert.deepEqual(own.tasks, plain.tasks);
+  assert.ok(Math.abs(less.measuredSparsity! - 0.3) < 0.05, `${less.measuredSparsity}`);
+  assert.ok(less.tasks[0]!.metrics["kl"]! < own.tasks[0]!.metrics["kl"]!);
+  assert.deepEqual([none.measuredSparsity, none.tasks[0]!.sparseTokens], [null, 0]);
+  assert.equal(none.tasks[0]!.paired, undefined);
+  await failure(2, /Cannot run at sparsity 0\.3 without a recipe/, [...args, "--sparsity", "0.3"]);
+  await failure(2, /goes from 0 to 0\.9: give one of these/, [
+    ...[...args, "--recipe", await recipe(), "--sparsity", "0.95"],
+  ]);
 });

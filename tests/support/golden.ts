@@ -189,7 +189,7 @@ export async function recipeOfThreshold(
   }));
   return {
     recipe: {
-      version: 2,
+      version: 3,
       method: "teal",
       compat: "corrected",
       modelHash: await model.hash(),
@@ -204,6 +204,9 @@ export async function recipeOfThreshold(
     },
     factors: (path) => rank > 0 ? factors.get(path)! : null,
     scale: () => null,
+    bias: () => null,
+    gains: new Map(),
+    mlpThresholds: null,
     thresholds: () => null,
   };
 }

@@ -23,6 +23,8 @@ type Mode = "r_sparse" | "low_rank";
 const THRESHOLD = Math.fround(0.8);
 /** Columns of U as rows, f32[rank, nOut], and rows of V, f32[rank, N_IN]. */
 type PartFactors = { readonly u: Float32Array; readonly v: Float32Array };
+/** What recipes may ask for besides. */
+type Asked = { readonly lowRankInput?: "all"; readonly biases?: readonly Float32Array[] };
 
 /** One token through a linear of {@linkcode PARTS} with random weights: its weights f32[outputs, N_IN], and each part's outputs. */
 async function project(
@@ -30,6 +32,7 @@ async function project(
   mode: Mode,
   factors: readonly PartFactors[],
   x: Float32Array,
+  { lowRankInput, biases }: Asked = {},
 ): Promise<{ kept: Float32Array; outputs: Float32Array[] }> {
   const kernels = (await loadBuild("baseline"))!;
   const arena = new Arena(kernels.memory, kernels.heapBase());
@@ -70,10 +73,14 @@ async function project(
   const paths = ["model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"];
   const recipe = {
     recipe: {
+      lowRankInput,
       projections: paths.map((path, i) => ({ path, mode, threshold: THRESHOLD, rank: PARTS[i]!.rank })),
     },
     factors: (path: string) => factors[paths.indexOf(path)]!,
     scale: () => null,
+    bias: (path: string) => biases?.[paths.indexOf(path)] ?? null,
+    gains: new Map(),
+    mlpThresholds: null,
     thresholds: () => null,
   } as unknown as LoadedRecipe;
   applyRecipe(kernels, weights, recipe, arena, workspace);
@@ -93,24 +100,29 @@ async function project(
 const length = (values: ArrayLike<number>): number => Math.hypot(...Array.from(values));
 
 for (const layout of LAYOUTS) {
-  for (const mode of ["r_sparse", "low_rank"] as const) {
-    test(`applyRecipe: factors of ${layout} weights do in ${mode} passes what the recipe says`, async () => {
+  for (const [mode, asked] of [["r_sparse", false], ["low_rank", false], ["r_sparse", true]] as const) {
+    const what = `${mode} passes${asked ? ", V of all of x and a bias," : ""}`;
+    test(`applyRecipe: factors of ${layout} weights do in ${what} what the recipe says`, async () => {
       const random = new Random(8), x = random.weights(N_IN);
       const factors = PARTS.map(({ nOut, rank }) => ({
         u: random.weights(rank * nOut),
         v: random.weights(rank * N_IN),
       }));
-      const { kept, outputs } = await project(layout, mode, factors, x);
+      const biases = asked ? PARTS.map(({ nOut }) => random.weights(nOut)) : undefined;
+      const { kept, outputs } = await project(layout, mode, factors, x, {
+        ...(asked && { lowRankInput: "all" }),
+        biases,
+      });
       const round = layout === "channels-bf16" ? bf16 : (v: number) => v;
       for (const [i, { name, nOut, offset, rank }] of PARTS.entries()) {
         const { u, v } = factors[i]!;
         const rest = x.map((value) => mode === "r_sparse" && Math.abs(value) > THRESHOLD ? 0 : value);
         const z = Array.from(
           { length: rank },
-          (_, r) => rest.reduce((sum, value, c) => sum + value * round(v[r * N_IN + c]!), 0),
+          (_, r) => (asked ? x : rest).reduce((sum, value, c) => sum + value * round(v[r * N_IN + c]!), 0),
         );
         const expected = Float64Array.from({ length: nOut }, (_, o) => {
-          let sum = 0;
+          let sum = biases === undefined ? 0 : biases[i]![o]!;
           for (let c = 0; c < N_IN; c++) sum += kept[(offset + o) * N_IN + c]! * (x[c]! - rest[c]!);
           for (let r = 0; r < rank; r++) sum += round(u[r * nOut + o]!) * z[r]!;
           return sum;

@@ -116,7 +116,7 @@ for (const prefill of PREFILLS) {
       ];
       for (const row of rows) {
         const model = fakeModel(hashedLogits, keepDense);
-        const { scores, denseScores, work } = await scoreChoices(model, model.session(), row, prefill);
+        const { scores, denseScores, gold, work } = await scoreChoices(model, model.session(), row, prefill);
         const count = Math.max(row.contexts.length, row.continuations.length);
         let sparse = 0, positions = 0;
         for (let i = 0; i < count; i++) {
@@ -133,6 +133,7 @@ for (const prefill of PREFILLS) {
           positions += request.ids.length - 1;
           sparse += request.ids.slice(0, -1).filter((_, at) => at >= sparseFrom).length;
         }
+        assert.equal(gold, row.gold);
         assert.deepEqual([work.sparse, work.positions], [sparse, positions]);
         assert.equal(work.dense, 100 * model.ran[0]!.filter(({ sparse }) => sparse).length);
         assert.equal(work.kept, 60 * model.ran[0]!.filter(({ sparse }) => sparse).length);
@@ -152,6 +153,17 @@ test("scoreChoices: a context runs once, and once for dense and sparse where it 
   assert.equal(await tokensRun(null, "sparse"), 10 + 2 + 3);
   assert.equal(await tokensRun(1, "dense"), 10 + 2 * (2 + 3));
   assert.equal(await tokensRun(1, "sparse"), 2 * (10 + 2 + 3));
+});
+
+test("scoreChoices: lengths in characters, not in UTF-16 units or bytes, one for each answer", async () => {
+  const lengths = async (contexts: string[], continuations: string[]): Promise<readonly number[]> => {
+    const model = fakeModel(() => new Float32Array(1 << 16), null);
+    return (await scoreChoices(model, model.session(), { contexts, continuations, gold: 0 }, "sparse"))
+      .lengths;
+  };
+  assert.deepEqual(await lengths(["q"], ["😀😀", "é", " two"]), [2, 1, 4]);
+  // WinoGrande has one continuation for all
+  assert.deepEqual(await lengths(["p", "q"], ["same"]), [4, 4]);
 });
 
 test("scoreRequests: greedy is the first of equals", async () => {
@@ -237,7 +249,7 @@ test("evaluateTask: LAMBADA's accuracy is greedy and whole, its perplexity one o
   assertNear(result.stderr["perplexity"], 4 * Math.log(4) / 2, 1e-5);
 });
 
-test("cutPieces and joinDocuments: tails are kept, single tokens left out, documents read as needed", () => {
+test("cutPieces and joinDocuments: tails are kept, single tokens left out, documents read as needed", async () => {
   assert.deepEqual(cutPieces([1, 2, 3, 4, 5], 3), [[1, 2, 3], [4, 5]]);
   assert.deepEqual(cutPieces([1, 2, 3, 4], 3), [[1, 2, 3]]);
   assert.deepEqual(cutPieces([], 3), []);
@@ -246,9 +258,9 @@ test("cutPieces and joinDocuments: tails are kept, single tokens left out, docum
     read++;
     return Array.from(text, Number);
   };
-  assert.deepEqual(joinDocuments(encode, ["12", "3"], 0), [1, 2, 0, 3, 0]);
+  assert.deepEqual(await joinDocuments(encode, ["12", "3"], { separator: 0 }), [1, 2, 0, 3, 0]);
   read = 0;
-  assert.deepEqual(joinDocuments(encode, ["12", "345", "6"], 9, 4), [1, 2, 9, 3]);
+  assert.deepEqual(await joinDocuments(encode, ["12", "345", "6"], { separator: 9, most: 4 }), [1, 2, 9, 3]);
   assert.equal(read, 2);
 });
 

@@ -19,7 +19,13 @@ import { detectPlatform } from "../../src/platform/detect.ts";
 const INPUTS = { model: "abc", prefill: "sparse", files: { piqa: "1" } };
 
 function row(score: number): RowResult {
-  return { scores: [score, 1 / 3], denseScores: null, work: { kept: 1, dense: 2, sparse: 3, positions: 4 } };
+  return {
+    scores: [score, 1 / 3],
+    denseScores: null,
+    lengths: [1, 2],
+    gold: 0,
+    work: { kept: 1, dense: 2, sparse: 3, positions: 4 },
+  };
 }
 
 async function inFolder(use: (path: string) => Promise<void>): Promise<void> {

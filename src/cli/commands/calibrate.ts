@@ -30,7 +30,16 @@ const DEFAULT_SPARSITY = 0.5;
  */
 const DEFAULT_RHO = 1;
 /** Apart from the module with that list, which is only loaded when it is needed. */
-const METHODS: readonly CalibrationMethod[] = ["r-sparse", "teal", "by-site", "wina", "low-rank"];
+const METHODS: readonly CalibrationMethod[] = [
+  "r-sparse",
+  "teal",
+  "by-site",
+  "wina",
+  "low-rank",
+  "cats",
+  "griffin",
+  "relufication",
+];
 /** A text is read whole; 8,192 tokens are about 40 kB. */
 const MAX_TEXT_BYTES = 64 << 20;
 
@@ -54,7 +63,7 @@ export function register(program: Command, context: CliContext): void {
     .addOption(
       new Option(
         "--method <m>",
-        "how to choose what to skip: teal and by-site by |x|, by-site more of down and o; wina by |x| times the column's norm",
+        "how to choose what to skip: teal and by-site by |x|, by-site more of down and o; wina by |x| times the column's norm; cats, griffin and relufication neurons of the MLP",
       ).choices(METHODS).default("r-sparse"),
     )
     .addOption(
@@ -75,6 +84,17 @@ export function register(program: Command, context: CliContext): void {
         if (options.thresholds !== undefined && options[other] !== undefined) {
           throw new UsageError(`Cannot take both --thresholds and --${other}: the file says it all`);
         }
+      }
+      if (options.method === "griffin") {
+        for (const other of ["data", "tokens"] as const) {
+          if (options[other] === undefined) continue;
+          throw new UsageError(
+            `Cannot take --${other} with --method griffin: it picks neurons by each prompt`,
+          );
+        }
+      }
+      if (options.method === "relufication" && options.sparsity !== undefined) {
+        context.note(`--sparsity ${options.sparsity} has no say: relufication skips what ReLU leaves at 0`);
       }
       if (options.method !== "r-sparse") {
         for (const other of ["rho", "thresholds"] as const) {
@@ -225,7 +245,7 @@ export async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path
     const factors = loaded.factors(path), scale = loaded.scale(path);
     if (factors !== null || scale !== null) tensors.set(path, { factors, scale });
   }
-  const chunks = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded));
+  const chunks = serialiseRecipe(loaded.recipe, tensors, tableOf(loaded), loaded);
   await writeFile(platform, path, chunks);
   return chunks.reduce((sum, chunk) => sum + chunk.length, 0);
 }
@@ -236,7 +256,12 @@ async function printRecipe(
   path: string | null,
   seconds: number,
 ): Promise<void> {
-  const { method, sparsity, projections } = loaded.recipe;
+  const { method, sparsity, projections, mlp, points } = loaded.recipe, own = points.indexOf(sparsity);
+  const neurons = mlp && {
+    kind: mlp.kind,
+    // of each layer, at the recipe's own sparsity
+    thresholds: Array.from(loaded.mlpThresholds ?? []).filter((_, i) => i % points.length === own),
+  };
   if (context.options.json) {
     return await context.printJson({
       recipe: path,
@@ -252,10 +277,22 @@ async function printRecipe(
         channels,
         sparsity,
       })),
+      ...(neurons && { mlp: neurons }),
     });
   }
+  if (neurons !== undefined) return await context.print(describeNeurons(neurons, sparsity));
   const rows = projections.map((
     { path, threshold, channels, rank },
   ) => [path, threshold.toPrecision(6), String(channels), String(rank)]);
   await context.print(formatTable([["projection", "threshold", "channels", "rank"], ...rows]));
+}
+
+function describeNeurons(
+  { kind, thresholds }: { readonly kind: string; readonly thresholds: readonly number[] },
+  sparsity: number,
+): string {
+  const whole = `${kind} skips ${(100 * sparsity).toFixed(1)} % of the blocks' weights`;
+  if (kind !== "cats") return whole;
+  const rows = thresholds.map((threshold, l) => [`model.layers.${l}.mlp`, threshold.toPrecision(6)]);
+  return `${whole}\n${formatTable([["layer", "|silu(gate)| above"], ...rows])}`;
 }

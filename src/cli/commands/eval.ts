@@ -1,38 +1,41 @@
 /** `rsparse eval`: how good a model is on texts and questions, dense, and beside it sparse. */
-import { type Command, Option } from "commander";
-import type { EvalPrefill, Paired, RowResult, TaskChoice, TaskInput, TaskResult } from "../../eval/mod.ts";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { EvalPrefill, Part, RowResult, TaskChoice, TaskInput, TaskResult } from "../../eval/mod.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { Model } from "../../runtime/model.ts";
 import { VERSION } from "../../version.ts";
 import { UsageError } from "../errors.ts";
+import {
+  describeTask,
+  type EvalDocument,
+  evalDocument,
+  type PartDocument,
+  tableOf,
+} from "../eval_document.ts";
 import { EvalState } from "../eval_state.ts";
-import { describeRun, modelDocument, recipeDocument, withModel } from "../generation.ts";
+import {
+  checkDial,
+  describeRun,
+  modelDocument,
+  recipeDocument,
+  sparsityOption,
+  withModel,
+} from "../generation.ts";
 import { addRunOptions, integer, type RunOptions } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
 
 interface EvalOptions extends RunOptions {
-  readonly tasks: string;
+  readonly tasks?: string;
   readonly data?: string;
+  readonly sparsity?: number;
   readonly limit?: number;
+  readonly part?: Part;
+  readonly join?: readonly string[];
   readonly pieceLength?: number;
   readonly prefill: EvalPrefill;
   readonly out?: string;
-}
-
-/** The document of `eval --json`. */
-interface EvalDocument {
-  readonly model: ReturnType<typeof modelDocument>;
-  readonly engine: Model["info"];
-  readonly recipe: ReturnType<typeof recipeDocument>;
-  readonly prefill: EvalPrefill;
-  readonly tasks: readonly TaskResult[];
-  /** Over all tasks. */
-  readonly measuredSparsity: number | null;
-  /** Computing the rows took, in this run and in those that it went on from. */
-  readonly seconds: number;
-  readonly seed: number;
 }
 
 /** Adds the command. */
@@ -40,12 +43,13 @@ export function register(program: Command, context: CliContext): void {
   const command = program.command("eval")
     .description("how good a model is on texts and questions, dense or beside its dense self with a recipe");
   addRunOptions(command)
-    .requiredOption(
+    .option(
       "--tasks <list>",
       "with commas: wikitext2, c4, arc_easy, arc_challenge, openbookqa, piqa, winogrande, boolq, hellaswag, sciq, " +
         "lambada_openai, xsum; NAME:FILE reads that file, text:FILE any text",
     )
     .option("--data <folder>", "where the tasks' files are (default: RSPARSE_DATA)")
+    .addOption(sparsityOption())
     .option("--limit <n>", "rows of each task, or pieces of a text (default: all; c4: 64)", integer(1))
     .option(
       "--piece-length <n>",
@@ -59,25 +63,86 @@ export function register(program: Command, context: CliContext): void {
       ).choices(["dense", "sparse", "official"]).default("sparse"),
     )
     .option(
+      "--part <i/n>",
+      "one of n parts of each task's rows, such as 3/16: n processes or machines share the work, and --join adds up",
+      part,
+    )
+    .option("--join <files...>", "no model runs: makes one result of those of all parts")
+    .option(
       "-o, --out <file>",
       "write the JSON document there too; finished rows are kept beside it until then, so that a run that was cut short goes on",
     )
-    .action((options: EvalOptions) => run(context, options));
+    .action((options: EvalOptions, command: Command) =>
+      options.join === undefined
+        ? run(context, options)
+        : join(context, options, options.join, command.getOptionValueSource.bind(command))
+    );
+}
+
+function part(text: string): Part {
+  const [, number, of] = (text.match(/^(\d+)\/(\d+)$/) ?? []).map(Number);
+  if (number === undefined || of === undefined || number < 1 || number > of || !Number.isSafeInteger(of)) {
+    throw new InvalidArgumentError("such as 3/16 wanted: the third of sixteen.");
+  }
+  return { number, of };
+}
+
+/** Options that `--join` has a use for. */
+const JOIN_OPTIONS: readonly string[] = ["join", "out", "seed"];
+
+async function join(
+  context: CliContext,
+  options: EvalOptions,
+  paths: readonly string[],
+  sourceOf: (option: string) => string | undefined,
+): Promise<void> {
+  const { out } = options, { platform } = context;
+  const other = Object.keys(options).find((name) => sourceOf(name) === "cli" && !JOIN_OPTIONS.includes(name));
+  if (other !== undefined) {
+    const name = other.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    throw new UsageError(`Cannot take both --join and --${name}: the parts say it all`);
+  }
+  if (out !== undefined) await checkOutput(platform, out, "the results");
+  const { joinParts } = await import("../eval_join.ts");
+  const { document, notes } = await joinParts(platform, paths, options.seed);
+  for (const task of document.tasks) context.note(describeTask(task));
+  await finish(context, document, out);
+  for (const note of notes) context.note(note);
+}
+
+/** Prints the results, and writes them where they are to go. */
+async function finish(context: CliContext, document: EvalDocument, out: string | undefined): Promise<void> {
+  if (context.options.json) await context.printJson(document);
+  else await context.print(formatTable(tableOf(document)));
+  if (out === undefined || context.signal.aborted) return;
+  const text = `${JSON.stringify(document, null, 2)}\n`;
+  await writeFile(context.platform, out, [new TextEncoder().encode(text)]);
 }
 
 async function run(context: CliContext, options: EvalOptions): Promise<void> {
-  const { out } = options, { platform, signal } = context;
-  const inputs = await openTasks(platform, options);
+  const { out, part } = options, { platform, signal } = context;
+  if (options.tasks === undefined) {
+    throw new UsageError(
+      "Cannot evaluate without tasks: give --tasks LIST, or --join FILES of parts that ran",
+    );
+  }
+  if (part !== undefined && out === undefined && !context.options.json) {
+    throw new UsageError(`Cannot keep part ${part.number}/${part.of} for --join: give -o FILE`);
+  }
+  checkDial(options.recipe, options.sparsity);
+  const inputs = await openTasks(platform, options.tasks, options.data);
   if (out !== undefined) await checkOutput(platform, out, "the results");
   await withModel(context, options, async (model) => {
+    checkDial(options.recipe, options.sparsity, model);
     const { subjectOf } = await import("../../eval/mod.ts");
-    const subject = subjectOf(model),
+    const subject = subjectOf(model, options),
       seed = options.seed ?? 0,
-      rows: RowResult[] = [],
+      rows: { [task: string]: { total: number; results: readonly RowResult[] } } = {},
       tasks: TaskResult[] = [];
+    const described = await describeInputs(model, inputs, options);
     const state = out === undefined
       ? null
-      : await EvalState.open(platform, `${out}.rows.jsonl`, await describeInputs(model, inputs, options));
+      : await EvalState.open(platform, `${out}.rows.jsonl`, { ...described, part: part ?? null });
     try {
       let ms = state?.ms ?? 0;
       for (const input of inputs) {
@@ -95,20 +160,26 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
             await state?.add(input.name, row, took);
           },
         );
-        rows.push(...evaluated.rows);
+        rows[input.name] = { total: evaluated.total ?? 0, results: evaluated.rows };
         tasks.push(evaluated.result);
       }
-      const document = evalDocument(model, options.prefill, tasks, rows, ms / 1000, seed);
-      if (context.options.json) await context.printJson(document);
-      else await context.print(formatTable(tableOf(document)));
-      if (out !== undefined && !signal.aborted) {
-        await writeFile(platform, out, [new TextEncoder().encode(`${JSON.stringify(document, null, 2)}\n`)]);
-        await state!.remove();
-      }
+      const setting = {
+        model: modelDocument(model),
+        engine: model.info,
+        recipe: recipeDocument(model, options),
+        prefill: options.prefill,
+      };
+      const all = Object.values(rows).flatMap(({ results }) => results);
+      const document = evalDocument(setting, tasks, all, { seconds: ms / 1000, seed });
+      const partDocument = (part: Part): PartDocument => ({ ...document, part, inputs: described, rows });
+      await finish(context, part === undefined ? document : partDocument(part), out);
+      if (!signal.aborted) await state?.remove();
     } finally {
       await state?.close();
     }
-    context.note(`${describeRun(model)}${model.recipe === null ? "" : `, prefill ${options.prefill}`}`);
+    context.note(
+      `${describeRun(model, options.sparsity)}${model.recipe === null ? "" : `, prefill ${options.prefill}`}`,
+    );
   });
 }
 
@@ -122,13 +193,14 @@ async function evaluateOne(
   onRow: (row: RowResult, ms: number) => Promise<void>,
 ): ReturnType<typeof import("../../eval/mod.ts").evaluateTask> {
   const { evaluateTask } = await import("../../eval/mod.ts");
-  const { progress, signal } = context, { prefill, limit, pieceLength, seed } = options;
+  const { progress, signal } = context, { prefill, limit, pieceLength, part, seed } = options;
   let last = performance.now();
   try {
     const evaluated = await evaluateTask(subject, input, {
       prefill,
       limit,
       pieceLength,
+      part,
       seed,
       signal,
       finished,
@@ -139,11 +211,7 @@ async function evaluateOne(
         last = now;
       },
     });
-    const { n, complete, metrics, stderr } = evaluated.result;
-    const figures = Object.keys(metrics).map((name) =>
-      `${name} ${number(metrics[name]!)}${plusMinus(stderr[name])}`
-    );
-    context.note(`${input.name}: ${figures.join(", ")}, ${n} rows${complete ? "" : ", cut short"}`);
+    context.note(describeTask(evaluated.result));
     return evaluated;
   } catch (error) {
     if (error instanceof RangeError && error.name === "RangeError" && !error.message.startsWith("Cannot ")) {
@@ -156,15 +224,15 @@ async function evaluateOne(
 }
 
 /** The tasks that the options name, with their files: all are found before the model is loaded. */
-async function openTasks(platform: Platform, options: EvalOptions): Promise<TaskInput[]> {
+async function openTasks(platform: Platform, list: string, data: string | undefined): Promise<TaskInput[]> {
   const { parseTasks } = await import("../../eval/tasks.ts");
   let choices: TaskChoice[];
   try {
-    choices = parseTasks(options.tasks);
+    choices = parseTasks(list);
   } catch (error) {
     throw new UsageError(`Cannot evaluate: ${(error as Error).message}`, { cause: error });
   }
-  const folder = options.data ?? platform.env("RSPARSE_DATA");
+  const folder = data ?? platform.env("RSPARSE_DATA");
   const inputs: TaskInput[] = [];
   for (const { task, name, file } of choices) {
     const path = file ?? await findFile(platform, task, folder);
@@ -227,68 +295,10 @@ async function describeInputs(
     kv: options.kv,
     kernels: model.info.kernels,
     recipe: model.recipe?.sha256 ?? null,
+    sparsity: options.sparsity ?? model.recipe?.recipe.sparsity ?? null,
     prefill: options.prefill,
     limit: options.limit ?? null,
     pieceLength: options.pieceLength ?? null,
     files,
   };
-}
-
-function evalDocument(
-  model: Model,
-  prefill: EvalPrefill,
-  tasks: readonly TaskResult[],
-  rows: readonly RowResult[],
-  seconds: number,
-  seed: number,
-): EvalDocument {
-  const kept = rows.reduce((sum, { work }) => sum + work.kept, 0),
-    dense = rows.reduce((sum, { work }) => sum + work.dense, 0);
-  return {
-    model: modelDocument(model),
-    engine: model.info,
-    recipe: recipeDocument(model),
-    prefill,
-    tasks,
-    measuredSparsity: dense === 0 ? null : 1 - kept / dense,
-    seconds,
-    seed,
-  };
-}
-
-function tableOf({ tasks }: EvalDocument): string[][] {
-  const paired = tasks.some(({ paired }) => paired !== undefined);
-  const header = [
-    "task",
-    "rows",
-    "measure",
-    "value",
-    ...(paired ? ["dense", "difference", "p", "sparse tokens"] : []),
-  ];
-  const lines = tasks.flatMap(({ name, n, metrics, stderr, dense, paired, sparseTokens }) =>
-    Object.keys(metrics).map((metric) => {
-      const pair: Paired | undefined = paired?.[metric], before = dense?.metrics[metric];
-      return [
-        name,
-        String(n),
-        metric,
-        `${number(metrics[metric]!)}${plusMinus(stderr[metric])}`,
-        ...(dense === undefined ? [] : [
-          before === undefined ? "" : number(before),
-          pair === undefined ? "" : `${number(pair.difference)}${plusMinus(pair.stderr)}`,
-          pair === undefined ? "" : pair.p.toPrecision(2),
-          sparseTokens.toFixed(3),
-        ]),
-      ];
-    })
-  );
-  return [header, ...lines];
-}
-
-function number(value: number | null): string {
-  return value === null ? "-" : value.toFixed(4);
-}
-
-function plusMinus(error: number | null | undefined): string {
-  return error === null || error === undefined ? "" : ` ± ${error.toFixed(4)}`;
 }

@@ -1,0 +1,282 @@
+/** Recipes as they are learned, against float64: V of all of x, shared V, output biases, gains of norms; dense where a position is dense. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { noSharedMemoryReason } from "../../src/kernels/probe.ts";
+import { type LoadedRecipe, type LoadOptions, Model } from "../../src/mod.ts";
+import { gainName } from "../../src/recipe/names.ts";
+import {
+  joinRecipe,
+  type LowRankInput,
+  type ProjectionRecipe,
+  projectionShapes,
+  type ProjectionTensors,
+} from "../../src/recipe/recipe.ts";
+import { UNTUNED } from "../../src/runtime/tuner.ts";
+import { largestError } from "../support/golden.ts";
+import { assertSameBits, bf16, Random } from "../support/kernels.ts";
+import { ReferenceLlama } from "../support/reference_llama.ts";
+import { requireShared, skipWithout } from "../support/shared.ts";
+
+const FILE = "golden/tiny/llama-f32.gguf";
+const skip = skipWithout(FILE);
+const IDS = Array.from({ length: 40 }, (_, i) => 4 + (i * 37) % 300);
+const RANK = 6, OWN = 0.5, POINTS = [0, OWN, 0.9];
+
+interface Choices {
+  readonly input?: LowRankInput;
+  /** Whether q, k and v, and gate and up, have one V. */
+  readonly shared?: boolean;
+  /** Whether thresholds within a site differ. */
+  readonly apart?: boolean;
+  readonly extras?: boolean;
+}
+
+/** Every projection with factors but block 1's o, which is dense, and its down, which has none. */
+async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
+  const { input = "all", shared = true, apart = false, extras = true } = choices;
+  await using model = await open();
+  const random = new Random(11), tensors = new Map<string, ProjectionTensors>(), table: number[] = [];
+  const owners = new Map<string, Float32Array>();
+  const projections = projectionShapes(model.config).map(({ path, nIn, nOut }, i): ProjectionRecipe => {
+    const mode = path.endsWith("1.self_attn.o_proj")
+      ? "dense"
+      : path.endsWith("1.mlp.down_proj")
+      ? "sparse"
+      : "r_sparse";
+    const owner = path.replace(/[kv]_proj/, "q_proj").replace("up_proj", "gate_proj");
+    const shares = shared && owner !== path, rank = mode === "r_sparse" ? RANK : 0;
+    const threshold = mode === "dense" ? -1 : Math.fround((nIn > 100 ? 0.1 : 0.3) + (apart ? i / 50 : 0));
+    // rounded to what a bf16 model keeps, so that one reference serves all
+    const values = (n: number, size: number): Float32Array => random.weights(n, size).map(bf16);
+    const v = shares ? owners.get(owner)! : values(rank * nIn, 0.2);
+    owners.set(path, v);
+    tensors.set(path, {
+      factors: rank > 0 ? { u: values(rank * nOut, 0.2), v } : null,
+      scale: null,
+      bias: extras ? values(nOut, 0.1) : null,
+    });
+    table.push(mode === "dense" ? -1 : 0, threshold, mode === "dense" ? -1 : 3 * threshold);
+    return {
+      path,
+      score: "abs",
+      threshold,
+      rho: mode === "r_sparse" ? 0.9 : 1,
+      sparsity: 0.5,
+      channels: nIn >> 1,
+      rank,
+      mode,
+      ...(shares && rank > 0 && { sharedV: owner }),
+    };
+  });
+  const gains = new Map<string, Float32Array>();
+  if (extras) {
+    const gain = (): Float32Array => random.weights(model.config.hiddenSize, 0.2).map((g) => 1 + g);
+    for (const name of [gainName(0, "attention"), gainName(0, "mlp"), gainName(1, "mlp"), "model.norm"]) {
+      gains.set(name, gain());
+    }
+  }
+  const recipe = {
+    version: 3 as const,
+    method: "learned" as const,
+    compat: "corrected" as const,
+    modelHash: await model.hash(),
+    model: "under test",
+    sparsity: OWN,
+    points: POINTS,
+    rho: 0.9,
+    seed: 0,
+    calibration: { source: "none", tokens: 0, sha256: "" },
+    keepDense: 0,
+    lowRankInput: input,
+    projections,
+  };
+  return joinRecipe(recipe, tensors, Float32Array.from(table), { gains });
+}
+
+function open(recipe?: LoadedRecipe, options: LoadOptions = {}): Promise<Model> {
+  return Model.load(requireShared(FILE), {
+    kernels: "baseline",
+    threads: 1,
+    tuning: UNTUNED,
+    ...options,
+    recipe,
+  });
+}
+
+/** All logits of IDS, the first `together` in one go and the others one by one. */
+function logitsOf(
+  model: Model,
+  together: number,
+  sparseFrom: number,
+  sparsity?: number,
+): { logits: Float32Array[]; kept: number; dense: number } {
+  using session = model.session({ sparsity });
+  const logits: Float32Array[] = [], prefill = sparseFrom;
+  if (together > 0) {
+    session.prefillAll(IDS.slice(0, together), (_, row) => logits.push(row.slice()), { prefill });
+  }
+  for (const [i, id] of IDS.slice(together).entries()) {
+    logits.push(session.decode(id, { dense: together + i < sparseFrom }));
+  }
+  return { logits, kept: session.count.kept, dense: session.count.dense };
+}
+
+function worst(actual: readonly ArrayLike<number>[], expected: readonly ArrayLike<number>[]): number {
+  return Math.max(...actual.map((row, t) => largestError(row, expected[t]!)));
+}
+
+let reference: Promise<ReferenceLlama> | null = null;
+function referenceLlama(): Promise<ReferenceLlama> {
+  return reference ??= open().then((model) => ReferenceLlama.of(model));
+}
+
+const CASES: Choices[] = [];
+for (const input of ["inactive", "all"] as const) {
+  for (const shared of [true, false]) for (const apart of [false, true]) CASES.push({ input, shared, apart });
+}
+
+for (const choices of CASES) {
+  const { input, shared, apart } = choices;
+  const name = `${input}${shared ? ", shared V" : ""}${apart ? ", masks apart" : ""}`;
+  test(
+    `learned recipes: ${name}: as in float64, in prompts, in decoding and where both meet`,
+    { skip },
+    async () => {
+      const recipe = await learned(choices), wanted = await referenceLlama();
+      await using model = await open(recipe);
+      for (const sparseFrom of [0, 7]) {
+        const expected = wanted.run(IDS, recipe, sparseFrom);
+        for (const together of [IDS.length, 11, 0]) {
+          const { logits, kept, dense } = logitsOf(model, together, sparseFrom);
+          const what = `sparse from ${sparseFrom}, ${together} together`,
+            error = worst(logits, expected.logits);
+          assert.ok(error <= 2e-4, `${what}: off by ${error}`);
+          assert.deepEqual([kept, dense], [expected.kept, expected.dense], what);
+        }
+      }
+    },
+  );
+}
+
+test("learned recipes: every part of one reaches the logits", { skip }, async () => {
+  const wanted = await referenceLlama(), whole = await learned();
+  const { logits } = wanted.run(IDS, whole, 0);
+  for (
+    const [what, recipe] of [
+      ["gains", { ...whole, gains: new Map() }],
+      ["the last gain", { ...whole, gains: new Map([...whole.gains].slice(0, -1)) }],
+      ["biases", { ...whole, bias: () => null }],
+      ["the input of V", { ...whole, recipe: { ...whole.recipe, lowRankInput: "inactive" as const } }],
+    ] as const
+  ) {
+    await using model = await open(recipe);
+    const error = worst(logitsOf(model, 20, 0).logits, logits);
+    assert.ok(error > 0.02, `without ${what} logits are only ${error} off`);
+  }
+});
+
+test("learned recipes: bf16 is as in float64 with weights and factors of bf16", { skip }, async () => {
+  const wanted = await ReferenceLlama.of(await open(), bf16);
+  for (const choices of [{}, { apart: true }, { input: "inactive" as const }]) {
+    const recipe = await learned(choices);
+    await using model = await open(recipe, { dtype: "bf16" });
+    const error = worst(logitsOf(model, 20, 7).logits, wanted.run(IDS, recipe, 7).logits);
+    assert.ok(error <= 3e-4, `${JSON.stringify(choices)}: off by ${error}`);
+  }
+});
+
+test(
+  "learned recipes: int8, which keeps q, k and v apart, has the same bits whether they share a V or have it thrice",
+  { skip },
+  async () => {
+    for (
+      const choices of [{}, { apart: true }, { input: "inactive" as const }, {
+        input: "inactive" as const,
+        apart: true,
+      }]
+    ) {
+      const one = await learned(choices);
+      const projections = one.recipe.projections.map(({ sharedV: _, ...p }) => p);
+      await using shared = await open(one, { dtype: "int8" });
+      await using own = await open({ ...one, recipe: { ...one.recipe, projections } }, { dtype: "int8" });
+      assert.equal(shared.engine.weights.layers[0]!.sites[0]!.length, 3);
+      for (const together of [20, 0]) {
+        const a = logitsOf(shared, together, 3), b = logitsOf(own, together, 3);
+        a.logits.forEach((row, t) => assert.deepEqual(row, b.logits[t], `${together} together, token ${t}`));
+        assert.equal(a.dense, b.dense);
+        // with a mask each and what is left of x, V x differs among them: nothing is saved but memory
+        if (choices.input !== undefined && choices.apart === true) assert.equal(a.kept, b.kept);
+        else assert.ok(a.kept < b.kept);
+      }
+    }
+  },
+);
+
+test(
+  "learned recipes: dense positions and the dial at 0 are the plain model to the bit",
+  { skip },
+  async () => {
+    await using plain = await open();
+    await using model = await open(await learned());
+    const wanted = logitsOf(plain, 20, 0).logits;
+    for (
+      const [what, { logits }] of [
+        ["dial at 0", logitsOf(model, 20, 0, 0)],
+        ["dense", logitsOf(model, 20, Infinity)],
+      ] as const
+    ) {
+      logits.forEach((row, t) => assert.deepEqual(row, wanted[t], `${what}: token ${t}`));
+    }
+    const partly = logitsOf(model, 20, 30).logits;
+    for (const t of [0, 19, 29]) assert.deepEqual(partly[t], wanted[t], `token ${t}`);
+    assert.ok(largestError(partly[30]!, wanted[30]!) > 0.02);
+  },
+);
+
+test("learned recipes: the dial turns thresholds and nothing else", { skip }, async () => {
+  const recipe = await learned(), wanted = await referenceLlama();
+  await using model = await open(recipe);
+  const turned = (share: number): LoadedRecipe => ({
+    ...recipe,
+    recipe: {
+      ...recipe.recipe,
+      projections: recipe.recipe.projections.map((p) =>
+        p.mode === "dense" ? p : { ...p, threshold: Math.fround(p.threshold * share) }
+      ),
+    },
+  });
+  for (const [sparsity, share] of [[0.9, 3], [0.7, 2], [0.25, 0.5]] as const) {
+    const { logits } = wanted.run(IDS, turned(share), 0);
+    const error = worst(logitsOf(model, 20, 0, sparsity).logits, logits);
+    assert.ok(error <= 3e-4, `${sparsity}: off by ${error}`);
+  }
+});
+
+test("learned recipes: V is packed once for projections that share it", { skip }, async () => {
+  for (const dtype of ["f32", "int8"] as const) {
+    await using one = await open(await learned({ extras: false }), { dtype });
+    await using each = await open(await learned({ extras: false, shared: false }), { dtype });
+    assert.ok(one.memory.recipeBytes < 0.85 * each.memory.recipeBytes, dtype);
+    const rules = one.engine.weights.layers[0]!.sites[0]!.flatMap(({ parts }) =>
+      parts.map(({ rule }) => rule!)
+    );
+    assert.equal(new Set(rules.map(({ v }) => v)).size, 1, dtype);
+    assert.equal(rules[0]!.v!.nOut, RANK);
+  }
+});
+
+test("learned recipes: the same bits with one thread and with three", {
+  skip: skip || noSharedMemoryReason() || false,
+}, async () => {
+  const bits = ({ logits }: { logits: Float32Array[] }): Uint8Array<ArrayBuffer> =>
+    new Uint8Array(Float32Array.from(logits.flatMap((row) => [...row])).buffer);
+  for (const dtype of ["f32", "int8"] as const) {
+    for (const choices of [{}, { input: "inactive" as const, apart: true }]) {
+      const recipe = await learned(choices);
+      await using alone = await open(recipe, { dtype });
+      await using together = await open(recipe, { dtype, threads: 3 });
+      assert.equal(together.info.threads, 3);
+      assertSameBits(bits(logitsOf(together, 20, 5)), bits(logitsOf(alone, 20, 5)), dtype);
+    }
+  }
+});
