@@ -61,3 +61,9 @@ export class ContextError extends RangeError {
     this.excess = found - limit;
   }
 }
+
+/** Activations or logits that are no longer finite: the weights, or a recipe's factors, overflow on these tokens. */
+export class NotFiniteError extends Error {
+  /** Always `"NotFiniteError"`. */
+  override readonly name = "NotFiniteError";
+}

@@ -41,6 +41,7 @@ const passed = [
     "src/calibrate/mod.ts",
     "src/eval/mod.ts",
     "src/analyze/mod.ts",
+    "src/search/mod.ts",
   ),
 ];
 if (passed.includes(false)) process.exit(1);

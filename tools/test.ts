@@ -13,6 +13,7 @@ import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
 import { prepare, ROOT } from "./prepare.ts";
+import { installRedis } from "./redis.ts";
 import { installRuntimes } from "./runtimes.ts";
 
 /**
@@ -219,6 +220,9 @@ async function main(): Promise<number> {
   const chromium = await installChromium();
   if (typeof chromium !== "string") console.log(`testing in ${chromium.version}`);
   else console.log(`chromium: not to be had${process.env["CI"] ? "" : ", not tested"}: ${chromium}`);
+
+  const redis = installRedis();
+  if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const files = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
   const light: Job[] = [], heavy: Job[] = [];

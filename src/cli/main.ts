@@ -24,8 +24,10 @@ import * as inspect from "./commands/inspect.ts";
 import * as logits from "./commands/logits.ts";
 import * as models from "./commands/models.ts";
 import * as pull from "./commands/pull.ts";
+import * as search from "./commands/search.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
+import * as worker from "./commands/worker.ts";
 import { describeError, EXIT, exitStatusOf } from "./errors.ts";
 import { type CliContext, createContext } from "./output.ts";
 
@@ -41,6 +43,8 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   logits,
   calibrate,
   evaluate,
+  search,
+  worker,
   analyze,
   bench,
   demo,

@@ -38,15 +38,8 @@ export function addEngineOptions(command: Command): Command {
         .default("auto")
         .argParser((text) => text === "auto" ? text : integer(1, 1024, " or auto")(text)),
     )
-    .addOption(
-      new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
-        "auto",
-      ),
-    )
-    .addOption(
-      new Option("--dtype <dtype>", "storage of the projections in memory; int4: the file's own 4-bit groups")
-        .choices(["auto", "f32", "bf16", "int8", "int4"]).default("auto"),
-    )
+    .addOption(kernelsOption())
+    .addOption(dtypeOption())
     .addOption(
       new Option("--kv <type>", "storage of keys and values; bf16 takes half the memory").choices([
         "f32",
@@ -54,6 +47,21 @@ export function addEngineOptions(command: Command): Command {
       ])
         .default("f32"),
     );
+}
+
+/** `--kernels`. */
+export function kernelsOption(): Option {
+  return new Option("--kernels <build>", "kernel build").choices(["auto", "baseline", "relaxed"]).default(
+    "auto",
+  );
+}
+
+/** `--dtype`. */
+export function dtypeOption(): Option {
+  return new Option(
+    "--dtype <dtype>",
+    "storage of the projections in memory; int4: the file's own 4-bit groups",
+  ).choices(["auto", "f32", "bf16", "int8", "int4"]).default("auto");
 }
 
 /** Adds `-m` and the options of {@linkcode RunOptions}. */

@@ -1,4 +1,5 @@
 /** Logits as probabilities: log-softmax, and how far two of them are apart. */
+import { NotFiniteError } from "../errors.ts";
 import { exp, log } from "../runtime/exp.ts";
 
 /** What turns logits into log-probabilities. */
@@ -12,7 +13,7 @@ export interface Normaliser {
 /**
  * Sums in float64. `exp` and `log` are the runtime's own, so that the same logits give the same figures in every JavaScript engine.
  *
- * @throws {Error} If a logit is NaN, or the largest is infinite.
+ * @throws {NotFiniteError} If a logit is NaN, or the largest is infinite.
  */
 export function normalise(logits: Float32Array): Normaliser {
   let best = 0, top = -Infinity;
@@ -29,8 +30,8 @@ export function normalise(logits: Float32Array): Normaliser {
   return { best, logSum: top + log(sum) };
 }
 
-function notNumbers(id: number, logit: number): Error {
-  return new Error(
+function notNumbers(id: number, logit: number): NotFiniteError {
+  return new NotFiniteError(
     `Cannot evaluate: the logit of token ${id} is ${logit}: the weights, the recipe or a kernel are at fault`,
   );
 }

@@ -30,6 +30,7 @@ export const platform: Platform = {
     return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   },
   rssBytes: () => null,
+  freeBytes: () => null,
   uptimeMs: () => performance.now(),
   tryLock: (path) => noFiles(`lock ${path}`),
   ...(typeof Worker === "function" ? { startWorker } : {}),

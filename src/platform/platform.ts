@@ -48,6 +48,23 @@ export interface Platform {
     data: unknown,
     events: { message(message: unknown): void; end(reason: string): void },
   ): { terminate(): Promise<void> };
+  /**
+   * Starts a thread that runs the module at `url`, which finds `data` and the way back by `parentThread`. It keeps the process alive until it is terminated.
+   * `end` is called once when it ends, with the reason. Absent where there are none.
+   */
+  startThread?(
+    url: string,
+    data: unknown,
+    events: { message(message: unknown): void; end(reason: string): void },
+  ): { post(message: unknown): void; terminate(): Promise<void> };
+  /** In a thread that `startThread` started: what it was handed; null elsewhere. */
+  parentThread?(): {
+    readonly data: unknown;
+    post(message: unknown): void;
+    onMessage(listen: (message: unknown) => void): void;
+  } | null;
+  /** Bytes of memory that are free for this process, or null where it can't be known. */
+  freeBytes(): number | null;
   /** Runs a program to its end; absent where there are no processes. Rejects if it can't be started. */
   run?(
     command: string,

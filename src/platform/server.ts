@@ -3,10 +3,10 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { openAsBlob } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
-import { availableParallelism, cpus, homedir } from "node:os";
+import { availableParallelism, cpus, freemem, homedir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { Worker } from "node:worker_threads";
+import { parentPort, Worker, workerData } from "node:worker_threads";
 import type { Platform } from "./platform.ts";
 
 /** Bytes read at a time for hashing: larger ones were no faster (98 MB in 0.1 s on Deno). */
@@ -65,6 +65,9 @@ export function serverPlatform(runtime: string): Platform {
     cpu: () => cpus()[0]?.model ?? "",
     processors: () => availableParallelism(),
     startWorker,
+    startThread,
+    parentThread,
+    freeBytes,
     run,
   };
 }
@@ -145,6 +148,39 @@ function startWorker(
   worker.on("exit", () => events.end(reason));
   worker.unref();
   return { terminate: async () => void await worker.terminate() };
+}
+
+function startThread(
+  url: string,
+  data: unknown,
+  events: { message(message: unknown): void; end(reason: string): void },
+): { post(message: unknown): void; terminate(): Promise<void> } {
+  const worker = new Worker(new URL(url), { workerData: data, execArgv: [] });
+  let reason = "it ended";
+  worker.on("message", events.message);
+  worker.on("error", (error) => reason = String(error));
+  worker.on("exit", () => events.end(reason));
+  return {
+    post: (message) => worker.postMessage(message),
+    terminate: async () => void await worker.terminate(),
+  };
+}
+
+function parentThread(): ReturnType<NonNullable<Platform["parentThread"]>> {
+  const port = parentPort;
+  if (port === null) return null;
+  return {
+    data: workerData,
+    post: (message) => port.postMessage(message),
+    onMessage: (listen) => void port.on("message", listen),
+  };
+}
+
+/** Of the machine, or of the container that the process is in. */
+function freeBytes(): number {
+  const limit = process.constrainedMemory?.() ?? 0, free = freemem();
+  // without a limit it is 0, or a number beyond any memory
+  return limit > 0 && limit < 2 ** 50 ? Math.min(free, Math.max(limit - process.memoryUsage.rss(), 0)) : free;
 }
 
 function run(

@@ -49,7 +49,7 @@ export function applyRecipe(
   workspace: Workspace,
 ): number {
   const before = arena.used, { memory } = arena;
-  const packer = new FactorPacker(kernels, arena, workspace.packed);
+  const packer = new FactorPacker(kernels, (bytes) => arena.allocate(bytes), workspace.packed);
   const rules = new Map(loaded.recipe.projections.map((p) => [p.path, p]));
   const place = (values: Float32Array): number => {
     const at = arena.allocate(4 * padTo(values.length, 64));
@@ -136,7 +136,7 @@ function planV(l: number, { matrix, parts }: Linear, rules: ReadonlyMap<string, 
 }
 
 /** What factors are kept as beside weights of a layout. */
-function factorLayouts(weights: Layout): { readonly v: Layout; readonly u: Layout } {
+export function factorLayouts(weights: Layout): { readonly v: Layout; readonly u: Layout } {
   if (weights === "channels-f32") return { v: "rows-f32", u: "channels-f32" };
   if (weights === "channels-bf16") return { v: "rows-bf16", u: "channels-bf16" };
   return { v: "pairs-i8", u: "pairs-i8" };
@@ -146,15 +146,18 @@ function factorLayouts(weights: Layout): { readonly v: Layout; readonly u: Layou
 const STAGED = MAX_TOKENS;
 
 /** Packs factors a slice of rows at a time. */
-class FactorPacker {
+export class FactorPacker {
   readonly #k: Kernels;
-  readonly #arena: Arena;
+  readonly #allocate: (bytes: number) => number;
   readonly #staging: number;
 
-  /** @param staging f32[STAGED, widest input] */
-  constructor(kernels: Kernels, arena: Arena, staging: number) {
+  /**
+   * @param allocate gives so many bytes of the model's memory
+   * @param staging f32[STAGED, widest input]
+   */
+  constructor(kernels: Kernels, allocate: (bytes: number) => number, staging: number) {
     this.#k = kernels;
-    this.#arena = arena;
+    this.#allocate = allocate;
     this.#staging = staging;
   }
 
@@ -192,7 +195,7 @@ class FactorPacker {
   }
 
   #place(plan: MatrixPlan): Matrix {
-    return placeMatrix(plan, (bytes) => this.#arena.allocate(bytes));
+    return placeMatrix(plan, this.#allocate);
   }
 
   #pack(m: Matrix, stage: (staged: Float32Array, o: number, count: number) => void): void {

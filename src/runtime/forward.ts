@@ -1,4 +1,5 @@
 /** The forward pass of a Llama: tokens in, logits out; dense or sparse, one token or many. */
+import { NotFiniteError } from "../errors.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
 import type { Team } from "../kernels/team.ts";
 import type { ProjectionName } from "../model/config.ts";
@@ -240,7 +241,7 @@ export class Forward {
   /** Integer kernels round NaN to numbers, so a broken pass is caught here and not in its logits. */
   #checkFinite(x: number): void {
     if (this.#k.findNonFiniteF32(x, this.#w.config.hiddenSize) < 0) return;
-    throw new Error(
+    throw new NotFiniteError(
       "Cannot go on: the model's activations are no longer finite: its weights, or the recipe's factors, overflow on these tokens",
     );
   }

@@ -20,7 +20,7 @@ import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
 import { Session, type SessionOptions } from "./session.ts";
-import { sparseShapes, stagingBytes } from "./plan.ts";
+import { SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
   openStopwatch,
@@ -77,6 +77,12 @@ export interface LoadOptions {
    * @internal
    */
   readonly tuning?: Tuning;
+  /**
+   * Makes every projection a matrix of its own that runs dense behind a mask, so that `Rules` can set rule after rule; not with a recipe.
+   *
+   * @internal
+   */
+  readonly separate?: boolean;
 }
 
 /** What a model runs on. */
@@ -190,6 +196,11 @@ export class Engine {
 
   get kvBytes(): number {
     return this.#open.pool.bytes;
+  }
+
+  /** Memory for as long as the model lives. */
+  allocate(bytes: number): number {
+    return this.#open.arena.allocate(bytes);
   }
 
   newCache(): KvCache {
@@ -354,7 +365,7 @@ export class Model {
       ? null
       : await openRecipe(options.recipe, config, platform, hash!);
     const factory = await openKernels(options.kernels ?? "auto", threads, platform);
-    const hints = recipeHints(recipe), memory = factory.newMemory();
+    const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
     const tuning = options.tuning !== undefined
       ? options.tuning
       : recipe === null || options.kernels === "reference"

@@ -23,6 +23,9 @@ export interface RecipeHints {
 /** Of a model without a recipe. */
 export const NO_RECIPE: RecipeHints = { sparsityOf: () => 0, sharesMask: () => true, skips: () => false };
 
+/** Of a model whose projections are to be given rules one by one: nothing is joined, and as without a recipe nothing is laid out for skipping. */
+export const SEPARATE: RecipeHints = { ...NO_RECIPE, sharesMask: () => false };
+
 /** What decides where weights go, besides the file. */
 export interface PlanOptions {
   readonly dtype: Dtype | "auto";

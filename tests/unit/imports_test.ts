@@ -31,6 +31,18 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "eval",
     "plot",
   ],
+  search: [
+    "errors",
+    "format",
+    "model",
+    "recipe",
+    "kernels",
+    "platform/platform",
+    "platform/detect",
+    "runtime",
+    "calibrate",
+    "eval",
+  ],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
@@ -39,6 +51,7 @@ const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   model: ["@huggingface/jinja", "@huggingface/tokenizers"],
   eval: ["js-rouge"],
   plot: ["vega", "vega-lite"],
+  search: ["bullmq", "ioredis"],
   cli: ["commander"],
 };
 /** Names that not every runtime has. */

@@ -19,7 +19,7 @@ interface CalibrateCommandOptions
   readonly data?: string;
   readonly tokens?: number;
   readonly sparsity?: number;
-  readonly rho?: number;
+  readonly rho?: number | "search";
   readonly method?: CalibrationMethod;
   readonly stream?: "sparse" | "dense";
   readonly dialStreams?: readonly number[];
@@ -65,7 +65,7 @@ export function register(program: Command, context: CliContext): void {
     )
     .option(
       "--rho <r>",
-      "of r-sparse: share of the kept compute for channels, the rest buys rank (default: 1)",
+      "of r-sparse: share of the kept compute for channels, the rest buys rank (default: 1); search: each projection's own, as `rsparse search --size small` finds them",
       rho,
     )
     .addOption(
@@ -115,12 +115,16 @@ export function register(program: Command, context: CliContext): void {
       const { output } = options;
       if (output !== undefined) await checkOutput(context.platform, output, "the recipe");
       const began = performance.now();
+      if (options.rho === "search") return await searchRho(context, options, began);
       await withModel(context, options, async (model) => {
         if (options.method === undefined && method !== "by-site") {
           context.note(`method ${method}, as the options want`);
         }
         context.note("calibrating: the model reads the text; this takes half a minute or more");
-        const { loaded, state } = await calibrate(context, model, options, method);
+        const { loaded, state } = await calibrate(context, model, {
+          ...options,
+          rho: options.rho as number | undefined,
+        }, method);
         const bytes = output === undefined ? 0 : await writeRecipe(context.platform, loaded, output);
         await state?.remove();
         await printRecipe(context, loaded, output ?? null, (performance.now() - began) / 1000);
@@ -183,17 +187,48 @@ function dialStreams(text: string): number[] {
   return list;
 }
 
-function rho(text: string): number {
-  if (text === "search") {
-    throw new InvalidArgumentError("a number from 0 to 1 wanted: `search` comes with the search command.");
+function rho(text: string): number | "search" {
+  return text === "search" ? text : decimal(0, 1)(text);
+}
+
+/** `--rho search`: as `rsparse search` does it, with its `--size small`: minutes where the paper's takes hours. */
+async function searchRho(
+  context: CliContext,
+  options: CalibrateCommandOptions,
+  began: number,
+): Promise<void> {
+  if (options.compat === "official") {
+    throw new UsageError("Cannot take --compat official with --rho search: it has no search");
   }
-  return decimal(0, 1)(text);
+  for (
+    const [name, value] of Object.entries({ stream: options.stream, "dial-streams": options.dialStreams })
+  ) {
+    if (value !== undefined) {
+      throw new UsageError(`Cannot take --${name} with --rho search: it looks at the dense model`);
+    }
+  }
+  const { search } = await import("./search.ts"),
+    { model, kernels, dtype, data, sparsity, seed, output } = options;
+  const { result } = await search(context, {
+    model,
+    kernels,
+    dtype,
+    data,
+    sparsity: sparsity ?? DEFAULT_SPARSITY,
+    seed,
+    keepDense: options.keepDense,
+    calibrationTokens: options.tokens,
+    recipeOut: output,
+    algorithm: "evolutionary",
+    size: "small",
+  });
+  await printRecipe(context, result.recipe, output ?? null, (performance.now() - began) / 1000);
 }
 
 async function calibrate(
   context: CliContext,
   model: Model,
-  options: CalibrateCommandOptions,
+  options: CalibrateCommandOptions & { readonly rho?: number },
   method: CalibrationMethod,
 ): Promise<{ loaded: LoadedRecipe; state: CalibrateState | null }> {
   const { calibrateModel, recipeFromThresholds } = await import("../../calibrate/calibrate.ts");
@@ -289,7 +324,7 @@ function parseJson(text: string, path: string): unknown {
 }
 
 /** Returns the bytes written. */
-async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: string): Promise<number> {
+export async function writeRecipe(platform: Platform, loaded: LoadedRecipe, path: string): Promise<number> {
   const { serialiseRecipe, tableOf } = await import("../../recipe/recipe.ts");
   const tensors = new Map<string, ProjectionTensors>();
   for (const { path } of loaded.recipe.projections) {

@@ -1,0 +1,313 @@
+/**
+ * Workers on many machines, by BullMQ on Redis or Valkey. A search puts what its workers have to know under a key that expires when it is gone, and its jobs in one queue for
+ * all searches; workers take jobs and find there what they belong to. What a search makes of the results does not depend on who computes them.
+ */
+import type { Job as QueueJob, Queue, QueueEvents } from "bullmq";
+import type { Redis } from "ioredis";
+import { type Executor, type ExecutorFactory, type Job, packSetup, type Setup, unpackSetup } from "./jobs.ts";
+
+/** Where jobs wait. */
+const QUEUE = "rsparse-search";
+/** What a search left in Redis, by its id. */
+const keyOf = (search: string): string => `rsparse:search:${search}`;
+/** A search that has not said for so long that it lives is gone: its jobs are dropped. */
+const ALIVE_MS = 60_000, BEAT_MS = 10_000;
+/** A job whose worker has not said for so long that it lives is given to another. */
+const LOCK_MS = 10_000, STALLED_MS = 5_000;
+/** How often a search looks whether an event was missed, or Redis has lost a job. */
+const POLL_MS = 5_000;
+/** Workers that may fail with a job before it counts as the job's own fault. */
+const ATTEMPTS = 3;
+/** Longest wait between two tries to reach a Redis that was there before. */
+const MOST_RETRY_MS = 2_000;
+
+/** Finds out before the work whether a queue is there. @throws {Error} If nobody answers. */
+export async function checkQueue(address: string): Promise<void> {
+  (await connect(address)).disconnect();
+}
+
+/** What is in the queue. */
+interface Entry {
+  readonly search: string;
+  readonly job: Job;
+}
+
+/** What a worker answers: null where the search was gone. */
+type Answer = readonly number[] | null;
+
+/** A URL without its password, for messages. */
+function shown(url: URL): string {
+  return `${url.protocol}//${url.host}${url.pathname === "/" ? "" : url.pathname}`;
+}
+
+/**
+ * A connection.
+ *
+ * @throws {Error} If the URL is none of Redis, or nobody answers there.
+ */
+async function connect(address: string): Promise<Redis> {
+  let url: URL;
+  try {
+    url = new URL(address);
+  } catch (cause) {
+    throw new Error(`Cannot use the queue ${address}: a URL such as redis://localhost:6379 wanted`, {
+      cause,
+    });
+  }
+  if (url.protocol !== "redis:" && url.protocol !== "rediss:") {
+    throw new Error(`Cannot use the queue ${shown(url)}: redis:// or rediss:// wanted`);
+  }
+  const { Redis } = await import("ioredis");
+  let reached = false, reason = "";
+  const redis = new Redis(address, {
+    lazyConnect: true,
+    // BullMQ wants commands to wait for a connection that was lost
+    maxRetriesPerRequest: null,
+    retryStrategy: (times) => reached ? Math.min(100 * times, MOST_RETRY_MS) : null,
+  });
+  redis.on("error", (error) => reason = error.message || String((error as { code?: unknown }).code));
+  try {
+    await redis.connect();
+    await redis.ping();
+    reached = true;
+  } catch (cause) {
+    redis.disconnect();
+    throw new Error(
+      `Cannot reach ${shown(url)}: ${
+        reason || (cause as Error).message
+      }: start redis-server or valkey-server there, or check --queue`,
+      { cause },
+    );
+  }
+  return redis;
+}
+
+interface Pending {
+  readonly entry: Entry;
+  readonly resolve: (value: number[]) => void;
+  readonly reject: (reason: unknown) => void;
+}
+
+/**
+ * Workers that other processes are, started with {@linkcode work}.
+ *
+ * @param address `redis://…`
+ */
+export function inQueue(address: string): ExecutorFactory {
+  return async (setup) => {
+    const redis = await connect(address), { Queue, QueueEvents } = await import("bullmq");
+    const search = crypto.randomUUID(), packed = packSetup(setup);
+    const beat = async (): Promise<void> => {
+      // also where Redis has forgotten it
+      await redis.set(keyOf(search), packed, "PX", ALIVE_MS);
+    };
+    await beat();
+    const queue = new Queue<Entry, Answer>(QUEUE, { connection: redis });
+    const events = new QueueEvents(QUEUE, { connection: redis });
+    // what goes wrong is tried again: BullMQ wants someone to listen
+    queue.on("error", () => {});
+    events.on("error", () => {});
+    await events.waitUntilReady();
+    return new QueueExecutor(search, redis, queue, events, beat);
+  };
+}
+
+class QueueExecutor implements Executor {
+  readonly workers: string;
+  readonly #search: string;
+  readonly #redis: Redis;
+  readonly #queue: Queue<Entry, Answer>;
+  readonly #events: QueueEvents;
+  readonly #pending: Map<string, Pending> = new Map();
+  readonly #timers: ReturnType<typeof setInterval>[];
+  readonly #signals: WeakSet<AbortSignal> = new WeakSet();
+  #count = 0;
+
+  constructor(
+    search: string,
+    redis: Redis,
+    queue: Queue<Entry, Answer>,
+    events: QueueEvents,
+    beat: () => Promise<void>,
+  ) {
+    this.#search = search;
+    this.#redis = redis;
+    this.#queue = queue;
+    this.#events = events;
+    this.workers = "workers of a queue";
+    events.on("completed", ({ jobId, returnvalue }) => this.#settle(jobId, returnvalue));
+    events.on("failed", ({ jobId, failedReason }) => this.#fail(jobId, failedReason));
+    this.#timers = [
+      setInterval(() => void beat().catch(() => {}), BEAT_MS),
+      setInterval(() => void this.#poll().catch(() => {}), POLL_MS),
+    ];
+  }
+
+  run(job: Job, signal?: AbortSignal): Promise<number[]> {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason);
+      if (signal !== undefined && !this.#signals.has(signal)) {
+        this.#signals.add(signal);
+        signal.addEventListener("abort", () => {
+          for (const { reject } of this.#pending.values()) reject(signal.reason);
+        }, { once: true });
+      }
+      const id = `${this.#search}_${this.#count++}`, entry: Entry = { search: this.#search, job };
+      this.#pending.set(id, { entry, resolve, reject });
+      this.#put(id, entry).catch((error) => {
+        this.#pending.delete(id);
+        reject(error);
+      });
+    });
+  }
+
+  async close(): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer);
+    await this.#redis.del(keyOf(this.#search));
+    for (const id of this.#pending.keys()) {
+      // one that a worker holds can't be removed: it is dropped when it is done
+      await this.#queue.remove(id).catch(() => {});
+    }
+    this.#pending.clear();
+    await this.#events.close();
+    await this.#queue.close();
+    this.#redis.disconnect();
+  }
+
+  async #put(id: string, entry: Entry): Promise<void> {
+    await this.#queue.add("job", entry, {
+      jobId: id,
+      attempts: ATTEMPTS,
+      removeOnComplete: { age: 3600 },
+      removeOnFail: { age: 3600 },
+    });
+  }
+
+  #settle(id: string, value: unknown): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    this.#pending.delete(id);
+    void this.#queue.remove(id).catch(() => {});
+    const numbers = typeof value === "string" ? JSON.parse(value) as unknown : value;
+    if (Array.isArray(numbers)) return pending.resolve(numbers);
+    // a worker found no setup: Redis had lost it for a moment
+    pending.reject(
+      new Error("Cannot go on with the search: Redis has lost what it was told of it: start it again"),
+    );
+  }
+
+  #fail(id: string, reason: string): void {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    pending?.reject(new Error(reason));
+  }
+
+  /** Events that were missed while the connection was lost, jobs that Redis has lost. */
+  async #poll(): Promise<void> {
+    for (const [id, { entry }] of [...this.#pending]) {
+      const state = await this.#queue.getJobState(id);
+      if (!this.#pending.has(id)) continue;
+      if (state === "unknown") await this.#put(id, entry);
+      if (state !== "completed" && state !== "failed") continue;
+      // only now: as it was read before it ended it would have no result
+      const job = await this.#queue.getJob(id);
+      if (job === undefined) continue;
+      if (state === "completed") this.#settle(id, job.returnvalue);
+      else this.#fail(id, job.failedReason);
+    }
+  }
+}
+
+/** Settings of {@linkcode work}. */
+export interface WorkOptions {
+  /** `redis://…` */
+  readonly queue: string;
+  /** Who it is, for whoever looks at the queue. */
+  readonly name: string;
+  /** Jobs at a time. */
+  readonly count: number;
+  /** Makes what does the jobs of a search; it may put another model in the place of the one that is named. */
+  readonly executor: (setup: Setup) => Promise<Executor>;
+  /** Ends it: what it holds is given back. */
+  readonly signal: AbortSignal;
+  /** Called when it joins a search, and after each job. */
+  readonly onSearch?: (setup: Setup) => void;
+  readonly onJob?: (done: number) => void;
+}
+
+/**
+ * Takes jobs of searches until the signal is aborted.
+ *
+ * @returns how many jobs it has done
+ * @throws {Error} If nobody answers at the address, or it can't do what a search wants: that job is given back.
+ */
+export async function work(
+  { queue, name, count, executor, signal, onSearch, onJob }: WorkOptions,
+): Promise<number> {
+  const redis = await connect(queue), { DelayedError, Worker } = await import("bullmq");
+  let joined: { readonly search: string; readonly executor: Promise<Executor> } | null = null;
+  let failure: unknown = null, done = 0, end: () => void = () => {};
+  const ended = new Promise<void>((resolve) => end = resolve);
+  signal.addEventListener("abort", () => end(), { once: true });
+  if (signal.aborted) end();
+  const join = async (search: string): Promise<Executor | null> => {
+    if (joined?.search === search) return await joined.executor;
+    const packed = await redis.get(keyOf(search));
+    if (packed === null) return null;
+    // another job of the same search may have been quicker
+    const now = joined as { readonly search: string; readonly executor: Promise<Executor> } | null;
+    if (now?.search === search) return await now.executor;
+    const setup = unpackSetup(packed);
+    onSearch?.(setup);
+    const next = (async () => {
+      await (await now?.executor.catch(() => null))?.close();
+      return await executor(setup);
+    })();
+    joined = { search, executor: next };
+    return await next;
+  };
+  const giveBack = async (job: QueueJob<Entry, Answer>, token: string | undefined): Promise<never> => {
+    await job.moveToDelayed(Date.now(), token);
+    throw new DelayedError();
+  };
+  const worker = new Worker<Entry, Answer>(QUEUE, async (job, token) => {
+    const { search, job: wanted } = job.data;
+    let one: Executor | null;
+    try {
+      one = await join(search);
+    } catch (error) {
+      failure ??= error;
+      end();
+      return await giveBack(job, token);
+    }
+    if (one === null) return null;
+    try {
+      const value = await one.run(wanted, signal);
+      onJob?.(++done);
+      return value;
+    } catch (error) {
+      if (signal.aborted) return await giveBack(job, token);
+      // something is wrong here, or with the job: this worker ends, and others try it until there were enough
+      failure ??= error;
+      end();
+      throw error;
+    }
+  }, {
+    connection: redis,
+    name,
+    concurrency: count,
+    lockDuration: LOCK_MS,
+    stalledInterval: STALLED_MS,
+    // every worker may die as often as it likes
+    maxStalledCount: Number.MAX_SAFE_INTEGER,
+  });
+  worker.on("error", () => {});
+  await ended;
+  // waits for what it holds, which is given back at once
+  await worker.close();
+  const last = joined as { readonly executor: Promise<Executor> } | null;
+  await (await last?.executor.catch(() => null))?.close();
+  redis.disconnect();
+  if (failure !== null) throw failure;
+  return done;
+}

@@ -1,0 +1,435 @@
+/** `rsparse search` and `rsparse worker` as a person uses them, on tiny models. */
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { after, test } from "node:test";
+import { gzipSync } from "node:zlib";
+import { Redis } from "ioredis";
+import { babbler, CLI, failure, json, rsparse, stories } from "../support/cli.ts";
+import { startRedis } from "../support/redis.ts";
+import { skipWithout } from "../support/shared.ts";
+
+const skip = skipWithout("golden/tiny/llama-f32.gguf") ||
+  skipWithout("data/models/stories260K/stories260K.bin");
+const skipSignals = skip || (process.platform === "win32" && "no signals");
+
+interface SearchDocument {
+  readonly best: number;
+  readonly start: number;
+  readonly history: readonly {
+    readonly generation: number;
+    readonly layers: readonly number[];
+    readonly best: number;
+    readonly mean: number;
+  }[];
+  readonly evaluations: number;
+  readonly seconds: number;
+  readonly recipe: string | null;
+  readonly settings: { readonly population: number; readonly algorithm: string };
+}
+
+interface Calibration {
+  readonly method: string;
+  readonly projections: readonly {
+    readonly path: string;
+    readonly rho: number;
+    readonly rank: number;
+    readonly sparsity: number;
+    readonly threshold: number;
+  }[];
+}
+
+const folder = mkdtempSync(join(tmpdir(), "rsparse-search-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+const STORY =
+  "Once upon a time there was a little girl named Lily. She liked to play in the park with her dog. ";
+
+/** Documents, as C4 comes. */
+function documents(): string {
+  const path = join(folder, "c4.jsonl.gz");
+  const rows = Array.from({ length: 8 }, (_, i) => ({ text: `Story ${i}. ${STORY.repeat(4 + i)}` }));
+  if (!existsSync(path)) writeFileSync(path, gzipSync(rows.map((row) => JSON.stringify(row)).join("\n")));
+  return path;
+}
+
+/** Population 8, one generation, three samples of 48 tokens: 21 evaluations at most for the story teller's five blocks in one group. */
+const SMALL = [
+  "--population",
+  "8",
+  "--generations",
+  "2",
+  "--group-layers",
+  "2",
+  "--samples",
+  "3",
+  "--sample-tokens",
+  "48",
+];
+
+const search = (
+  ...more: string[]
+): string[] => ["search", "-m", stories(), "--data", documents(), ...SMALL, ...more];
+
+const bytes = (path: string): string => readFileSync(path).toString("base64");
+
+test(
+  "search: what it finds is no worse than its start, is a recipe that runs, and is the same for any number of workers",
+  { skip },
+  async () => {
+    const paths = ["one", "three"].map((name) => join(folder, `${name}.safetensors`)) as [string, string];
+    const found: SearchDocument[] = [];
+    for (const [i, workers] of ["1", "3"].entries()) {
+      found.push(
+        await json<SearchDocument>(
+          search("--algorithm", "joint", "--workers", workers, "--recipe-out", paths[i]!),
+        ),
+      );
+    }
+    const [one, three] = found as [SearchDocument, SearchDocument];
+    assert.deepEqual({ ...one, seconds: 0, recipe: "" }, { ...three, seconds: 0, recipe: "" });
+    assert.equal(bytes(paths[0]), bytes(paths[1]));
+    assert.ok(one.best < one.start, `${one.best} found, below ${one.start} wanted`);
+    assert.ok(
+      one.seconds > 0 && one.evaluations > 60 && one.evaluations <= 1 + 3 * 8 * 3,
+      String(one.evaluations),
+    );
+    assert.deepEqual(one.history.map(({ generation, layers }) => [generation, ...layers]), [
+      ...[[0, 0, 2], [1, 0, 2], [2, 0, 2], [3, 2, 4], [4, 2, 4], [5, 2, 4], [6, 4, 5], [7, 4, 5], [8, 4, 5]],
+    ]);
+    assert.equal(Math.min(...one.history.map(({ best }) => best)), one.best);
+    assert.ok(one.history.every(({ best, mean }) => best <= mean));
+    // the path: a line for what it depends on, one for each point
+    assert.equal(
+      readFileSync(`${paths[0]}.path.jsonl`, "utf8").trimEnd().split("\n").length,
+      1 + one.evaluations,
+    );
+    assert.deepEqual(readdirSync(folder).filter((name) => /part$|search\.jsonl$/.test(name)), []);
+
+    const run = await json(["generate", "-m", stories(), "--recipe", paths[0], "-p", "Once upon", "-n", "8"]);
+    assert.equal(run.recipe?.method, "r-sparse");
+    assert.equal(run.recipe?.sparsity, 0.5);
+  },
+);
+
+test("search: its perplexity is that of the recipe it writes", { skip }, async () => {
+  const text = join(folder, "one.txt"), path = join(folder, "whole.safetensors");
+  writeFileSync(text, STORY.repeat(3));
+  // one sample that is the whole text, so that `eval` sees the same
+  const tokens = await json<number[][]>(["tokenize", "-m", stories(), "-p", STORY.repeat(3)]);
+  const length = tokens[0]!.length - 1;
+  const { best } = await json<SearchDocument>([
+    ...[
+      "search",
+      "-m",
+      stories(),
+      "--data",
+      text,
+      ...SMALL,
+      "--samples",
+      "1",
+      "--sample-tokens",
+      String(length),
+    ],
+    ...["--recipe-out", path],
+  ]);
+  const { tasks: [task] } = await json<{ tasks: { metrics: { perplexity: number } }[] }>([
+    ...[
+      "eval",
+      "-m",
+      stories(),
+      "--tasks",
+      `text:${text}`,
+      "--recipe",
+      path,
+      "--piece-length",
+      String(length),
+    ],
+  ]);
+  assert.ok(Math.abs(task!.metrics.perplexity / best - 1) < 1e-6, `${task!.metrics.perplexity} and ${best}`);
+});
+
+test("search --algorithm greedy, --size local: recipes by blocks", { skip }, async () => {
+  const greedy = join(folder, "greedy.safetensors");
+  const found = await json<SearchDocument>(
+    search("--algorithm", "greedy", "--greedy-step", "0.2", "--recipe-out", greedy),
+  );
+  // the start, five blocks, what they make
+  assert.deepEqual([found.evaluations, found.history.length], [7, 0]);
+  const inspected = await json<{ recipe: { method: string } }>([
+    "generate",
+    "-m",
+    stories(),
+    "--recipe",
+    greedy,
+    "-p",
+    "a",
+    "-n",
+    "1",
+  ]);
+  assert.equal(inspected.recipe.method, "teal");
+  const local = await json<SearchDocument>(search("--size", "local"));
+  assert.deepEqual([local.settings.algorithm, local.evaluations, local.recipe], ["local", 7, null]);
+  assert.equal(local.start, found.start);
+});
+
+/** The released file's form, for a model of two blocks. */
+function official(count: number): string {
+  const path = join(folder, `official-${count}.npy`);
+  const lines = Array.from(
+    { length: count },
+    (_, i) => [i % 3 === 0 ? "1.000000000000000000e+00" : "0.7", "5.0e-01"],
+  );
+  writeFileSync(path, `${lines.flat().join("\n")}\n`);
+  return path;
+}
+
+test("search --from: the released recipe's form becomes a recipe as it is", { skip }, async () => {
+  const path = join(folder, "official.safetensors");
+  const args = ["search", "-m", babbler(), "--generations", "0", "--samples", "1", "--sample-tokens", "64"];
+  const { evaluations, best, start } = await json<SearchDocument>([
+    ...args,
+    ...["--from", official(14), "--recipe-out", path],
+  ]);
+  assert.deepEqual([evaluations, best], [1, start]);
+  const { recipe } = await json(["generate", "-m", babbler(), "--recipe", path, "-p", "a", "-n", "1"]);
+  assert.equal(recipe?.sparsity, 0.5);
+  await failure(1, /^error: Cannot use recipe: official: 26 numbers found, 28 wanted/, [
+    ...args,
+    "--from",
+    official(13),
+  ]);
+  const broken = join(folder, "broken.npy");
+  writeFileSync(broken, `${Array(27).fill("0.5").join("\n")}\nnan\n`);
+  await failure(1, /^error: Cannot use recipe: official\.27: "nan" found, a number wanted/, [
+    ...args,
+    "--from",
+    broken,
+  ]);
+  writeFileSync(broken, `${Array(27).fill("0.5").join("\n")}\n1.5\n`);
+  await failure(1, /^error: Cannot use recipe: .*down_proj.sparsity: 1.5 found/, [...args, "--from", broken]);
+});
+
+test("calibrate --rho search: as search does it", { skip }, async () => {
+  const { method, projections } = await json<Calibration>([
+    ...["calibrate", "-m", babbler(), "--rho", "search", "--tokens", "64", "--data", shortText()],
+  ]);
+  assert.equal(method, "r-sparse");
+  assert.equal(projections.length, 14);
+  assert.ok(projections.some(({ rho }) => rho < 1));
+  await failure(2, /^error: Cannot take --compat official with --rho search/, [
+    ...["calibrate", "-m", babbler(), "--rho", "search", "--compat", "official"],
+  ]);
+});
+
+function shortText(): string {
+  const path = join(folder, "short.txt");
+  writeFileSync(path, STORY.repeat(40));
+  return path;
+}
+
+test("search: what can't be is said", { skip }, async () => {
+  const missing = join(folder, "missing.txt");
+  await failure(1, /^error: Cannot read .*missing.txt: there is no such file/, [
+    "search",
+    "-m",
+    stories(),
+    "--data",
+    missing,
+  ]);
+  const short = join(folder, "few.txt");
+  writeFileSync(short, "Lily.");
+  await failure(1, /^error: Cannot search: the text has \d+ tokens, at least 48 wanted/, [
+    ...["search", "-m", stories(), "--data", short, ...SMALL],
+  ]);
+  await failure(
+    2,
+    /Cannot take both --workers and --queue/,
+    search("--workers", "1", "--queue", "redis://localhost:1"),
+  );
+  await failure(
+    1,
+    /^error: Cannot write .*: there is no folder/,
+    search("--recipe-out", join(folder, "no", "x.safetensors")),
+  );
+  await failure(1, /^error: Cannot reach redis:\/\/127.0.0.1:1: .*ECONNREFUSED.*: start redis-server/, [
+    ...search("--queue", "redis://:secret@127.0.0.1:1"),
+  ]);
+  await failure(1, /^error: Cannot use the queue nowhere: a URL such as/, ["worker", "--queue", "nowhere"]);
+  await failure(1, /^error: Cannot use the queue http:\/\/x: redis:\/\/ or rediss:\/\/ wanted/, [
+    "worker",
+    "--queue",
+    "http://x",
+  ]);
+  await failure(1, /^error: Cannot reach redis:\/\/127.0.0.1:1: /, [
+    "worker",
+    "--queue",
+    "redis://127.0.0.1:1",
+  ]);
+});
+
+/** Lines of a state so far. */
+function linesOf(state: string): number {
+  return existsSync(state) ? readFileSync(state, "utf8").split("\n").length - 1 : 0;
+}
+
+/** Starts the program, and gives what it says on stderr with its end. */
+function start(
+  args: readonly string[],
+): { child: ChildProcess; ended: Promise<{ code: number | null; stderr: string }> } {
+  const [program, ...rest] = [...CLI, ...args] as [string, ...string[]];
+  const child = spawn(program, rest, {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: { ...process.env, NO_COLOR: "1" },
+  });
+  let stderr = "";
+  child.stderr!.setEncoding("utf8").on("data", (text: string) => stderr += text);
+  return { child, ended: new Promise((resolve) => child.on("close", (code) => resolve({ code, stderr }))) };
+}
+
+async function until(what: string, done: () => boolean | Promise<boolean>): Promise<void> {
+  const end = Date.now() + 120_000;
+  while (!await done()) {
+    if (Date.now() > end) assert.fail(`waited two minutes for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+test(
+  "search: killed and interrupted, it goes on and ends with the same files",
+  { skip: skipSignals },
+  async () => {
+    const whole = join(folder, "uncut.safetensors"),
+      cut = join(folder, "cut.safetensors"),
+      state = `${cut}.search.jsonl`;
+    const args = search("--seed", "7", "--workers", "2", "--recipe-out");
+    const wanted = await json<SearchDocument>([...args, whole]);
+    for (const lines of [4, 20]) {
+      const { child, ended } = start([...args, cut]);
+      await until("evaluations", () => linesOf(state) >= lines);
+      process.kill(child.pid!, "SIGKILL");
+      await ended;
+    }
+    assert.ok(!existsSync(cut));
+    const interrupted = start([...args, cut]);
+    await until("evaluations", () => linesOf(state) >= 30);
+    process.kill(interrupted.child.pid!, "SIGINT");
+    const { code, stderr } = await interrupted.ended;
+    assert.equal(code, 130, stderr);
+    assert.match(
+      stderr,
+      /^what is done is kept in .*cut\.safetensors\.search\.jsonl: the same command goes on from there$/m,
+    );
+    assert.match(stderr, /^\d+ evaluations are done already$/m);
+    await failure(
+      1,
+      /Cannot go on with .*: it is of a run with another pc: 0.5 found, 0.25 wanted: remove it, or give another --recipe-out/,
+      [
+        ...args,
+        ...[cut, "--pc", "0.25"],
+      ],
+    );
+    await failure(1, /: it is of a run with another model: /, [
+      "search",
+      "-m",
+      babbler(),
+      "--data",
+      documents(),
+      ...SMALL,
+      "--recipe-out",
+      cut,
+    ]);
+    await failure(1, /: it is of a run with another data: /, [...args, cut, "--data", shortText()]);
+    const found = await json<SearchDocument>([...args, cut]);
+    assert.deepEqual({ ...found, seconds: 0, recipe: "" }, { ...wanted, seconds: 0, recipe: "" });
+    assert.equal(bytes(cut), bytes(whole));
+    assert.ok(!existsSync(state));
+  },
+);
+
+test("worker: three of them, one killed while it holds a job, give what one machine gives", {
+  skip: skipSignals,
+}, async () => {
+  const redis = await startRedis(), client = new Redis(redis.url);
+  const one = join(folder, "machine.safetensors"), many = join(folder, "machines.safetensors");
+  const args = search("--seed", "3", "--recipe-out");
+  const workers = Array.from({ length: 3 }, () => start(["worker", "--queue", redis.url, "--threads", "1"]));
+  try {
+    await json([...args, one, "--workers", "1"]);
+    const running = rsparse([...args, many, "--queue", redis.url, "--json"]);
+    const killed = workers[0]!, queue = "bull:rsparse-search";
+    /** A job that the first worker holds. */
+    const held = async (): Promise<string | null> => {
+      for (const id of await client.lrange(`${queue}:active`, 0, -1)) {
+        if ((await client.hget(`${queue}:${id}`, "pb"))?.endsWith(`-${killed.child.pid}`)) return id;
+      }
+      return null;
+    };
+    // one whose job was done between the look and the kill has lost nothing: the next look is at who is dead
+    await until("a job in the first worker's hands", async () => await held() !== null);
+    process.kill(killed.child.pid!, "SIGKILL");
+    await killed.ended;
+    const lost = await held();
+    const { code, stdout, stderr } = await running;
+    assert.equal(code, 0, stderr);
+    assert.ok(lost !== null, "it died with a job in its hands");
+    assert.equal((JSON.parse(stdout) as SearchDocument).recipe, many);
+    assert.equal(bytes(many), bytes(one));
+    // nothing is left behind but the queue's own books
+    assert.deepEqual((await client.keys("*")).filter((key) => /rsparse:search|_\d+$/.test(key)), []);
+
+    process.kill(workers[1]!.child.pid!, "SIGTERM");
+    process.kill(workers[2]!.child.pid!, "SIGINT");
+    const [terminated, interrupted] = await Promise.all(workers.slice(1).map(({ ended }) => ended));
+    assert.equal(terminated!.code, 0, terminated!.stderr);
+    assert.equal(interrupted!.code, 130, interrupted!.stderr);
+    assert.match(terminated!.stderr, /^joining a search with .*stories260K\.bin/m);
+    assert.match(terminated!.stderr, /^\d+ jobs done$/m);
+  } finally {
+    for (const { child } of workers) child.kill("SIGKILL");
+    client.disconnect();
+    await redis.close();
+  }
+});
+
+test(
+  "worker: one with another model, or asked to end, gives its job back",
+  { skip: skipSignals },
+  async () => {
+    const redis = await startRedis(), client = new Redis(redis.url), queue = "bull:rsparse-search";
+    const one = join(folder, "given.safetensors"), many = join(folder, "given-back.safetensors");
+    const args = search("--seed", "4", "--recipe-out"), started: ReturnType<typeof start>[] = [];
+    const begin = (...more: string[]): ReturnType<typeof start> => {
+      const next = start(["worker", "--queue", redis.url, "--threads", "2", ...more]);
+      started.push(next);
+      return next;
+    };
+    try {
+      await json([...args, one]);
+      const running = rsparse([...args, many, "--queue", redis.url]);
+      const wrong = await begin("-m", babbler()).ended;
+      assert.equal(wrong.code, 1, wrong.stderr);
+      assert.match(
+        wrong.stderr,
+        /^error: Cannot search with .*llama-f32\.gguf: its SHA-256 is \w+, the search is of \w+: give the same model with -m$/m,
+      );
+      const leaving = begin();
+      await until("jobs that are done", () => linesOf(`${many}.search.jsonl`) >= 3);
+      process.kill(leaving.child.pid!, "SIGTERM");
+      const { code, stderr } = await leaving.ended;
+      assert.equal(code, 0, stderr);
+      assert.equal(await client.llen(`${queue}:active`), 0, "no job is held any more");
+      begin();
+      const finished = await running;
+      assert.equal(finished.code, 0, finished.stderr);
+      assert.equal(bytes(many), bytes(one));
+    } finally {
+      for (const { child } of started) child.kill("SIGKILL");
+      client.disconnect();
+      await redis.close();
+    }
+  },
+);
