@@ -58,7 +58,8 @@ const HALVINGS = 60;
  * @example
  * ```ts
  * import assert from "node:assert/strict";
- * assert.deepEqual(toBudget([0.25, 0.5], [1, 1], 0.5, 0, 0.75), [0.375, 0.625]);
+ * const shares = toBudget([0.25, 0.5], [1, 1], 0.5, 0, 0.75);
+ * assert.deepEqual(shares.map((share) => Number(share.toFixed(9))), [0.375, 0.625]);
  * ```
  */
 export function toBudget(
