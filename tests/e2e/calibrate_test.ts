@@ -257,7 +257,9 @@ test("calibrate: wrong usage and files that can't be had", withStories, async ()
   const args = ["calibrate", "-m", stories(), "-o", join(folder, "no", "such", "folder.safetensors")];
   const alone = await rsparse(["calibrate", "-m", stories(), "--tokens", "32", "--json"]);
   assert.equal((JSON.parse(alone.stdout) as { recipe: unknown }).recipe, null);
-  await failure(2, /comes with the search command/, [...args, "--rho", "search"]);
+  await failure(2, /Cannot take --stream with --rho search/, [
+    ...["calibrate", "-m", stories(), "--rho", "search", "--stream", "sparse"],
+  ]);
   await failure(2, /Allowed choices are by-site/, [...args, "--method", "magic"]);
   await failure(1, /Cannot read \/none\.txt: there is no such file/, [
     "calibrate",

@@ -215,7 +215,8 @@ test("search --from: the released recipe's form becomes a recipe as it is", { sk
 
 test("calibrate --rho search: as search does it", { skip }, async () => {
   const { method, projections } = await json<Calibration>([
-    ...["calibrate", "-m", babbler(), "--rho", "search", "--tokens", "64", "--data", shortText()],
+    ...["calibrate", "-m", babbler(), "--rho", "search", "--sparsity", "0.5"],
+    ...["--tokens", "64", "--data", shortText()],
   ]);
   assert.equal(method, "r-sparse");
   assert.equal(projections.length, 14);
