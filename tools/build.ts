@@ -43,9 +43,9 @@ export function sourceAtHome(path: string): string {
 /** Entry points of the library, by their names in `dist/`; those for pages are without the analysis, whose plots take 0.8 MB. */
 const LIBRARY = { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts", eval: "src/eval/mod.ts" };
 /** Packages that `npm install rsparse` brings; others are bundled, in chunks that are read when a plot is drawn. */
-const DEPENDENCIES: readonly string[] = Object.keys(
-  JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).dependencies,
-);
+function dependencies(): string[] {
+  return Object.keys(JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).dependencies);
+}
 
 /** Minifies what comes from packages and leaves our own modules readable: Vega and Vega-Lite are 0.9 MB where they would be 1.9. */
 const MINIFY_PACKAGES: Plugin = {
@@ -82,7 +82,7 @@ export async function bundle(): Promise<void> {
   const { metafile } = await build({
     ...BUNDLE,
     packages: "bundle",
-    external: [...DEPENDENCIES, "node:*"],
+    external: [...dependencies(), "node:*"],
     mainFields: ["module", "main"],
     entryPoints: {
       ...LIBRARY,

@@ -1,0 +1,56 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import {
+  calibrationOf,
+  DEFAULT_CELLS,
+  evaluationOf,
+  nameOf,
+  parseCells,
+  type Settings,
+  workName,
+} from "../../tools/quality/plan.ts";
+
+const SETTINGS: Settings = {
+  model: "smollm2",
+  data: "data",
+  tasks: "wikitext2",
+  limit: 8,
+  prefill: "sparse",
+  dtype: "auto",
+  parts: 4,
+  calibration: "c4.jsonl.gz",
+};
+
+test("parseCells: methods with their sparsities, and dense", () => {
+  const cells = parseCells("dense,by-site:0.4:0.5,learned:0.6");
+  assert.deepEqual(cells.map(nameOf), ["dense", "by-site-0.4", "by-site-0.5", "learned-0.6"]);
+  assert.equal(parseCells(DEFAULT_CELLS).length, 16);
+});
+
+test("parseCells: what is not one", () => {
+  for (
+    const text of ["", "magic:0.5", "by-site", "by-site:", "by-site:1", "by-site:0", "dense:0.5", "teal:x"]
+  ) {
+    assert.throws(() => parseCells(text), RangeError, text);
+  }
+});
+
+test("calibrationOf: each method's options; none for dense and learned, no text for griffin", () => {
+  const of = (cell: string) => calibrationOf(parseCells(cell)[0]!, SETTINGS, "r")?.join(" ") ?? null;
+  assert.match(of("r-sparse:0.5")!, /--method r-sparse --sparsity 0.5 --rho 0.95 --data c4.jsonl.gz .*-o r$/);
+  assert.doesNotMatch(of("griffin:0.2")!, /--data/);
+  assert.deepEqual([of("dense"), of("learned:0.5")], [null, null]);
+});
+
+test("evaluationOf: a part of the tasks, the dial for learned alone", () => {
+  const of = (cell: string, recipe: string | null) =>
+    evaluationOf(parseCells(cell)[0]!, SETTINGS, recipe, 2, "o").join(" ");
+  assert.match(of("learned:0.4", "r"), /--limit 8 --recipe r --sparsity 0.4 --part 2\/4 .*-o o$/);
+  assert.doesNotMatch(of("by-site:0.4", "r"), /--sparsity/);
+  assert.doesNotMatch(of("dense", null), /--recipe/);
+});
+
+test("workName: other settings, another folder", () => {
+  assert.equal(workName(SETTINGS), workName({ ...SETTINGS }));
+  assert.notEqual(workName(SETTINGS), workName({ ...SETTINGS, limit: 9 }));
+});
