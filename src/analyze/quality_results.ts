@@ -160,6 +160,9 @@ class Reader {
     } else if (task["paired"] !== undefined || task["dense"] !== undefined) {
       this.fail(`${at}paired`, task["paired"] ?? task["dense"], "nothing without a recipe");
     }
+    if (task["context"] !== undefined) {
+      this.fail(`${at}context`, task["context"], "nothing, figures of whole pieces,");
+    }
     return {
       name,
       n: this.count(task["n"], `${at}n`),

@@ -43,8 +43,8 @@ export async function joinParts(
   const names = Object.keys(first.document.rows), all: RowResult[] = [], tasks: TaskResult[] = [];
   for (const [i, { task }] of parseTasks(names.join(",")).entries()) {
     const name = names[i]!, rows = parts.flatMap(({ document }) => document.rows[name]!.results);
-    const pieceLength = first.document.tasks.find((task) => task.name === name)?.pieceLength;
-    tasks.push(figuresOf(task, rows, { name, complete: true, seed: used, pieceLength }));
+    const { pieceLength, context } = first.document.tasks.find((task) => task.name === name) ?? {};
+    tasks.push(figuresOf(task, rows, { name, complete: true, seed: used, pieceLength, context }));
     all.push(...rows);
   }
   const seconds = parts.reduce((sum, { document }) => sum + document.seconds, 0);

@@ -35,6 +35,8 @@ export interface EvaluateOptions {
   readonly limit?: number;
   /** Tokens of a piece; default 1,024, or the model's context where that is shorter. */
   readonly pieceLength?: number;
+  /** Tokens that each piece of a text begins with which are not scored; `prefill` `dense` runs them dense. Default 0. */
+  readonly context?: number;
   /** The token after each document of c4; default 0. */
   readonly separator?: number;
   /** Which rows or pieces of those that there are; default all. The figures are then the part's own. */
@@ -91,12 +93,15 @@ async function evaluateText(
   text: string,
   options: EvaluateOptions,
 ): Promise<Evaluation> {
-  const { prefill = "sparse", seed = 0, signal } = options;
+  const { prefill = "sparse", seed = 0, context = 0, signal } = options;
   const pieceLength = options.pieceLength ?? Math.min(PIECE, subject.contextLength);
   if (!(Number.isInteger(pieceLength) && pieceLength >= 2 && pieceLength <= subject.contextLength)) {
     throw new RangeError(
       `piece length: ${pieceLength} found, 2 to ${subject.contextLength} wanted: the model's context`,
     );
+  }
+  if (!(Number.isInteger(context) && context >= 0 && context <= pieceLength - 2)) {
+    throw new RangeError(`context: ${context} found, 0 to ${pieceLength - 2} wanted: less than a piece has`);
   }
   const limit = options.limit ?? task.limit ?? Infinity, most = limit * pieceLength;
   const encode = async (): Promise<number[]> =>
@@ -112,19 +117,23 @@ async function evaluateText(
     return {
       rows: [],
       total: null,
-      result: figuresOf(task, [], { name, complete: false, seed, pieceLength }),
+      result: figuresOf(task, [], { name, complete: false, seed, pieceLength, context }),
     };
   }
-  const pieces = cutPieces(ids, pieceLength).slice(0, limit);
-  if (pieces.length === 0) throw new RangeError(`Cannot evaluate ${file}: it has less than two tokens`);
+  const pieces = cutPieces(ids, pieceLength, context).slice(0, limit);
+  if (pieces.length === 0) {
+    throw new RangeError(
+      `Cannot evaluate ${file}: it has less than ${context === 0 ? "two" : context + 2} tokens`,
+    );
+  }
   const own = subject.session(), dense = subject.isSparse ? subject.session() : own;
   const { rows, complete } = await runAll(
     rowsOfPart(pieces, options.part),
     options,
     [own, dense],
-    (piece) => measurePiece(subject, { own, dense }, piece, prefill, signal),
+    (piece) => measurePiece(subject, { own, dense }, piece, { prefill, context, signal }),
   );
-  const result = figuresOf(task, rows, { name, complete, seed, pieceLength });
+  const result = figuresOf(task, rows, { name, complete, seed, pieceLength, context });
   return { rows, total: pieces.length, result };
 }
 

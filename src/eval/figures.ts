@@ -51,6 +51,8 @@ export interface TaskResult extends Measures {
   readonly tokens?: number;
   /** Of texts: tokens of a piece. */
   readonly pieceLength?: number;
+  /** Of texts: tokens that each piece begins with which are not scored; absent where it is 0. */
+  readonly context?: number;
   /** The same rows by the same model, run dense; absent without a recipe. */
   readonly dense?: Measures;
   /** Sparse minus dense; `nll` stands for the perplexity's logarithm. */
@@ -67,15 +69,21 @@ export interface FigureOptions {
   readonly seed: number;
   /** Of texts: tokens of a piece. */
   readonly pieceLength?: number;
+  /** Of texts: tokens that each piece begins with which are not scored. */
+  readonly context?: number;
 }
 
 /** The figures of a task, from the results of its rows in their order. */
 export function figuresOf(task: Task, rows: readonly RowResult[], options: FigureOptions): TaskResult {
-  const { name, complete, seed, pieceLength } = options;
+  const { name, complete, seed, pieceLength, context = 0 } = options;
   switch (task.kind) {
     case "text":
     case "documents":
-      return { ...figuresOfPieces(name, rows as PieceResult[], complete, seed), pieceLength };
+      return {
+        ...figuresOfPieces(name, rows as PieceResult[], complete, seed),
+        pieceLength,
+        ...(context === 0 ? {} : { context }),
+      };
     case "cloze":
       return figuresOfCloze(name, rows as ClozeResult[], complete, seed);
     case "summary":

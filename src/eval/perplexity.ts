@@ -7,7 +7,7 @@ import { countWork, type EvalPrefill, type EvalSession, type Subject, type Work 
 
 /** What a model makes of one piece; sums over its scored tokens. */
 export interface PieceResult {
-  /** How many were scored: all but the first. */
+  /** How many were scored: all but the first, or those after the context's next one. */
   readonly tokens: number;
   /** Negative log-likelihood, in nats. */
   readonly nll: number;
@@ -26,11 +26,11 @@ export interface PieceResult {
 /** Tokens in one pass, and between two looks at the signal. */
 const CHUNK = 128;
 
-/** Cuts tokens in pieces of a length; the last one has what is left. A piece of one token has nothing to score and is left out. */
-export function cutPieces(ids: readonly number[], length: number): number[][] {
+/** Cuts tokens in pieces of a length; the last one has what is left. A piece with nothing to score after its context, and its first token, is left out. */
+export function cutPieces(ids: readonly number[], length: number, context = 0): number[][] {
   const pieces: number[][] = [];
   for (let at = 0; at < ids.length; at += length) pieces.push(ids.slice(at, at + length));
-  return pieces.filter((piece) => piece.length > 1);
+  return pieces.filter((piece) => piece.length > context + 1);
 }
 
 /**
@@ -64,7 +64,8 @@ export interface PieceSessions {
 }
 
 /**
- * Scores a piece: every token after its first, given those before it in the piece. A text has no context: `dense` is as `sparse`.
+ * Scores a piece: every token after its first, given those before it in the piece. Its first `context` tokens are not to be told: what is scored is what follows
+ * token number `context` (the first is number 0), and with `dense` the context runs dense. Without a context `dense` is as `sparse`.
  *
  * With a recipe it runs dense as well, a chunk of each in turn, so that only a chunk's logits are held; the tokens before the first sparse position
  * run once where what follows fits a chunk.
@@ -75,27 +76,42 @@ export async function measurePiece(
   subject: Subject,
   sessions: PieceSessions,
   ids: readonly number[],
-  prefill: EvalPrefill,
-  signal?: AbortSignal,
+  { prefill, context = 0, signal }: {
+    readonly prefill: EvalPrefill;
+    readonly context?: number;
+    readonly signal?: AbortSignal;
+  },
 ): Promise<PieceResult> {
-  const sparseFrom = subject.isSparse
-    ? sparseStart(prefill === "official" ? "official" : "sparse", 0, ids.length, subject.keepDense)
-    : Infinity;
+  const sparseFrom = !subject.isSparse
+    ? Infinity
+    : prefill === "dense"
+    ? Math.max(subject.keepDense, context)
+    : sparseStart(prefill, 0, ids.length, subject.keepDense);
   const inputs = ids.slice(0, -1);
   const sums = { nll: 0, denseNll: 0, kl: 0, agree: 0 };
   const { kept, dense } = await countWork([sessions.own, sessions.dense], async () => {
     sessions.own.truncate(0);
     sessions.dense.truncate(0);
-    if (!subject.isSparse) return await measureDense(sessions.own, ids, inputs, sums, signal);
-    await measureBoth(sessions, ids, inputs, sparseFrom, sums, signal);
+    const piece = { ids, inputs, sparseFrom, context };
+    if (!subject.isSparse) return await measureDense(sessions.own, piece, sums, signal);
+    await measureBoth(sessions, piece, sums, signal);
   });
   const { nll, denseNll, kl, agree } = sums;
   return {
-    tokens: inputs.length,
+    tokens: inputs.length - context,
     nll,
     dense: subject.isSparse ? { nll: denseNll, kl, agree } : null,
     work: { kept, dense, positions: inputs.length, sparse: Math.max(0, inputs.length - sparseFrom) },
   };
+}
+
+interface Piece {
+  readonly ids: readonly number[];
+  /** All but the last. */
+  readonly inputs: readonly number[];
+  readonly sparseFrom: number;
+  /** The first position whose next token is scored. */
+  readonly context: number;
 }
 
 interface Sums {
@@ -107,13 +123,13 @@ interface Sums {
 
 async function measureDense(
   session: EvalSession,
-  ids: readonly number[],
-  inputs: readonly number[],
+  { ids, inputs, context }: Piece,
   sums: Sums,
   signal?: AbortSignal,
 ): Promise<void> {
   for (let first = 0; first < inputs.length; first += CHUNK) {
     session.prefillAll(inputs.slice(first, first + CHUNK), (i, logits) => {
+      if (first + i < context) return;
       sums.nll += normalise(logits).logSum - logits[ids[first + i + 1]!]!;
     });
     await pause(signal);
@@ -122,9 +138,7 @@ async function measureDense(
 
 async function measureBoth(
   { own, dense }: PieceSessions,
-  ids: readonly number[],
-  inputs: readonly number[],
-  sparseFrom: number,
+  { ids, inputs, sparseFrom, context }: Piece,
   sums: Sums,
   signal?: AbortSignal,
 ): Promise<void> {
@@ -132,6 +146,7 @@ async function measureBoth(
   const once = inputs.length - sparseFrom <= CHUNK ? Math.min(sparseFrom, inputs.length) : 0;
   for (let first = 0; first < once; first += CHUNK) {
     own.prefillAll(inputs.slice(first, Math.min(once, first + CHUNK)), (i, logits) => {
+      if (first + i < context) return;
       const nll = normalise(logits).logSum - logits[ids[first + i + 1]!]!;
       sums.nll += nll;
       sums.denseNll += nll;
@@ -145,11 +160,14 @@ async function measureBoth(
       rows: { logits: Float32Array; normaliser: Normaliser }[] = [];
     other.prefillAll(
       chunk,
-      (_, logits) => rows.push({ logits: logits.slice(), normaliser: normalise(logits) }),
+      (i, logits) => {
+        if (first + i >= context) rows[i] = { logits: logits.slice(), normaliser: normalise(logits) };
+      },
     );
     await pause(signal);
     if (once > 0) own.truncate(first);
     own.prefillAll(chunk, (i, logits) => {
+      if (first + i < context) return;
       const { logits: before, normaliser } = rows[i]!, next = ids[first + i + 1]!, now = normalise(logits);
       sums.denseNll += normaliser.logSum - before[next]!;
       sums.nll += now.logSum - logits[next]!;

@@ -19,7 +19,7 @@ test("SmolLM2: a text's pieces and continuations have the reference's likelihood
   const subject = subjectOf(model), own = subject.session();
   let pieces = 0, continuations = 0, positions = 0, scored = 0;
   for (const { ids, nll } of readGoldenPrompts("smollm2/logits.json")) {
-    const found = await measurePiece(subject, { own, dense: own }, ids, "sparse");
+    const found = await measurePiece(subject, { own, dense: own }, ids, { prefill: "sparse" });
     assert.equal(found.tokens, nll!.length);
     pieces += found.nll - nll!.reduce((sum, value) => sum + value, 0);
     positions += found.tokens;

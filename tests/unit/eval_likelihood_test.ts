@@ -286,9 +286,9 @@ test("evaluateTask: a uniform model's perplexity is its vocabulary", async () =>
 });
 
 /** The definition of a piece's sums. */
-function naivePiece(logitsOf: LogitsOf, ids: readonly number[], sparseFrom: number) {
+function naivePiece(logitsOf: LogitsOf, ids: readonly number[], sparseFrom: number, context = 0) {
   const sums = { nll: 0, denseNll: 0, kl: 0, agree: 0 };
-  for (let at = 1; at < ids.length; at++) {
+  for (let at = context + 1; at < ids.length; at++) {
     const before = (from: number): Position[] => ids.slice(0, at).map((id, i) => ({ id, sparse: i >= from }));
     const dense = logitsOf(before(Infinity)), own = logitsOf(before(sparseFrom));
     const p = normalise(dense), q = normalise(own);
@@ -307,7 +307,7 @@ for (const length of [2, 3, 128, 129, 130, 300, 1500]) {
     test(`measurePiece: ${length} tokens, prefill ${prefill}: sums as by definition`, async () => {
       const ids = Array.from({ length }, (_, i) => (i * i * 7 + i) % FAKE_VOCAB);
       const model = fakeModel(hashedLogits, 1), own = model.session(), dense = model.session();
-      const found = await measurePiece(model, { own, dense }, ids, prefill);
+      const found = await measurePiece(model, { own, dense }, ids, { prefill });
       const sparseFrom = prefill === "official" ? Math.trunc(length * 0.9) : 1;
       const wanted = naivePiece(hashedLogits, ids, sparseFrom);
       assert.equal(found.tokens, length - 1);
@@ -324,13 +324,43 @@ for (const length of [2, 3, 128, 129, 130, 300, 1500]) {
         assert.equal(model.ran[1]!.length, 0, "tokens that are dense in both ran once");
       }
       const alone = fakeModel(hashedLogits, null), session = alone.session();
-      const plain = await measurePiece(alone, { own: session, dense: session }, ids, prefill);
+      const plain = await measurePiece(alone, { own: session, dense: session }, ids, { prefill });
       assertNear(plain.nll, wanted.denseNll);
       assert.equal(plain.dense, null);
       assert.equal(alone.ran[0]!.length, length - 1);
     });
   }
 }
+
+for (const context of [1, 64, 127, 128, 200, 298]) {
+  for (const prefill of ["dense", "sparse"] as const) {
+    test(`measurePiece: 300 tokens after a context of ${context}, prefill ${prefill}: sums as by definition`, async () => {
+      const ids = Array.from({ length: 300 }, (_, i) => (i * i * 7 + i) % FAKE_VOCAB);
+      const model = fakeModel(hashedLogits, 1), own = model.session(), dense = model.session();
+      const found = await measurePiece(model, { own, dense }, ids, { prefill, context });
+      const sparseFrom = prefill === "dense" ? context : 1;
+      const wanted = naivePiece(hashedLogits, ids, sparseFrom, context);
+      assert.equal(found.tokens, 299 - context);
+      assertNear(found.nll, wanted.nll);
+      assertNear(found.dense!.nll, wanted.denseNll);
+      assertNear(found.dense!.kl, wanted.kl);
+      assert.equal(found.dense!.agree, wanted.agree);
+      assert.equal(found.work.sparse, 299 - sparseFrom);
+    });
+  }
+}
+
+test("evaluateTask: a context that leaves nothing of a piece, and one that is none", async () => {
+  const logits = (): Float32Array => logitsFor({ a: 1 / 2, b: 1 / 2 }), model = fakeModel(logits, null);
+  const options = { pieceLength: 3, context: 1 };
+  const { result } = await evaluateTask(model, input("text:x", "aaabbbab"), options);
+  assert.deepEqual([result.n, result.tokens, result.context], [2, 2, 1]);
+  for (const context of [-1, 0.5, 2]) {
+    const bad = evaluateTask(model, input("text:x", "aaabbb"), { pieceLength: 3, context });
+    await assert.rejects(bad, /^RangeError: context: .* 0 to 1 wanted/);
+  }
+  await assert.rejects(evaluateTask(model, input("text:x", "aa"), options), /less than 3 tokens/);
+});
 
 test("evaluateTask: KL, agreement and the paired test of a text by hand", async () => {
   const after = (positions: readonly Position[]): Float32Array =>

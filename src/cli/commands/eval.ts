@@ -34,6 +34,7 @@ interface EvalOptions extends RunOptions {
   readonly part?: Part;
   readonly join?: readonly string[];
   readonly pieceLength?: number;
+  readonly context?: number;
   readonly prefill: EvalPrefill;
   readonly out?: string;
 }
@@ -55,6 +56,11 @@ export function register(program: Command, context: CliContext): void {
       "--piece-length <n>",
       "tokens of a text's pieces (default: 1024, or the model's context)",
       integer(2),
+    )
+    .option(
+      "--context <n>",
+      "tokens that each piece of a text begins with which are not scored; --prefill dense runs them dense (default: 0)",
+      integer(0),
     )
     .addOption(
       new Option(
@@ -193,13 +199,15 @@ async function evaluateOne(
   onRow: (row: RowResult, ms: number) => Promise<void>,
 ): ReturnType<typeof import("../../eval/mod.ts").evaluateTask> {
   const { evaluateTask } = await import("../../eval/mod.ts");
-  const { progress, signal } = context, { prefill, limit, pieceLength, part, seed } = options;
+  const { progress, signal } = context,
+    { prefill, limit, pieceLength, context: unscored, part, seed } = options;
   let last = performance.now();
   try {
     const evaluated = await evaluateTask(subject, input, {
       prefill,
       limit,
       pieceLength,
+      context: unscored,
       part,
       seed,
       signal,
@@ -299,6 +307,7 @@ async function describeInputs(
     prefill: options.prefill,
     limit: options.limit ?? null,
     pieceLength: options.pieceLength ?? null,
+    context: options.context ?? 0,
     files,
   };
 }
