@@ -3,13 +3,15 @@
  * `deno task results` writes its tables. Work is shared by as many processes as there are processors; what is done is kept under `build/quality/`, so that a run
  * that was cut short goes on.
  */
-import { spawn } from "node:child_process";
-import { existsSync, mkdirSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { cliCommand, thisRuntime } from "../tests/support/runtimes.ts";
+import { VERSION } from "../src/version.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import {
   calibrationOf,
@@ -52,6 +54,27 @@ const OPTIONS = {
   suffix: { type: "string" },
   help: { type: "boolean", short: "h" },
 } as const;
+
+const LEARNED = join(ROOT, "models", "smollm2-135m-instruct-learned.safetensors");
+
+/** The last commit of what computes, with what was changed since, and the contents of files that are read. */
+function madeFrom({ data, calibration }: Settings): string[] {
+  const git = (...args: string[]): string =>
+    spawnSync("git", args, { cwd: ROOT, encoding: "utf8" }).stdout ?? "";
+  const hash = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
+  const folder = existsSync(join(data, "eval")) ? join(data, "eval") : data;
+  const files = readdirSync(folder).sort().map((name) => join(folder, name)).filter((path) =>
+    statSync(path).isFile()
+  );
+  return [
+    VERSION,
+    ...[
+      git("log", "-1", "--format=%H", "--", "src", "assembly"),
+      git("diff", "HEAD", "--", "src", "assembly"),
+    ],
+    ...[LEARNED, ...(calibration === null ? [] : [calibration]), ...files].map(hash),
+  ];
+}
 
 function usage(message: string): never {
   console.error(`error: ${message}: see deno task quality --help`);
@@ -100,14 +123,14 @@ async function measure(
   folder: string,
   suffix: string,
 ): Promise<void> {
-  const work = join(ROOT, "build", "quality", workName(settings));
+  const work = join(ROOT, "build", "quality", workName(settings, madeFrom(settings)));
   mkdirSync(work, { recursive: true });
   mkdirSync(folder, { recursive: true });
   const recipeOf = (cell: Cell): string | null =>
     cell.sparsity === null
       ? null
       : cell.method === "learned"
-      ? join(ROOT, "models", "smollm2-135m-instruct-learned.safetensors")
+      ? LEARNED
       : join(work, `${nameOf(cell)}.safetensors`);
   const partOf = (cell: Cell, part: number): string => join(work, `${nameOf(cell)}.${part}.json`);
   await inParallel(
@@ -145,6 +168,9 @@ if (values.help) {
 }
 const data = values.data ?? process.env["RSPARSE_DATA"] ?? usage("--data: nothing found, a folder wanted");
 const jobs = whole("jobs", values.jobs);
+for (const path of [data, ...(values.calibration === undefined ? [] : [values.calibration])]) {
+  if (!existsSync(path)) usage(`${path}: there is no such file or folder`);
+}
 try {
   const cells = parseCells(values.cells);
   await prepare();

@@ -50,7 +50,8 @@ test("evaluationOf: a part of the tasks, the dial for learned alone", () => {
   assert.doesNotMatch(of("dense", null), /--recipe/);
 });
 
-test("workName: other settings, another folder", () => {
-  assert.equal(workName(SETTINGS), workName({ ...SETTINGS }));
-  assert.notEqual(workName(SETTINGS), workName({ ...SETTINGS, limit: 9 }));
+test("workName: other settings or files, another folder", () => {
+  assert.equal(workName(SETTINGS, ["a"]), workName({ ...SETTINGS }, ["a"]));
+  assert.notEqual(workName(SETTINGS, ["a"]), workName({ ...SETTINGS, limit: 9 }, ["a"]));
+  assert.notEqual(workName(SETTINGS, ["a"]), workName(SETTINGS, ["b"]));
 });

@@ -98,6 +98,8 @@ def main():
     if o.tokens_file and os.path.exists(o.tokens_file):
         tokens = np.load(o.tokens_file)
     else:
+        if model.tokenizer is None:
+            raise SystemExit(f"{o.model}: its tokenizer is not known here: give --tokens-file, or a folder with tokenizer.json")
         tokens = data.tokenize(model.tokenizer, o.text, o.seed)
         if o.tokens_file:
             np.save(o.tokens_file, tokens)
@@ -127,20 +129,28 @@ def main():
     )
     measured = {"options": {**vars(o), "eval": None, "model": os.path.basename(o.model), "text": [os.path.basename(t) for t in o.text]}, "log": []}
     # KL of each tenth of sparsity, followed as it falls, so that every sparsity counts by how much of its own loss is left
-    follow, first = torch.ones(10, device=device), 0
+    follow, first, before = torch.ones(10, device=device), 0, 0.0
+    # what a run has to have in common with the one whose checkpoint it goes on from
+    bound = {k: v for k, v in vars(o).items() if k not in ("out", "checkpoint", "eval", "compile", "no_before", "dtype")} | {"model": model.sha256}
     if o.checkpoint and os.path.exists(o.checkpoint):
         saved = torch.load(o.checkpoint, map_location=device, weights_only=True)
+        other = [k for k in bound if saved["options"].get(k) != bound[k]]
+        if other:
+            raise SystemExit(f"{o.checkpoint} is of a run with another {', '.join(other)}: name another, or remove it")
         learned.load_state_dict(saved["learned"])
         optimizer.load_state_dict(saved["optimizer"])
-        first, follow = saved["step"], saved["follow"]
+        first, follow, before = saved["step"], saved["follow"], saved["seconds"]
+        torch.set_rng_state(saved["random"].cpu())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random_cuda"].cpu())
         note(f"goes on from step {first}")
     elif texts and not o.no_before:
         measured["before"] = evaluate.measure(student, held, texts, cos, sin, o, factors=False, note=note)
 
     random = np.random.default_rng(o.seed)
-    start = time.time()
+    start, step = time.time() - before, first - 1
     draws = [(random.random(o.groups), random.random((o.batch, 2))) for _ in range(o.steps)]
-    for step in range(first, o.steps):
+    for step in range(first, o.steps if before == 0 or not o.seconds or before < o.seconds else first):
         u, v = draws[step]
         sparsity = torch.tensor(o.low + (o.high - o.low) * (np.arange(o.groups) + u) / o.groups, device=device, dtype=torch.float32)
         prefix = np.where(v[:, 0] < o.dense_prefix, (v[:, 1] * o.length / 2).astype(int), o.keep_dense)
@@ -168,7 +178,10 @@ def main():
             if not math.isfinite(row["norm"]):
                 raise SystemExit("the gradient is not finite: lower --rate")
         if o.checkpoint and (last or (step + 1) % 500 == 0):
-            state = dict(learned=learned.state_dict(), optimizer=optimizer.state_dict(), step=step + 1, follow=follow)
+            state = dict(
+                learned=learned.state_dict(), optimizer=optimizer.state_dict(), step=step + 1, follow=follow, seconds=time.time() - start, options=bound,
+                random=torch.get_rng_state(), random_cuda=torch.cuda.get_rng_state() if device.type == "cuda" else torch.empty(0),
+            )
             torch.save(state, o.checkpoint + ".part")
             os.replace(o.checkpoint + ".part", o.checkpoint)
         if last:

@@ -92,6 +92,12 @@ def load(path: str) -> Llama:
     return load_folder(path) if os.path.isdir(path) else load_gguf(path)
 
 
+def refuse(path: str, found: list[str]) -> None:
+    """Ends where a model has what this teacher would leave out: its recipe would be one for another model."""
+    if found:
+        raise SystemExit(f"{path}: {', '.join(found[:3])} found: models with scaled rotary positions or biases can't be learned for yet")
+
+
 def sites_of(module_weight) -> dict[str, torch.Tensor]:
     return {site: torch.cat([module_weight(m) for m in modules]) for site, modules in SITES.items()}
 
@@ -106,6 +112,8 @@ def load_gguf(path: str) -> Llama:
         raise SystemExit(f"{path}: architecture {arch} found, llama wanted")
     get = lambda key, default=None: field(f"{arch}.{key}") if field(f"{arch}.{key}") is not None else default
     tensors = {t.name: t for t in reader.tensors}
+    refuse(path, [k for k in ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear") if get(k) not in (None, "none", 1.0)])
+    refuse(path, [n for n in tensors if n == "rope_freqs.weight" or (n.startswith("blk.") and n.endswith(".bias"))])
 
     def tensor(name: str) -> torch.Tensor:
         t = tensors[name]
@@ -135,11 +143,11 @@ def load_gguf(path: str) -> Llama:
 
 
 def gguf_tokenizer(field):
-    """The byte-level BPE that the file holds. Digits stand alone, as in SmolLM2's and Llama 3's small relatives."""
+    """The byte-level BPE that the file holds, with SmolLM2's rules for what is split first; None where the file's rules are others."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens, merges = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.merges")
-    if merges is None:
+    if merges is None or field("tokenizer.ggml.pre") != "smollm":
         return None
     t = Tokenizer(models.BPE({s: i for i, s in enumerate(tokens)}, [tuple(m.split(" ")) for m in merges]))
     t.pre_tokenizer = pre_tokenizers.Sequence(
@@ -158,11 +166,13 @@ def load_folder(path: str) -> Llama:
     with open(os.path.join(path, "config.json")) as f:
         c = json.load(f)
     files = sorted(glob.glob(os.path.join(path, "*.safetensors")))
+    refuse(path, ["rope_scaling"] if c.get("rope_scaling") else [])
     where = {}
     for file in files:
         with safe_open(file, "pt") as f:
             for key in f.keys():
                 where[key] = file
+    refuse(path, [key for key in where if key.startswith("model.layers.") and key.endswith(".bias")])
 
     def tensor(name: str) -> torch.Tensor:
         with safe_open(where[name], "pt") as f:

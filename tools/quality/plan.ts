@@ -101,7 +101,11 @@ export function evaluationOf(
   ];
 }
 
-/** A folder's name for work under these settings: other settings go on from nothing of it. */
-export function workName(settings: Settings): string {
-  return createHash("sha256").update(JSON.stringify(settings)).digest("hex").slice(0, 12);
+/**
+ * A folder's name for work under these settings: others go on from nothing of it.
+ *
+ * @param made What else results come from: the program's state, and what is in the files.
+ */
+export function workName(settings: Settings, made: readonly string[]): string {
+  return createHash("sha256").update(JSON.stringify([settings, made])).digest("hex").slice(0, 12);
 }
