@@ -5,19 +5,34 @@ import { writeFile } from "./output_file.ts";
 
 /** The file that says whose state it is. */
 const INPUTS = "inputs.json";
+/** A process that was killed counts as dead after 15 s of silence (`Platform.tryLock`): so long it is not known whether one is at work. */
+const LOCK_WAIT_MS = 20_000, LOCK_POLL_MS = 250;
 
-/** A folder with a file for each name: each is written beside its name and renamed, so that it is whole whenever the process ends. */
+type Lock = NonNullable<Awaited<ReturnType<Platform["tryLock"]>>>;
+
+/**
+ * A folder with a file for each name: each is written beside its name and renamed, so that it is whole whenever the process ends. A lock beside the folder
+ * keeps other processes out until it is closed.
+ */
 export class CalibrateState implements Checkpoint {
   readonly #platform: Platform;
   readonly #path: string;
+  readonly #lock: Lock;
   /** Whether an earlier run with the same inputs has left something. */
   readonly isResumed: boolean;
   /** What another run had left there, which is gone, differed in; null: there was none. */
   readonly replaced: string | null;
 
-  private constructor(platform: Platform, path: string, isResumed: boolean, replaced: string | null) {
+  private constructor(
+    platform: Platform,
+    path: string,
+    lock: Lock,
+    isResumed: boolean,
+    replaced: string | null,
+  ) {
     this.#platform = platform;
     this.#path = path;
+    this.#lock = lock;
     this.isResumed = isResumed;
     this.replaced = replaced;
   }
@@ -26,11 +41,28 @@ export class CalibrateState implements Checkpoint {
    * Opens what an earlier run left, or begins. What a run with other inputs left is taken away: to do its work again is a matter of minutes.
    *
    * @param inputs everything that the result depends on
-   * @throws {Error} If something else is at `path`, or it can't be written.
+   * @param waiting `onWait` is called if another process has the lock, or had it when it was killed; `signal` ends the wait
+   * @throws {Error} If something else is at `path`, it can't be written, or another process is at work on it.
    */
   static async open(
     platform: Platform,
     path: string,
+    inputs: Readonly<Record<string, unknown>>,
+    waiting: { readonly signal?: AbortSignal; readonly onWait?: () => void } = {},
+  ): Promise<CalibrateState> {
+    const lock = await takeLock(platform, path, waiting);
+    try {
+      return await CalibrateState.#open(platform, path, lock, inputs);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+  }
+
+  static async #open(
+    platform: Platform,
+    path: string,
+    lock: Lock,
     inputs: Readonly<Record<string, unknown>>,
   ): Promise<CalibrateState> {
     const found = await platform.stat(path), text = JSON.stringify(inputs);
@@ -38,7 +70,7 @@ export class CalibrateState implements Checkpoint {
       throw new Error(`Cannot keep what is done in ${path}: it is a file: move it, or give another -o`);
     }
     const before = found === null ? null : await readText(platform, `${path}/${INPUTS}`);
-    if (before === text) return new CalibrateState(platform, path, true, null);
+    if (before === text) return new CalibrateState(platform, path, lock, true, null);
     if (
       before === null && found !== null && (await platform.list(path)).some((name) => !name.endsWith(".part"))
     ) {
@@ -46,10 +78,16 @@ export class CalibrateState implements Checkpoint {
         `Cannot keep what is done in ${path}: it is another folder: move it, or give another -o`,
       );
     }
-    await platform.remove(path);
+    await removeFolder(platform, path);
     await platform.makeDir(path);
     await writeFile(platform, `${path}/${INPUTS}`, [new TextEncoder().encode(text)]);
-    return new CalibrateState(platform, path, false, before === null ? null : difference(before, inputs));
+    return new CalibrateState(
+      platform,
+      path,
+      lock,
+      false,
+      before === null ? null : difference(before, inputs),
+    );
   }
 
   async get(name: string): Promise<Uint8Array | null> {
@@ -64,12 +102,43 @@ export class CalibrateState implements Checkpoint {
 
   /** Takes the folder away: the result is written. */
   remove(): Promise<void> {
-    return this.#platform.remove(this.#path);
+    return removeFolder(this.#platform, this.#path);
+  }
+
+  /** Leaves what there is to another process. */
+  close(): Promise<void> {
+    return this.#lock.release();
   }
 
   #fileOf(name: string): string {
     return `${this.#path}/${name.replaceAll(" ", "-")}`;
   }
+}
+
+async function takeLock(
+  platform: Platform,
+  path: string,
+  { signal, onWait }: { readonly signal?: AbortSignal; readonly onWait?: () => void },
+): Promise<Lock> {
+  for (let waited = 0;; waited += LOCK_POLL_MS) {
+    const lock = await platform.tryLock(`${path}.lock`);
+    if (lock !== null) return lock;
+    if (waited === 0) onWait?.();
+    if (waited >= LOCK_WAIT_MS) {
+      throw new Error(
+        `Cannot keep what is done in ${path}: another process is at work on the same file: wait for its end, or give another -o`,
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS));
+    signal?.throwIfAborted();
+  }
+}
+
+/** What says whose it is goes last: whenever the process ends, what is left is still known as a state, and a state that lacks files is one. */
+async function removeFolder(platform: Platform, path: string): Promise<void> {
+  if (await platform.stat(path) === null) return;
+  for (const name of await platform.list(path)) if (name !== INPUTS) await platform.remove(`${path}/${name}`);
+  await platform.remove(path);
 }
 
 async function readText(platform: Platform, path: string): Promise<string | null> {

@@ -1,5 +1,6 @@
 /** `rsparse eval --join`: parts of an evaluation, which several processes or machines ran, to the figures of all. */
 import type { RowResult, TaskResult } from "../eval/mod.ts";
+import { isJsonObject } from "../format/json.ts";
 import type { Platform } from "../platform/platform.ts";
 import { type EvalDocument, evalDocument, type PartDocument } from "./eval_document.ts";
 
@@ -75,8 +76,9 @@ async function readPart(platform: Platform, path: string): Promise<PartDocument>
   const { part, inputs, rows, tasks } = document ?? {};
   const { number, of } = part ?? {};
   if (
-    !Number.isSafeInteger(of) || !Number.isSafeInteger(number) || typeof inputs !== "object" ||
-    typeof rows !== "object" || !Array.isArray(tasks)
+    !Number.isSafeInteger(of) || !Number.isSafeInteger(number) || !isJsonObject(inputs) ||
+    !isJsonObject(rows) || !Object.values(rows).every(isJsonObject) || !Array.isArray(tasks) ||
+    !tasks.every(isJsonObject)
   ) throw fail("it is no result of `rsparse eval --part I/N -o FILE`");
   for (const [task, { total, results }] of Object.entries(rows)) {
     const [from, to] = rangeOfPart(total, part);

@@ -10,8 +10,8 @@ export interface Platform {
   env(name: string): string | undefined;
   /** The folder for downloaded models: `RSPARSE_HOME`, else the platform's cache folder + `/rsparse`. */
   cacheDir(): string;
-  /** `null` if there is nothing at `path`. */
-  stat(path: string): Promise<{ kind: "file" | "folder"; size: number } | null>;
+  /** `null` if there is nothing at `path`. `modified`: milliseconds since 1970, by the clock of whoever keeps the file. */
+  stat(path: string): Promise<{ kind: "file" | "folder"; size: number; modified: number } | null>;
   /** A file as a Blob that is read by slices; its bytes are not loaded. */
   openBlob(path: string): Promise<Blob>;
   /** Names in a folder, sorted. */

@@ -24,7 +24,11 @@ export function serverPlatform(runtime: string): Platform {
     async stat(path) {
       try {
         const found = await stat(path);
-        return { kind: found.isDirectory() ? "folder" : "file", size: found.size };
+        return {
+          kind: found.isDirectory() ? "folder" : "file",
+          size: found.size,
+          modified: found.mtimeMs,
+        };
       } catch (error) {
         if (hasCode(error, "ENOENT", "ENOTDIR")) return null;
         throw error;

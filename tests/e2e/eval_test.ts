@@ -326,6 +326,12 @@ test("eval --part and --join: parts add up to the very result of one run", { ski
   await failure(1, /Cannot join .*cut\.json: arc_easy has 3 rows, 4 wanted/, [
     ...["eval", "--join", first, second, cut],
   ]);
+  for (const odd of [{ rows: null }, { rows: { arc_easy: null } }, { inputs: null }, { tasks: [null] }]) {
+    writeFileSync(cut, JSON.stringify({ ...JSON.parse(readFileSync(third, "utf8")), ...odd }));
+    await failure(1, /Cannot join .*cut\.json: it is no result of `rsparse eval --part/, [
+      ...["eval", "--join", first, second, cut],
+    ]);
+  }
   await failure(1, /Cannot read \/none\.json: there is no such file/, ["eval", "--join", "/none.json"]);
   await failure(2, /Cannot take both --join and --piece-length: the parts say it all/, [
     ...["eval", "--join", first, "--piece-length", "64"],

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -67,7 +67,12 @@ test("Platform.openBlob: nothing there is an error", async () => {
 test("Platform.stat: a file, a folder, nothing, nothing below a file", async () => {
   const home = folder();
   writeFileSync(join(home, "file"), "four");
-  assert.deepEqual(await platform.stat(join(home, "file")), { kind: "file", size: 4 });
+  utimesSync(join(home, "file"), 1_000_000, 1_000_001.5);
+  assert.deepEqual(await platform.stat(join(home, "file")), {
+    kind: "file",
+    size: 4,
+    modified: 1_000_001_500,
+  });
   assert.equal((await platform.stat(home))?.kind, "folder");
   assert.equal(await platform.stat(join(home, "none")), null);
   assert.equal(await platform.stat(join(home, "file", "below")), null);

@@ -65,7 +65,7 @@ export function register(program: Command, context: CliContext): void {
     )
     .option(
       "--rho <r>",
-      "of r-sparse: share of the kept compute for channels, the rest buys rank (default: 1); search: each projection's own, as `rsparse search --size small` finds them",
+      "of r-sparse: share of the kept compute for channels, the rest buys rank (default: 1); search: each projection's own, as `rsparse search --size small --workers THREADS` finds them",
       rho,
     )
     .addOption(
@@ -104,7 +104,8 @@ export function register(program: Command, context: CliContext): void {
     )
     .option(
       "-o, --output <file>",
-      "where to write the recipe; what is done is kept in FILE.state until then, so that a run that was cut short goes on",
+      "where to write the recipe; what is done is kept in FILE.state until then, so that a run that was cut short goes on " +
+        "(--rho search: in FILE.search.jsonl, then FILE.path.jsonl, which stays)",
     )
     .option("--seed <n>", "recorded in the recipe; nothing here is random", integer(0, 0xffffffff))
     .action(async (options: CalibrateCommandOptions) => {
@@ -125,8 +126,13 @@ export function register(program: Command, context: CliContext): void {
           ...options,
           rho: options.rho as number | undefined,
         }, method);
-        const bytes = output === undefined ? 0 : await writeRecipe(context.platform, loaded, output);
-        await state?.remove();
+        let bytes = 0;
+        try {
+          if (output !== undefined) bytes = await writeRecipe(context.platform, loaded, output);
+          await state?.remove();
+        } finally {
+          await state?.close();
+        }
         await printRecipe(context, loaded, output ?? null, (performance.now() - began) / 1000);
         if (output !== undefined) {
           context.note(`${describeRun(model)}: wrote ${output}, ${formatBytes(bytes)}`);
@@ -176,6 +182,15 @@ function methodOf(options: CalibrateCommandOptions): CalibrationMethod {
   if (stream !== undefined && (method === "low-rank" || options.rho === 0)) {
     throw new UsageError("Cannot take --stream where rank is all: there are no thresholds to set");
   }
+  if (
+    options.dialStreams !== undefined && options.rho !== "search" &&
+    (isOfficial || options.rho === 0 || method === "low-rank" ||
+      (stream ?? (method === "r-sparse" ? "dense" : "sparse")) === "dense")
+  ) {
+    throw new UsageError(
+      "Cannot take --dial-streams where thresholds are set on the dense model: it is of --stream sparse",
+    );
+  }
   return method;
 }
 
@@ -207,8 +222,11 @@ async function searchRho(
       throw new UsageError(`Cannot take --${name} with --rho search: it looks at the dense model`);
     }
   }
+  if (options.kv !== "f32") {
+    throw new UsageError(`Cannot take --kv ${options.kv} with --rho search: it searches with f32`);
+  }
   const { search } = await import("./search.ts"),
-    { model, kernels, dtype, data, sparsity, seed, output } = options;
+    { model, kernels, dtype, data, sparsity, seed, output, threads } = options;
   const { result } = await search(context, {
     model,
     kernels,
@@ -219,6 +237,7 @@ async function searchRho(
     keepDense: options.keepDense,
     calibrationTokens: options.tokens,
     recipeOut: output,
+    workers: threads === "auto" ? undefined : threads,
     algorithm: "evolutionary",
     size: "small",
   });
@@ -281,8 +300,10 @@ async function calibrate(
     }
     if (error instanceof RangeError && error.name === "RangeError") {
       await state?.remove();
+      await state?.close();
       throw new Error(`Cannot calibrate: ${error.message}`, { cause: error });
     }
+    await state?.close();
     throw error;
   } finally {
     progress.end();
@@ -305,6 +326,9 @@ async function openState(
     dtype: modelDocument(model).dtype,
     kv: options.kv,
     ...settings,
+  }, {
+    signal: context.signal,
+    onWait: () => context.note(`waiting: another process is at work on ${path}, or was until just now`),
   });
   if (state.isResumed) context.note(`going on with what an earlier run left in ${path}`);
   if (state.replaced !== null) {

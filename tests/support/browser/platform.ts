@@ -3,12 +3,14 @@ import { platform as browser } from "../../../src/platform/browser.ts";
 import type { Platform } from "../../../src/platform/platform.ts";
 import { openAsBlob, urlOf } from "./fs.ts";
 
-async function stat(path: string): Promise<{ kind: "file" | "folder"; size: number } | null> {
+async function stat(path: string): ReturnType<Platform["stat"]> {
   const response = await fetch(urlOf(path), { method: "HEAD" });
   if (!response.ok) return null;
   return {
     kind: response.headers.get("X-Kind") as "file" | "folder",
     size: Number(response.headers.get("Content-Length")),
+    // asked for by what writes files alone
+    modified: 0,
   };
 }
 
