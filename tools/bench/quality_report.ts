@@ -180,7 +180,7 @@ function referenceSection({ runs, reference }: QualityInput): string {
       "section",
     ], rows),
     ...Object.entries(reference.protocols).map(([name, text]) =>
-      `Measured there in another way (${text}), which \`rsparse eval\` has not, so without ratios: WikiText-2 perplexity\n\n${
+      `Measured there in another way (${text}), as \`rsparse eval --context 512 --prefill dense\` does; this page takes figures of whole pieces only, so without ratios: WikiText-2 perplexity\n\n${
         table(
           ["method", "rho", "bytes saved", "theirs", "section"],
           others.filter(({ protocol }) => protocol === name).map((

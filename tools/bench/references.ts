@@ -12,7 +12,7 @@ export interface QualityReference {
     readonly pieceLength: number;
     readonly n: { readonly [task: string]: number };
   };
-  /** Other ways in which some rows were measured, which `rsparse eval` has not. */
+  /** Other ways in which some rows were measured, of which this page takes no files. */
   readonly protocols: { readonly [name: string]: string };
   readonly rows: readonly ReferenceRow[];
 }
