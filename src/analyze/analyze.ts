@@ -1,6 +1,7 @@
 /** From a model, a text and perhaps a recipe to figures, one after the other. */
 import { type ProjectionName, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { SITES } from "../runtime/forward.ts";
+import { encodeDocuments } from "../runtime/encode_text.ts";
 import type { Model } from "../runtime/model.ts";
 import { activationsFigure } from "./activations.ts";
 import { BIAS_TOKENS, type BiasRank, biasRankFigure, type KeptInputs, measureBiasRank } from "./bias_rank.ts";
@@ -42,8 +43,8 @@ export interface Omitted {
 
 /** Settings of {@linkcode analyzeModel}. */
 export interface AnalyzeOptions {
-  /** What the model reads. */
-  readonly text: string;
+  /** What the model reads; of documents, one after the other. */
+  readonly text: string | readonly string[];
   /** What to call it. */
   readonly source: string;
   /** Tokens of it, from its beginning; default 1,024, or all if the text has fewer. */
@@ -97,7 +98,14 @@ export async function* analyzeModel(
     }
   }
   const wanted = (...names: readonly FigureName[]): boolean => names.some((name) => only.includes(name));
-  const reading = wanted(...OF_THE_TEXT) ? new Reading(model, { ...options, layer }) : null;
+  const encode = (text: string): number[] => model.description.tokenizer.encode(text);
+  const reading = wanted(...OF_THE_TEXT)
+    ? new Reading(
+      model,
+      await encodeDocuments(encode, options.text, { most: options.tokens ?? TOKENS, signal }),
+      { ...options, layer },
+    )
+    : null;
   const weights = await WeightReader.create(model, signal);
   if (wanted("spectra", "effective-rank")) {
     const spectra = await measureSpectra(
@@ -159,12 +167,15 @@ class Reading {
   readonly #inputs = new Map<string, { readonly x: Float32Array; tokens: number }>();
   #kept: KeptChannels | null = null;
 
-  constructor(model: Model, options: AnalyzeOptions & { readonly layer: number }) {
-    const { config } = model, wanted = options.tokens ?? TOKENS;
+  constructor(
+    model: Model,
+    ids: readonly number[],
+    options: AnalyzeOptions & { readonly layer: number },
+  ) {
+    const { config } = model;
     this.#model = model;
     this.#options = options;
     this.#skip = Math.max(1, model.recipe?.recipe.keepDense ?? 1);
-    const ids = model.description.tokenizer.encode(options.text).slice(0, wanted);
     const length = Math.min(PIECE, model.engine.contextLength);
     this.#pieces = Array.from(
       { length: Math.ceil(ids.length / length) },

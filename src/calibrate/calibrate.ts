@@ -23,7 +23,7 @@ import {
   RECIPE_VERSION,
 } from "../recipe/recipe.ts";
 import { applyRecipe } from "../runtime/apply_recipe.ts";
-import { encodeText } from "../runtime/encode_text.ts";
+import { encodeDocuments } from "../runtime/encode_text.ts";
 import { projectionsOf } from "../runtime/forward.ts";
 import type { Model } from "../runtime/model.ts";
 import { nextTurn } from "../runtime/turn.ts";
@@ -163,7 +163,10 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   const plan = planCalibration(options), { config } = model;
   const { method, sparsity, rho, compat, keepDense } = plan;
   if (model.recipe !== null) throw new RangeError("the model has a recipe: load it without one to calibrate");
-  const ids = await tokensOf(model, options.text, plan.tokens, options.signal);
+  const ids = await encodeDocuments((text) => model.description.tokenizer.encode(text), options.text, {
+    most: plan.tokens,
+    signal: options.signal,
+  });
   if (ids.length < 2) {
     throw new RangeError(`the calibration text has ${ids.length} tokens, at least 2 wanted`);
   }
@@ -235,23 +238,6 @@ export async function calibrateModel(model: Model, options: CalibrateOptions): P
   } finally {
     for (const part of model.engine.weights.layers.flatMap(projectionsOf)) part.rule = null;
   }
-}
-
-/** The first tokens of a text or of documents. */
-async function tokensOf(
-  model: Model,
-  text: CalibrateOptions["text"],
-  most: number,
-  signal?: AbortSignal,
-): Promise<number[]> {
-  const encode = (text: string): number[] => model.description.tokenizer.encode(text);
-  if (typeof text === "string") return await encodeText(encode, text, { most, signal });
-  const ids: number[] = [];
-  for (const document of text) {
-    if (ids.length >= most) break;
-    ids.push(...await encodeText(encode, document, { most: most - ids.length, signal }), 0);
-  }
-  return ids.slice(0, most);
 }
 
 /** The share of a projection's scores below its threshold at a sparsity. */

@@ -1,7 +1,7 @@
 /** Finished rows of an evaluation, on disk. */
 import type { RowResult } from "../eval/mod.ts";
 import type { Platform } from "../platform/platform.ts";
-import { Journal } from "./journal.ts";
+import { Journal, type JournalWait } from "./journal.ts";
 
 interface Line {
   readonly task: string;
@@ -21,10 +21,15 @@ export class EvalState {
    * Opens what an earlier run left, or begins.
    *
    * @param inputs everything that results depend on
-   * @throws {Error} If what is there is of a run with other inputs.
+   * @throws {Error} If what is there is of a run with other inputs, or another process writes it.
    */
-  static async open(platform: Platform, path: string, inputs: Record<string, unknown>): Promise<EvalState> {
-    return new EvalState(await Journal.open(platform, path, inputs, isLine, "-o"));
+  static async open(
+    platform: Platform,
+    path: string,
+    inputs: Record<string, unknown>,
+    wait: JournalWait = {},
+  ): Promise<EvalState> {
+    return new EvalState(await Journal.open(platform, path, inputs, isLine, "-o", wait));
   }
 
   /** Milliseconds that its rows took. */

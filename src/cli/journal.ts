@@ -1,12 +1,33 @@
 /** What a long run has finished, on disk: one that was cut short, even by kill -9, goes on from there. */
 import type { Platform } from "../platform/platform.ts";
 
+/** A process that was killed has its lock for up to 15 s more. */
+const LOCK_WAIT_MS = 17_000, LOCK_POLL_MS = 500;
+
+type Lock = NonNullable<Awaited<ReturnType<Platform["tryLock"]>>>;
+
+/** While another process has the file, or had it until it was killed. */
+export interface JournalWait {
+  /** Ends the wait with the signal's reason. */
+  readonly signal?: AbortSignal;
+  /** Called with the file's path when the wait begins. */
+  readonly onWait?: (path: string) => void;
+  /** Default: until a process that was killed has the file no longer. */
+  readonly waitMs?: number;
+}
+
+/** What a person is told then. */
+export function waitNote(path: string): string {
+  return `waiting: ${path} is in use, or was until its process was killed: a few seconds tell`;
+}
+
 /** JSON lines: what the rest depends on, then a line for each piece of work. */
 export class Journal<T> {
   /** What earlier runs have written. */
   readonly lines: readonly T[];
   readonly #platform: Platform;
   readonly #path: string;
+  readonly #lock: Lock;
   #writer: Awaited<ReturnType<Platform["openWriter"]>> | null;
   #last: Promise<void> = Promise.resolve();
 
@@ -15,11 +36,13 @@ export class Journal<T> {
     path: string,
     lines: readonly T[],
     writer: Awaited<ReturnType<Platform["openWriter"]>>,
+    lock: Lock,
   ) {
     this.#platform = platform;
     this.#path = path;
     this.lines = lines;
     this.#writer = writer;
+    this.#lock = lock;
   }
 
   /**
@@ -28,7 +51,7 @@ export class Journal<T> {
    * @param inputs everything that results depend on
    * @param isLine whether a parsed line is one; from the first that is not, the rest is dropped
    * @param output the option that names another output
-   * @throws {Error} If what is there is of a run with other inputs.
+   * @throws {Error} If what is there is of a run with other inputs, or another process writes it.
    */
   static async open<T>(
     platform: Platform,
@@ -36,7 +59,25 @@ export class Journal<T> {
     inputs: Record<string, unknown>,
     isLine: (value: unknown) => value is T,
     output: string,
+    wait: JournalWait = {},
   ): Promise<Journal<T>> {
+    const lock = await lockOf(platform, path, output, wait);
+    try {
+      const { lines, writer } = await Journal.#read(platform, path, inputs, isLine, output);
+      return new Journal(platform, path, lines, writer, lock);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+  }
+
+  static async #read<T>(
+    platform: Platform,
+    path: string,
+    inputs: Record<string, unknown>,
+    isLine: (value: unknown) => value is T,
+    output: string,
+  ): Promise<{ lines: T[]; writer: Awaited<ReturnType<Platform["openWriter"]>> }> {
     const header = `${JSON.stringify(inputs)}\n`, lines: T[] = [];
     let kept = header;
     if (await platform.stat(path) !== null) {
@@ -56,7 +97,7 @@ export class Journal<T> {
     await copy.write(new TextEncoder().encode(kept));
     await copy.close();
     await platform.rename(part, path);
-    return new Journal(platform, path, lines, await platform.openWriter(path));
+    return { lines, writer: await platform.openWriter(path) };
   }
 
   /** Appends a line; several at once wait for one another. */
@@ -69,24 +110,55 @@ export class Journal<T> {
   }
 
   /** Twice is once. */
-  async close(): Promise<void> {
-    await this.#last;
-    const writer = this.#writer;
-    this.#writer = null;
-    await writer?.close();
+  close(): Promise<void> {
+    return this.#end(async () => {});
   }
 
   /** Closes it and takes the file away: what it holds is in the results. */
-  async remove(): Promise<void> {
-    await this.close();
-    await this.#platform.remove(this.#path);
+  remove(): Promise<void> {
+    return this.#end(() => this.#platform.remove(this.#path));
   }
 
   /** Closes it and gives the file another name, in place of what has it. */
-  async rename(path: string): Promise<void> {
-    await this.close();
-    await this.#platform.rename(this.#path, path);
+  rename(path: string): Promise<void> {
+    return this.#end(() => this.#platform.rename(this.#path, path));
   }
+
+  async #end(what: () => Promise<void>): Promise<void> {
+    await this.#last;
+    const writer = this.#writer;
+    if (writer === null) return;
+    this.#writer = null;
+    try {
+      await writer.close();
+      await what();
+    } finally {
+      await this.#lock.release();
+    }
+  }
+}
+
+/** Takes the file for this process. @throws {Error} If another has it, and has not died. */
+async function lockOf(
+  platform: Platform,
+  path: string,
+  output: string,
+  { signal, onWait, waitMs = LOCK_WAIT_MS }: JournalWait,
+): Promise<Lock> {
+  const name = `${path}.lock`, end = Date.now() + waitMs;
+  let lock = await platform.tryLock(name);
+  if (lock === null) onWait?.(path);
+  while (lock === null) {
+    if (Date.now() >= end) {
+      throw new Error(
+        `Cannot go on with ${path}: another process is at it: wait for its end, or give another ${output}`,
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS));
+    signal?.throwIfAborted();
+    lock = await platform.tryLock(name);
+  }
+  return lock;
 }
 
 function checkHeader(path: string, header: string, inputs: Record<string, unknown>, output: string): void {

@@ -40,6 +40,26 @@ export async function encodeText(
   return ids.slice(0, most);
 }
 
+/**
+ * The first tokens of a text, or of documents with token 0 after each.
+ *
+ * @throws The signal's reason, once it is aborted.
+ */
+export async function encodeDocuments(
+  encode: (text: string) => number[],
+  text: string | readonly string[],
+  { most = Infinity, signal }: EncodeTextOptions = {},
+): Promise<number[]> {
+  if (typeof text === "string") return await encodeText(encode, text, { most, signal });
+  const ids: number[] = [];
+  for (const document of text) {
+    if (ids.length >= most) break;
+    for (const id of await encodeText(encode, document, { most: most - ids.length, signal })) ids.push(id);
+    ids.push(0);
+  }
+  return ids.slice(0, most);
+}
+
 /** The first cut from `from` on; the text's end where there is none. */
 function nextCut(encode: (text: string) => number[], text: string, from: number): number {
   const place = /(?<=\p{L}) (?=\p{L})/gu;

@@ -56,9 +56,14 @@ export class Decompositions {
     return planBudget(this.#shapes[projection]!, this.#leastSparsity, 0).rank;
   }
 
-  /** The first `rank` triples of a projection: the beginning of the same decomposition whatever the rank is. */
+  /**
+   * The first `rank` triples of a projection: the beginning of the same decomposition whatever the rank is.
+   *
+   * @throws {RangeError} If there are not so many.
+   */
   async factors(projection: number, rank: number): Promise<Factors> {
-    const { nIn, nOut } = this.#shapes[projection]!;
+    const { nIn, nOut, path } = this.#shapes[projection]!, most = this.mostRank(projection);
+    if (rank > most) throw new RangeError(`${path}: rank ${rank} found, at most ${most} wanted`);
     let found = this.#kept.get(projection);
     if (found === undefined) {
       const module = await loadKernelModule("baseline");
@@ -66,7 +71,7 @@ export class Decompositions {
       const { svd, reader } = this.#tools;
       const layer = this.#model.description.layers[Math.floor(projection / KINDS)]!;
       const w = await reader.read(layer.projections[PROJECTIONS[projection % KINDS]!]);
-      found = svd.truncatedSvd(w, nOut, nIn, this.mostRank(projection));
+      found = svd.truncatedSvd(w, nOut, nIn, most);
     }
     // the one that was used last is the last to go
     this.#kept.delete(projection);

@@ -58,8 +58,8 @@ export interface Executor {
   close(): Promise<void>;
 }
 
-/** Starts an executor once it is known what there is to work on. */
-export type ExecutorFactory = (setup: Setup) => Promise<Executor>;
+/** Starts an executor once it is known what there is to work on; the signal ends the start with its reason. */
+export type ExecutorFactory = (setup: Setup, signal?: AbortSignal) => Promise<Executor>;
 
 /** A setup as text. */
 export function packSetup(setup: Setup): string {

@@ -13,8 +13,8 @@ const WORKER = "rsparse/search/worker";
  * @param source instead of what the search names
  */
 export function inThisThread(source?: ModelSource): ExecutorFactory {
-  return async (setup) => {
-    const evaluator = await Evaluator.open(setup, source);
+  return async (setup, signal) => {
+    const evaluator = await Evaluator.open(setup, source, signal);
     let last: Promise<unknown> = Promise.resolve();
     return {
       workers: "this thread",
@@ -59,10 +59,10 @@ interface Thread {
  * Threads that load the model each and take jobs as they become free.
  *
  * @param count how many
- * @throws {Error} If there are no threads here, or one can't load the model.
+ * @throws {Error} If there are no threads here, or one can't load the model; the signal's reason, if it is aborted before all have.
  */
 export function inThreads(count: number): ExecutorFactory {
-  return async (setup: Setup): Promise<Executor> => {
+  return async (setup: Setup, signal?: AbortSignal): Promise<Executor> => {
     const platform = await detectPlatform(), { startThread } = platform;
     if (startThread === undefined) throw new Error(`Cannot search on threads: ${platform.runtime} has none`);
     const url = import.meta.resolve(WORKER), waiting: Waiting[] = [], threads: Thread[] = [];
@@ -106,11 +106,17 @@ export function inThreads(count: number): ExecutorFactory {
       ended ??= new Error("the search has ended");
       await Promise.all(threads.map(({ terminate }) => terminate()));
     };
+    signal?.throwIfAborted();
+    let stop: () => void = () => {};
     try {
-      await Promise.all(Array.from({ length: count }, start));
+      const stopped = new Promise<never>((_, reject) => stop = () => reject(signal!.reason));
+      signal?.addEventListener("abort", stop, { once: true });
+      await Promise.race([stopped, Promise.all(Array.from({ length: count }, start))]);
     } catch (error) {
       await close();
       throw error;
+    } finally {
+      signal?.removeEventListener("abort", stop);
     }
     return {
       workers: `${count} thread${count === 1 ? "" : "s"}`,

@@ -5,6 +5,7 @@
 import type { Job as QueueJob, Queue, QueueEvents } from "bullmq";
 import type { Redis } from "ioredis";
 import { type Executor, type ExecutorFactory, type Job, packSetup, type Setup, unpackSetup } from "./jobs.ts";
+import { Turns } from "./turns.ts";
 
 /** Where jobs wait. */
 const QUEUE = "rsparse-search";
@@ -20,6 +21,8 @@ const POLL_MS = 5_000;
 const ATTEMPTS = 3;
 /** Longest wait between two tries to reach a Redis that was there before. */
 const MOST_RETRY_MS = 2_000;
+/** At the end a Redis that does not answer for so long is left as it is. */
+const AWAY_MS = 2_500;
 
 /** Finds out before the work whether a queue is there. @throws {Error} If nobody answers. */
 export async function checkQueue(address: string): Promise<void> {
@@ -49,10 +52,9 @@ async function connect(address: string): Promise<Redis> {
   let url: URL;
   try {
     url = new URL(address);
-  } catch (cause) {
-    throw new Error(`Cannot use the queue ${address}: a URL such as redis://localhost:6379 wanted`, {
-      cause,
-    });
+  } catch {
+    // neither the address nor the cause, which has it too: there may be a password in it
+    throw new Error("Cannot use the queue: its address is no URL: one such as redis://localhost:6379 wanted");
   }
   if (url.protocol !== "redis:" && url.protocol !== "rediss:") {
     throw new Error(`Cannot use the queue ${shown(url)}: redis:// or rediss:// wanted`);
@@ -80,6 +82,23 @@ async function connect(address: string): Promise<Redis> {
     );
   }
   return redis;
+}
+
+/** Waits for something that needs Redis; no longer, where Redis does not answer. */
+async function unlessAway(redis: Redis, what: Promise<unknown>): Promise<void> {
+  const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+  let isThere = true, isDone = false;
+  const done = what.catch(() => {}).then(() => {
+    isDone = true;
+  });
+  while (isThere && !isDone) {
+    isThere = false;
+    const answer = redis.ping().then(() => {
+      isThere = true;
+      return wait(AWAY_MS / 5);
+    }, () => {});
+    await Promise.race([done, Promise.all([answer, wait(AWAY_MS / 5)]), wait(AWAY_MS)]);
+  }
 }
 
 interface Pending {
@@ -121,6 +140,9 @@ class QueueExecutor implements Executor {
   readonly #pending: Map<string, Pending> = new Map();
   readonly #timers: ReturnType<typeof setInterval>[];
   readonly #signals: WeakSet<AbortSignal> = new WeakSet();
+  readonly #beat: () => Promise<void>;
+  /** Jobs that are being put back. */
+  readonly #again: Set<string> = new Set();
   #count = 0;
 
   constructor(
@@ -134,6 +156,7 @@ class QueueExecutor implements Executor {
     this.#redis = redis;
     this.#queue = queue;
     this.#events = events;
+    this.#beat = beat;
     this.workers = "workers of a queue";
     events.on("completed", ({ jobId, returnvalue }) => this.#settle(jobId, returnvalue));
     events.on("failed", ({ jobId, failedReason }) => this.#fail(jobId, failedReason));
@@ -163,15 +186,22 @@ class QueueExecutor implements Executor {
 
   async close(): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer);
+    const left = [...this.#pending.keys()];
+    this.#pending.clear();
+    await unlessAway(this.#redis, this.#leave(left));
+    this.#redis.disconnect();
+    // where Redis was away they still try to reach it
+    for (const one of [this.#events, this.#queue]) void one.disconnect().catch(() => {});
+  }
+
+  async #leave(jobs: readonly string[]): Promise<void> {
     await this.#redis.del(keyOf(this.#search));
-    for (const id of this.#pending.keys()) {
+    for (const id of jobs) {
       // one that a worker holds can't be removed: it is dropped when it is done
       await this.#queue.remove(id).catch(() => {});
     }
-    this.#pending.clear();
     await this.#events.close();
     await this.#queue.close();
-    this.#redis.disconnect();
   }
 
   async #put(id: string, entry: Entry): Promise<void> {
@@ -186,14 +216,27 @@ class QueueExecutor implements Executor {
   #settle(id: string, value: unknown): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
+    const numbers = typeof value === "string" ? JSON.parse(value) as unknown : value;
+    // the worker found no search: Redis had lost it for a moment
+    if (!Array.isArray(numbers)) return void this.#putBack(id, pending);
     this.#pending.delete(id);
     void this.#queue.remove(id).catch(() => {});
-    const numbers = typeof value === "string" ? JSON.parse(value) as unknown : value;
-    if (Array.isArray(numbers)) return pending.resolve(numbers);
-    // a worker found no setup: Redis had lost it for a moment
-    pending.reject(
-      new Error("Cannot go on with the search: Redis has lost what it was told of it: start it again"),
-    );
+    pending.resolve(numbers);
+  }
+
+  async #putBack(id: string, { entry, reject }: Pending): Promise<void> {
+    if (this.#again.has(id)) return;
+    this.#again.add(id);
+    try {
+      await this.#beat();
+      // the one that was done has its name
+      await this.#queue.remove(id);
+      if (this.#pending.has(id)) await this.#put(id, entry);
+    } catch (error) {
+      if (this.#pending.delete(id)) reject(error);
+    } finally {
+      this.#again.delete(id);
+    }
   }
 
   #fail(id: string, reason: string): void {
@@ -207,7 +250,11 @@ class QueueExecutor implements Executor {
     for (const [id, { entry }] of [...this.#pending]) {
       const state = await this.#queue.getJobState(id);
       if (!this.#pending.has(id)) continue;
-      if (state === "unknown") await this.#put(id, entry);
+      if (state === "unknown" && !this.#again.has(id)) {
+        // a worker that takes it finds the search
+        await this.#beat();
+        await this.#put(id, entry);
+      }
       if (state !== "completed" && state !== "failed") continue;
       // only now: as it was read before it ended it would have no result
       const job = await this.#queue.getJob(id);
@@ -227,7 +274,7 @@ export interface WorkOptions {
   /** Jobs at a time. */
   readonly count: number;
   /** Makes what does the jobs of a search; it may put another model in the place of the one that is named. */
-  readonly executor: (setup: Setup) => Promise<Executor>;
+  readonly executor: ExecutorFactory;
   /** Ends it: what it holds is given back. */
   readonly signal: AbortSignal;
   /** Called when it joins a search, and after each job. */
@@ -245,51 +292,40 @@ export async function work(
   { queue, name, count, executor, signal, onSearch, onJob }: WorkOptions,
 ): Promise<number> {
   const redis = await connect(queue), { DelayedError, Worker } = await import("bullmq");
-  let joined: { readonly search: string; readonly executor: Promise<Executor> } | null = null;
   let failure: unknown = null, done = 0, end: () => void = () => {};
   const ended = new Promise<void>((resolve) => end = resolve);
   signal.addEventListener("abort", () => end(), { once: true });
   if (signal.aborted) end();
-  const join = async (search: string): Promise<Executor | null> => {
-    if (joined?.search === search) return await joined.executor;
-    const packed = await redis.get(keyOf(search));
-    if (packed === null) return null;
-    // another job of the same search may have been quicker
-    const now = joined as { readonly search: string; readonly executor: Promise<Executor> } | null;
-    if (now?.search === search) return await now.executor;
-    const setup = unpackSetup(packed);
+  const turns = new Turns((setup) => {
+    signal.throwIfAborted();
     onSearch?.(setup);
-    const next = (async () => {
-      await (await now?.executor.catch(() => null))?.close();
-      return await executor(setup);
-    })();
-    joined = { search, executor: next };
-    return await next;
-  };
+    return executor(setup, signal);
+  });
   const giveBack = async (job: QueueJob<Entry, Answer>, token: string | undefined): Promise<never> => {
     await job.moveToDelayed(Date.now(), token);
     throw new DelayedError();
   };
   const worker = new Worker<Entry, Answer>(QUEUE, async (job, token) => {
     const { search, job: wanted } = job.data;
-    let one: Executor | null;
+    // also while its models are here: a search that was killed leaves many jobs
+    if (await redis.exists(keyOf(search)) === 0) return null;
+    let isJoined = false;
     try {
-      one = await join(search);
-    } catch (error) {
-      failure ??= error;
-      end();
-      return await giveBack(job, token);
-    }
-    if (one === null) return null;
-    try {
-      const value = await one.run(wanted, signal);
-      onJob?.(++done);
+      const value = await turns.use(search, async () => {
+        const packed = await redis.get(keyOf(search));
+        return packed === null ? null : unpackSetup(packed);
+      }, (one) => {
+        isJoined = true;
+        return one.run(wanted, signal);
+      });
+      if (value !== null) onJob?.(++done);
       return value;
     } catch (error) {
       if (signal.aborted) return await giveBack(job, token);
       // something is wrong here, or with the job: this worker ends, and others try it until there were enough
       failure ??= error;
       end();
+      if (!isJoined) return await giveBack(job, token);
       throw error;
     }
   }, {
@@ -304,10 +340,11 @@ export async function work(
   worker.on("error", () => {});
   await ended;
   // waits for what it holds, which is given back at once
-  await worker.close();
-  const last = joined as { readonly executor: Promise<Executor> } | null;
-  await (await last?.executor.catch(() => null))?.close();
+  await unlessAway(redis, worker.close());
   redis.disconnect();
+  // where Redis was away it still tries to reach it
+  void worker.disconnect().catch(() => {});
+  await turns.close();
   if (failure !== null) throw failure;
   return done;
 }

@@ -12,17 +12,17 @@ const MOST_DRAWS = 100_000;
  * @param separator stands between documents that are joined
  * @throws {RangeError} If all of it is shorter than a piece.
  */
-export function drawSamples(
+export async function drawSamples(
   documents: readonly string[],
-  encode: (text: string) => number[],
+  encode: (text: string) => Promise<number[]>,
   separator: number,
   { count, length, seed }: { readonly count: number; readonly length: number; readonly seed: number },
-): number[][] {
+): Promise<number[][]> {
   const random = new Random(seed), ids = new Map<number, number[]>();
-  const encoded = (i: number): number[] => {
+  const encoded = async (i: number): Promise<number[]> => {
     const known = ids.get(i);
     if (known !== undefined) return known;
-    const found = encode(documents[i]!);
+    const found = await encode(documents[i]!);
     ids.set(i, found);
     return found;
   };
@@ -30,17 +30,26 @@ export function drawSamples(
   const candidates = documents.length === 1
     ? []
     : documents.map((_, i) => i).filter((i) => 3 * documents[i]!.length > length);
-  if (candidates.some((i) => encoded(i).length > length)) {
+  let isAnyLonger = false;
+  for (const i of candidates) {
+    isAnyLonger = (await encoded(i)).length > length;
+    if (isAnyLonger) break;
+  }
+  if (isAnyLonger) {
     const samples: number[][] = [];
     for (let draws = 0; samples.length < count && draws < MOST_DRAWS; draws++) {
-      const drawn = encoded(candidates[Math.floor(random.uniform() * candidates.length)]!);
+      const drawn = await encoded(candidates[Math.floor(random.uniform() * candidates.length)]!);
       if (drawn.length <= length) continue;
       const start = Math.floor(random.uniform() * (drawn.length - length));
       samples.push(drawn.slice(start, start + length));
     }
     if (samples.length === count) return samples;
   }
-  const all = documents.flatMap((_, i) => documents.length === 1 ? encoded(i) : [...encoded(i), separator]);
+  const all: number[] = [];
+  for (const i of documents.keys()) {
+    for (const id of await encoded(i)) all.push(id);
+    if (documents.length > 1) all.push(separator);
+  }
   if (all.length < length) {
     throw new RangeError(
       `the text has ${all.length} tokens, at least ${length} wanted for a sample: give more text, or shorter samples`,

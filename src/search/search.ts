@@ -1,6 +1,7 @@
 /** The search as a whole: from a model and a text to the recipe that was found. */
 import { type LlamaConfig, PROJECTIONS } from "../model/config.ts";
 import { type LoadedRecipe, projectionShapes } from "../recipe/recipe.ts";
+import { encodeText } from "../runtime/encode_text.ts";
 import type { LoadOptions, Model } from "../runtime/model.ts";
 import { fitnessOf } from "./evolution.ts";
 import { evolve, type EvolveSettings, type Generation, mostEvaluations } from "./evolve.ts";
@@ -127,12 +128,19 @@ export interface SearchResult {
 const JOBS_EACH = 4;
 
 /** The samples of a search. */
-export function samplesOf(model: Model, documents: readonly string[], settings: SearchSettings): number[][] {
+export function samplesOf(
+  model: Model,
+  documents: readonly string[],
+  settings: SearchSettings,
+  signal?: AbortSignal,
+): Promise<number[][]> {
   const { tokenizer } = model.description,
     length = Math.min(settings.sampleTokens, model.config.maxPositionEmbeddings);
   const separator = tokenizer.stopIds[0] ?? 0;
   const { samples: count, seed } = settings;
-  return drawSamples(documents, (text) => tokenizer.encode(text), separator, { count, length, seed });
+  const encode = (text: string): Promise<number[]> =>
+    encodeText((part) => tokenizer.encode(part), text, { signal });
+  return drawSamples(documents, encode, separator, { count, length, seed });
 }
 
 /**
@@ -144,13 +152,17 @@ export function samplesOf(model: Model, documents: readonly string[], settings: 
 export async function searchRecipe(model: Model, options: SearchOptions): Promise<SearchResult> {
   const { settings, signal, onPhase } = options, { algorithm, sparsity } = settings;
   checkSettings(settings);
-  const samples = samplesOf(model, options.documents, settings), shapes = projectionShapes(model.config);
+  const samples = await samplesOf(model, options.documents, settings, signal),
+    shapes = projectionShapes(model.config);
   const tables = await makeTables(model, firstTokens(samples, settings.calibrationTokens), {
     signal,
     onProgress: (done, total) => onPhase?.("calibrating", done, total),
   });
   const start = options.start ?? uniformShares(shapes.length, 1, sparsity);
-  const leastSparsity = algorithm === "joint" || algorithm === "greedy" ? 0 : Math.min(...start.sparsity);
+  // ranks are bounded by it: of `local` they are those of the sparsity asked for, whatever it begins with
+  const leastSparsity = algorithm === "joint" || algorithm === "greedy"
+    ? 0
+    : Math.min(sparsity, ...start.sparsity);
   const group = KINDS * (algorithm === "local" || algorithm === "greedy" ? 1 : settings.groupLayers);
   const setup: Setup = {
     model: options.modelSource,
@@ -164,7 +176,7 @@ export async function searchRecipe(model: Model, options: SearchOptions): Promis
     keptFactors: 2 * group,
   };
   await model.close();
-  const executor = await options.executor(setup);
+  const executor = await options.executor(setup, signal);
   try {
     const run = new Run(model.config, executor, setup, options);
     const history: Generation[] = [];

@@ -82,11 +82,9 @@ test(
   async () => {
     const paths = ["one", "three"].map((name) => join(folder, `${name}.safetensors`)) as [string, string];
     const found: SearchDocument[] = [];
-    for (const [i, workers] of ["1", "3"].entries()) {
+    for (const [i, workers] of [["--workers", "1"], ["--threads", "3"]].entries()) {
       found.push(
-        await json<SearchDocument>(
-          search("--algorithm", "joint", "--workers", workers, "--recipe-out", paths[i]!),
-        ),
+        await json<SearchDocument>(search("--algorithm", "joint", ...workers, "--recipe-out", paths[i]!)),
       );
     }
     const [one, three] = found as [SearchDocument, SearchDocument];
@@ -228,7 +226,8 @@ test("calibrate --rho search: as search does it", { skip }, async () => {
 
 function shortText(): string {
   const path = join(folder, "short.txt");
-  writeFileSync(path, STORY.repeat(40));
+  // what it is is told by its name
+  writeFileSync(path, `{${STORY.repeat(40)}`);
   return path;
 }
 
@@ -259,7 +258,22 @@ test("search: what can't be is said", { skip }, async () => {
   await failure(1, /^error: Cannot reach redis:\/\/127.0.0.1:1: .*ECONNREFUSED.*: start redis-server/, [
     ...search("--queue", "redis://:secret@127.0.0.1:1"),
   ]);
-  await failure(1, /^error: Cannot use the queue nowhere: a URL such as/, ["worker", "--queue", "nowhere"]);
+  // an address that can't be read may have a password in it
+  await failure(
+    1,
+    /^error: Cannot use the queue: its address is no URL: one such as redis:\/\/localhost:6379 wanted$/m,
+    ["worker", "--queue", "redis://:secret@host:port"],
+  );
+  for (
+    const [pattern, ...options] of [
+      [/both --size local and --algorithm joint: /, "--size", "local", "--algorithm", "joint"],
+      [/both --from and --sparsity: /, "--from", official(35), "--sparsity", "0.4"],
+      [/--from with --algorithm greedy: /, "--from", official(35), "--algorithm", "greedy"],
+      [/--from with --algorithm local: /, "--from", official(35), "--size", "local"],
+      [/both --workers and --threads: /, "--workers", "1", "--threads", "1"],
+      [/both --threads and --queue: /, "--threads", "1", "--queue", "redis://localhost:1"],
+    ] as [RegExp, ...string[]][]
+  ) await failure(2, pattern, search(...options));
   await failure(1, /^error: Cannot use the queue http:\/\/x: redis:\/\/ or rediss:\/\/ wanted/, [
     "worker",
     "--queue",
@@ -277,18 +291,41 @@ function linesOf(state: string): number {
   return existsSync(state) ? readFileSync(state, "utf8").split("\n").length - 1 : 0;
 }
 
+/** The program while it runs. */
+interface Started {
+  readonly child: ChildProcess;
+  readonly ended: Promise<{ code: number | null; stderr: string }>;
+  /** Whether it has ended. */
+  readonly isOver: () => boolean;
+  /** What it has said on stderr so far. */
+  readonly said: () => string;
+}
+
 /** Starts the program, and gives what it says on stderr with its end. */
-function start(
-  args: readonly string[],
-): { child: ChildProcess; ended: Promise<{ code: number | null; stderr: string }> } {
+function start(args: readonly string[]): Started {
   const [program, ...rest] = [...CLI, ...args] as [string, ...string[]];
   const child = spawn(program, rest, {
     stdio: ["ignore", "ignore", "pipe"],
     env: { ...process.env, NO_COLOR: "1" },
   });
-  let stderr = "";
+  let stderr = "", isOver = false;
   child.stderr!.setEncoding("utf8").on("data", (text: string) => stderr += text);
-  return { child, ended: new Promise((resolve) => child.on("close", (code) => resolve({ code, stderr }))) };
+  const ended = new Promise<{ code: number | null; stderr: string }>((resolve) =>
+    child.on("close", (code) => {
+      isOver = true;
+      resolve({ code, stderr });
+    })
+  );
+  return { child, ended, isOver: () => isOver, said: () => stderr };
+}
+
+/** Sends a signal to what may have ended already. */
+function send({ child }: Started, signal: NodeJS.Signals): void {
+  try {
+    process.kill(child.pid!, signal);
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== "ESRCH") throw error;
+  }
 }
 
 async function until(what: string, done: () => boolean | Promise<boolean>): Promise<void> {
@@ -299,6 +336,25 @@ async function until(what: string, done: () => boolean | Promise<boolean>): Prom
   }
 }
 
+/** Searches until its state has so many lines, then sends the signal; begins again where it was too quick. */
+async function stopped(
+  args: readonly string[],
+  out: string,
+  lines: number,
+  signal: NodeJS.Signals,
+): Promise<{ code: number | null; stderr: string }> {
+  for (let tries = 0; tries < 5; tries++) {
+    const running = start([...args, out]), state = `${out}.search.jsonl`;
+    await until("evaluations", () => running.isOver() || linesOf(state) >= lines);
+    send(running, signal);
+    const ended = await running.ended;
+    if (existsSync(state)) return ended;
+    assert.equal(ended.code, 0, ended.stderr);
+    rmSync(out);
+  }
+  return assert.fail("it was never stopped before its end");
+}
+
 test(
   "search: killed and interrupted, it goes on and ends with the same files",
   { skip: skipSignals },
@@ -306,24 +362,18 @@ test(
     const whole = join(folder, "uncut.safetensors"),
       cut = join(folder, "cut.safetensors"),
       state = `${cut}.search.jsonl`;
-    const args = search("--seed", "7", "--workers", "2", "--recipe-out");
+    const args = search("--seed", "7", "--workers", "2", "--generations", "4", "--recipe-out");
     const wanted = await json<SearchDocument>([...args, whole]);
-    for (const lines of [4, 20]) {
-      const { child, ended } = start([...args, cut]);
-      await until("evaluations", () => linesOf(state) >= lines);
-      process.kill(child.pid!, "SIGKILL");
-      await ended;
-    }
+    for (const lines of [4, 20]) await stopped(args, cut, lines, "SIGKILL");
     assert.ok(!existsSync(cut));
-    const interrupted = start([...args, cut]);
-    await until("evaluations", () => linesOf(state) >= 30);
-    process.kill(interrupted.child.pid!, "SIGINT");
-    const { code, stderr } = await interrupted.ended;
+    const { code, stderr } = await stopped(args, cut, 30, "SIGINT");
     assert.equal(code, 130, stderr);
     assert.match(
       stderr,
       /^what is done is kept in .*cut\.safetensors\.search\.jsonl: the same command goes on from there$/m,
     );
+    // the lock of the one that was killed
+    assert.match(stderr, /^waiting: .*search\.jsonl is in use, or was until its process was killed/m);
     assert.match(stderr, /^\d+ evaluations are done already$/m);
     await failure(
       1,
@@ -347,33 +397,67 @@ test(
     const found = await json<SearchDocument>([...args, cut]);
     assert.deepEqual({ ...found, seconds: 0, recipe: "" }, { ...wanted, seconds: 0, recipe: "" });
     assert.equal(bytes(cut), bytes(whole));
-    assert.ok(!existsSync(state));
+    assert.ok(!existsSync(state) && !existsSync(`${state}.lock`));
   },
 );
 
+const QUEUE = "bull:rsparse-search";
+
+/** What a test of workers has: a Redis, and programs that are ended with it. */
+interface Queued {
+  readonly url: string;
+  readonly client: Redis;
+  readonly begin: (...args: string[]) => Started;
+  readonly worker: (threads: number, ...more: string[]) => Started;
+  /** Ends the Redis before the test's end. */
+  readonly closeRedis: () => Promise<void>;
+}
+
+async function withQueue(use: (queued: Queued) => Promise<void>): Promise<void> {
+  const redis = await startRedis(), client = new Redis(redis.url), started: Started[] = [];
+  client.on("error", () => {});
+  const begin = (...args: string[]): Started => {
+    const next = start(args);
+    started.push(next);
+    return next;
+  };
+  const worker = (threads: number, ...more: string[]): Started =>
+    begin("worker", "--queue", redis.url, "--threads", String(threads), ...more);
+  try {
+    await use({ url: redis.url, client, begin, worker, closeRedis: () => redis.close() });
+  } finally {
+    for (const one of started) send(one, "SIGKILL");
+    client.disconnect();
+    await redis.close();
+  }
+}
+
 test("worker: three of them, one killed while it holds a job, give what one machine gives", {
   skip: skipSignals,
-}, async () => {
-  const redis = await startRedis(), client = new Redis(redis.url);
-  const one = join(folder, "machine.safetensors"), many = join(folder, "machines.safetensors");
-  const args = search("--seed", "3", "--recipe-out");
-  const workers = Array.from({ length: 3 }, () => start(["worker", "--queue", redis.url, "--threads", "1"]));
-  try {
+}, () =>
+  withQueue(async ({ url, client, worker }) => {
+    const one = join(folder, "machine.safetensors"), many = join(folder, "machines.safetensors");
+    const args = search("--seed", "3", "--generations", "6", "--recipe-out");
+    const workers = Array.from({ length: 2 }, () => worker(1));
     await json([...args, one, "--workers", "1"]);
-    const running = rsparse([...args, many, "--queue", redis.url, "--json"]);
-    const killed = workers[0]!, queue = "bull:rsparse-search";
-    /** A job that the first worker holds. */
-    const held = async (): Promise<string | null> => {
-      for (const id of await client.lrange(`${queue}:active`, 0, -1)) {
-        if ((await client.hget(`${queue}:${id}`, "pb"))?.endsWith(`-${killed.child.pid}`)) return id;
+    let isOver = false;
+    const running = rsparse([...args, many, "--queue", url, "--json"]).finally(() => isOver = true);
+    /** A job that a worker holds. */
+    const heldBy = async ({ child }: Started): Promise<string | null> => {
+      for (const id of await client.lrange(`${QUEUE}:active`, 0, -1)) {
+        if ((await client.hget(`${QUEUE}:${id}`, "pb"))?.endsWith(`-${child.pid}`)) return id;
       }
       return null;
     };
-    // one whose job was done between the look and the kill has lost nothing: the next look is at who is dead
-    await until("a job in the first worker's hands", async () => await held() !== null);
-    process.kill(killed.child.pid!, "SIGKILL");
-    await killed.ended;
-    const lost = await held();
+    // one whose job was done between the look and the kill has lost nothing: then another is killed
+    let lost: string | null = null;
+    while (lost === null && !isOver) {
+      const killed = worker(1);
+      await until("a job in a worker's hands", async () => isOver || await heldBy(killed) !== null);
+      send(killed, "SIGKILL");
+      await killed.ended;
+      lost = await heldBy(killed);
+    }
     const { code, stdout, stderr } = await running;
     assert.equal(code, 0, stderr);
     assert.ok(lost !== null, "it died with a job in its hands");
@@ -382,55 +466,110 @@ test("worker: three of them, one killed while it holds a job, give what one mach
     // nothing is left behind but the queue's own books
     assert.deepEqual((await client.keys("*")).filter((key) => /rsparse:search|_\d+$/.test(key)), []);
 
-    process.kill(workers[1]!.child.pid!, "SIGTERM");
-    process.kill(workers[2]!.child.pid!, "SIGINT");
-    const [terminated, interrupted] = await Promise.all(workers.slice(1).map(({ ended }) => ended));
+    send(workers[0]!, "SIGTERM");
+    send(workers[1]!, "SIGINT");
+    const [terminated, interrupted] = await Promise.all(workers.map(({ ended }) => ended));
     assert.equal(terminated!.code, 0, terminated!.stderr);
     assert.equal(interrupted!.code, 130, interrupted!.stderr);
     assert.match(terminated!.stderr, /^joining a search with .*stories260K\.bin/m);
     assert.match(terminated!.stderr, /^\d+ jobs done$/m);
-  } finally {
-    for (const { child } of workers) child.kill("SIGKILL");
-    client.disconnect();
-    await redis.close();
-  }
-});
+  }));
 
 test(
   "worker: one with another model, or asked to end, gives its job back",
   { skip: skipSignals },
-  async () => {
-    const redis = await startRedis(), client = new Redis(redis.url), queue = "bull:rsparse-search";
-    const one = join(folder, "given.safetensors"), many = join(folder, "given-back.safetensors");
-    const args = search("--seed", "4", "--recipe-out"), started: ReturnType<typeof start>[] = [];
-    const begin = (...more: string[]): ReturnType<typeof start> => {
-      const next = start(["worker", "--queue", redis.url, "--threads", "2", ...more]);
-      started.push(next);
-      return next;
-    };
-    try {
+  () =>
+    withQueue(async ({ url, client, worker }) => {
+      const one = join(folder, "given.safetensors"), many = join(folder, "given-back.safetensors");
+      const args = search("--seed", "4", "--generations", "4", "--recipe-out");
       await json([...args, one]);
-      const running = rsparse([...args, many, "--queue", redis.url]);
-      const wrong = await begin("-m", babbler()).ended;
+      let isOver = false;
+      const running = rsparse([...args, many, "--queue", url]).finally(() => isOver = true);
+      const wrong = await worker(2, "-m", babbler()).ended;
       assert.equal(wrong.code, 1, wrong.stderr);
       assert.match(
         wrong.stderr,
         /^error: Cannot search with .*llama-f32\.gguf: its SHA-256 is \w+, the search is of \w+: give the same model with -m$/m,
       );
-      const leaving = begin();
-      await until("jobs that are done", () => linesOf(`${many}.search.jsonl`) >= 3);
-      process.kill(leaving.child.pid!, "SIGTERM");
+      const leaving = worker(2);
+      await until("jobs that are done", () => isOver || linesOf(`${many}.search.jsonl`) >= 3);
+      send(leaving, "SIGTERM");
       const { code, stderr } = await leaving.ended;
       assert.equal(code, 0, stderr);
-      assert.equal(await client.llen(`${queue}:active`), 0, "no job is held any more");
-      begin();
+      assert.equal(await client.llen(`${QUEUE}:active`), 0, "no job is held any more");
+      worker(2);
       const finished = await running;
       assert.equal(finished.code, 0, finished.stderr);
       assert.equal(bytes(many), bytes(one));
-    } finally {
-      for (const { child } of started) child.kill("SIGKILL");
-      client.disconnect();
-      await redis.close();
-    }
-  },
+    }),
 );
+
+test("worker: two searches at once, and a search that was killed, whose jobs are dropped", {
+  skip: skipSignals,
+}, () =>
+  withQueue(async ({ url, client, begin, worker }) => {
+    const queued = (...more: string[]): string[] => search("--queue", url, ...more);
+    const waiting = (): Promise<number> => client.llen(`${QUEUE}:wait`);
+    const gone = begin(...queued("--population", "100", "--samples", "8")), one = worker(2);
+    // those of a first population
+    await until("jobs", async () => await waiting() > 200);
+    send(gone, "SIGKILL");
+    await client.del(await client.keys("rsparse:search:*"));
+    await until("an empty queue", async () => await waiting() === 0);
+    await until("the last job's end", async () => await client.llen(`${QUEUE}:active`) === 0);
+    const ids = await client.zrange(`${QUEUE}:completed`, "0", "-1");
+    const values = await Promise.all(ids.map((id) => client.hget(`${QUEUE}:${id}`, "returnvalue")));
+    assert.ok(values.some((value) => value === "null"), "jobs are dropped");
+    assert.ok(values.some((value) => value !== "null"), "jobs are done while it is not known to be gone");
+
+    const ends = await Promise.all(
+      ["1", "2"].map((seed) => rsparse(queued("--generations", "1", "--seed", seed))),
+    );
+    for (const { code, stderr } of ends) assert.equal(code, 0, stderr);
+    assert.ok(!one.isOver(), one.said());
+    assert.equal(await client.zcard(`${QUEUE}:failed`), 0);
+    send(one, "SIGTERM");
+    const { code, stderr } = await one.ended;
+    assert.equal(code, 0, stderr);
+    assert.ok(stderr.split("joining a search").length > 3, stderr);
+  }));
+
+test("search --queue: a Redis that loses everything, or what it was told of the search", {
+  skip: skipSignals,
+}, () =>
+  withQueue(async ({ url, client, worker }) => {
+    const one = join(folder, "kept.safetensors"), many = join(folder, "lost.safetensors");
+    const args = search("--seed", "5", "--recipe-out");
+    await json([...args, one]);
+    const running = rsparse([...args, many, "--queue", url]);
+    await until("jobs", async () => await client.llen(`${QUEUE}:wait`) > 0);
+    await client.flushall();
+    worker(1);
+    await until("evaluations", () => linesOf(`${many}.search.jsonl`) >= 3);
+    const keys = await client.keys("rsparse:search:*");
+    if (keys.length > 0) await client.del(keys);
+    const { code, stderr } = await running;
+    assert.equal(code, 0, stderr);
+    assert.equal(bytes(many), bytes(one));
+  }));
+
+test("search --queue, worker: they end when they are asked to while Redis is away", {
+  skip: skipSignals,
+}, () =>
+  withQueue(async ({ url, client, begin, worker, closeRedis }) => {
+    const searching = begin(...search("--queue", url));
+    await until("jobs", async () => await client.llen(`${QUEUE}:wait`) > 0);
+    const working = worker(1), idle = worker(1);
+    await until("a job that is done", async () => await client.zcard(`${QUEUE}:completed`) > 0);
+    await until("a worker", () => idle.said().includes("waiting for jobs"));
+    client.disconnect();
+    await closeRedis();
+    send(searching, "SIGINT");
+    send(working, "SIGINT");
+    send(idle, "SIGTERM");
+    for (const [one, wanted] of [[searching, 130], [working, 130], [idle, 0]] as const) {
+      await until("its end", one.isOver);
+      const { code, stderr } = await one.ended;
+      assert.equal(code, wanted, stderr);
+    }
+  }));

@@ -2,11 +2,13 @@
 import assert from "node:assert/strict";
 import {
   appendFileSync,
+  copyFileSync,
   existsSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -45,14 +47,18 @@ test("EvalState: what was added is there for the next run, to the bit", () =>
     await first.add("piqa", row(-0.1), 5);
     await first.add("sciq", row(-1e-300), 6);
     await first.add("piqa", row(-2), 7);
-    // not closed, as after kill -9
-    const second = await EvalState.open(platform, path, INPUTS);
+    // as after kill -9: not closed, its lock no longer touched
+    const other = `${path}.2`, long = new Date(Date.now() - 60_000);
+    copyFileSync(path, other);
+    writeFileSync(`${other}.lock`, "");
+    utimesSync(`${other}.lock`, long, long);
+    const second = await EvalState.open(platform, other, INPUTS, { waitMs: 0 });
     assert.equal(second.ms, 18);
     assert.deepEqual(second.finished("piqa"), [row(-0.1), row(-2)]);
     assert.deepEqual(second.finished("sciq"), [row(-1e-300)]);
     await first.close();
     await second.remove();
-    assert.ok(!existsSync(path));
+    assert.ok(!existsSync(other) && !existsSync(`${other}.lock`));
   }));
 
 test("EvalState: a line that was cut in the middle is left out, and the next one begins after it", () =>
@@ -81,6 +87,27 @@ test("EvalState: a line that was cut in the middle is left out, and the next one
       assert.deepEqual(again.finished("piqa"), []);
       await again.close();
     }
+  }));
+
+test("EvalState: who comes second is refused, and hurts nothing", () =>
+  inFolder(async (path) => {
+    const platform = await detectPlatform(), first = await EvalState.open(platform, path, INPUTS);
+    await first.add("piqa", row(-1), 5);
+    const waits: string[] = [];
+    await assert.rejects(
+      EvalState.open(platform, path, INPUTS, { waitMs: 0, onWait: (path) => waits.push(path) }),
+      /^Error: Cannot go on with .*rows\.jsonl: another process is at it: wait for its end, or give another -o$/,
+    );
+    assert.deepEqual(waits, [path]);
+    await assert.rejects(
+      EvalState.open(platform, path, INPUTS, { signal: AbortSignal.abort(new Error("no more")) }),
+      /^Error: no more$/,
+    );
+    await first.add("piqa", row(-2), 5);
+    await first.close();
+    const second = await EvalState.open(platform, path, INPUTS, { waitMs: 0 });
+    assert.deepEqual(second.finished("piqa"), [row(-1), row(-2)]);
+    await second.close();
   }));
 
 test("EvalState: rows of another run are not taken", () =>

@@ -7,7 +7,7 @@ import { Random } from "../../src/runtime/random.ts";
 import { fitnessOf, makeChildren, meanFitness, survivors } from "../../src/search/evolution.ts";
 import { evolve, type EvolveSettings, type Generation, mostEvaluations } from "../../src/search/evolve.ts";
 import { afterStep, alongPath, stepWeights } from "../../src/search/greedy.ts";
-import { packSetup, type Setup, unpackSetup } from "../../src/search/jobs.ts";
+import { type Executor, type Job, packSetup, type Setup, unpackSetup } from "../../src/search/jobs.ts";
 import { drawSamples } from "../../src/search/samples.ts";
 import {
   bySiteShares,
@@ -19,6 +19,7 @@ import {
   uniformShares,
   weightOf,
 } from "../../src/search/shares.ts";
+import { Turns } from "../../src/search/turns.ts";
 
 /** SmolLM2's shapes, four blocks of them. */
 const CONFIG: LlamaConfig = {
@@ -231,33 +232,36 @@ test("evolve by kind: projections of a kind share their variable", async () => {
   }
 });
 
-const encode = (text: string): number[] => Array.from(text, (character) => character.charCodeAt(0));
+const encode = (text: string): Promise<number[]> =>
+  Promise.resolve(Array.from(text, (character) => character.charCodeAt(0)));
 
-test("drawSamples: of documents, pieces of those that are longer", () => {
+test("drawSamples: of documents, pieces of those that are longer", async () => {
   const documents = ["short", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "tiny"];
   const options = { count: 20, length: 10, seed: 5 };
-  const samples = drawSamples(documents, encode, 0, options);
+  const samples = await drawSamples(documents, encode, 0, options);
   const texts = samples.map((ids) => String.fromCharCode(...ids));
   assert.equal(texts.length, 20);
   assert.ok(
     texts.every((text) => text.length === 10 && documents.some((document) => document.includes(text))),
   );
   assert.ok(new Set(texts).size > 5);
-  assert.deepEqual(drawSamples(documents, encode, 0, options), samples);
-  assert.notDeepEqual(drawSamples(documents, encode, 0, { ...options, seed: 6 }), samples);
+  assert.deepEqual(await drawSamples(documents, encode, 0, options), samples);
+  assert.notDeepEqual(await drawSamples(documents, encode, 0, { ...options, seed: 6 }), samples);
 });
 
-test("drawSamples: of one text, or where documents are short, places in equal parts of all", () => {
+test("drawSamples: of one text, or where documents are short, places in equal parts of all", async () => {
   const text = Array.from({ length: 100 }, (_, i) => String.fromCharCode(i + 1)).join("");
-  for (const sample of drawSamples([text], encode, 0, { count: 1, length: 100, seed: 1 })) {
-    assert.deepEqual(sample, encode(text));
+  for (const sample of await drawSamples([text], encode, 0, { count: 1, length: 100, seed: 1 })) {
+    assert.deepEqual(sample, await encode(text));
   }
-  const starts = drawSamples([text], encode, 0, { count: 4, length: 20, seed: 1 }).map((ids) => ids[0]! - 1);
+  const starts = (await drawSamples([text], encode, 0, { count: 4, length: 20, seed: 1 })).map((ids) =>
+    ids[0]! - 1
+  );
   assert.ok(starts.every((start, i) => start >= 20 * i && start < 20 * (i + 1)), String(starts));
-  const [joined] = drawSamples(["ab", "cd"], encode, 0, { count: 1, length: 6, seed: 1 });
+  const [joined] = await drawSamples(["ab", "cd"], encode, 0, { count: 1, length: 6, seed: 1 });
   assert.deepEqual(joined, [97, 98, 0, 99, 100, 0]);
-  assert.throws(
-    () => drawSamples(["ab"], encode, 0, { count: 1, length: 3, seed: 1 }),
+  await assert.rejects(
+    drawSamples(["ab"], encode, 0, { count: 1, length: 3, seed: 1 }),
     /^RangeError: the text has 2 tokens, at least 3 wanted/,
   );
 });
@@ -282,4 +286,73 @@ test("unpackSetup: what packSetup made, tables to the bit", () => {
   const found = unpackSetup(packSetup(setup));
   assert.deepEqual(found, setup);
   assert.ok(Object.is(found.tables.columnNorm[1], -0));
+});
+
+/** An executor whose jobs end when they are told to, in a list of what has happened. */
+function slow(name: string, said: string[], ends: (() => void)[]): Executor {
+  let isOpen = true;
+  said.push(`open ${name}`);
+  return {
+    workers: name,
+    run: () =>
+      new Promise((resolve, reject) =>
+        ends.push(() => isOpen ? resolve([1]) : reject(new Error(`${name} is closed`)))
+      ),
+    close() {
+      isOpen = false;
+      said.push(`close ${name}`);
+      return Promise.resolve();
+    },
+  };
+}
+
+test("Turns: another search waits for the jobs that run, and comes then", async () => {
+  const said: string[] = [], ends: (() => void)[] = [], settle = () => new Promise((r) => setTimeout(r));
+  const turns = new Turns((setup) => Promise.resolve(slow(setup.model, said, ends)));
+  const use = (search: string) =>
+    turns.use(
+      search,
+      () => Promise.resolve({ model: search } as Setup),
+      (executor) => executor.run({} as Job),
+    );
+  const first = [use("a"), use("a")];
+  await settle();
+  const second = [use("b"), use("b")];
+  await settle();
+  ends.shift()!();
+  await settle();
+  assert.deepEqual([said, ends.length], [["open a"], 1]);
+  ends.shift()!();
+  assert.deepEqual(await Promise.all(first), [[1], [1]]);
+  await settle();
+  assert.deepEqual([said, ends.length], [["open a", "close a", "open b"], 2]);
+  // one that comes back waits likewise
+  const third = use("a");
+  ends.splice(0).forEach((end) => end());
+  assert.deepEqual(await Promise.all(second), [[1], [1]]);
+  await settle();
+  ends.shift()!();
+  assert.deepEqual(await third, [1]);
+  assert.equal(await turns.use("gone", () => Promise.resolve(null), () => Promise.resolve([2])), null);
+  await turns.close();
+  assert.deepEqual(said.slice(2), ["open b", "close b", "open a", "close a"]);
+});
+
+test("Turns: an executor that can't be opened fails its own jobs alone", async () => {
+  const said: string[] = [], ends: (() => void)[] = [];
+  const turns = new Turns(({ model }) =>
+    model === "bad" ? Promise.reject(new Error("bad")) : Promise.resolve(slow(model, said, ends))
+  );
+  const use = (search: string) =>
+    turns.use(
+      search,
+      () => Promise.resolve({ model: search } as Setup),
+      (executor) => executor.run({} as Job),
+    );
+  await assert.rejects(use("bad"), /^Error: bad$/);
+  const good = use("good");
+  await new Promise((resolve) => setTimeout(resolve));
+  ends.shift()!();
+  assert.deepEqual(await good, [1]);
+  await turns.close();
 });

@@ -10,7 +10,7 @@ import { addEngineOptions, addModelOption, integer, type RunOptions } from "../m
 import type { CliContext } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
-import { baseName, readText } from "../text_file.ts";
+import { baseName, readText, readTextOrDocuments } from "../text_file.ts";
 
 interface AnalyzeCommandOptions extends Omit<RunOptions, "seed"> {
   readonly out: string;
@@ -66,7 +66,10 @@ export function register(program: Command, context: CliContext): void {
   addEngineOptions(addModelOption(command))
     .requiredOption("--out <folder>", "where each figure goes: NAME.svg, and its numbers, NAME.csv")
     .option("--recipe <file>", "run sparse as this recipe says, and show its thresholds and masks")
-    .option("--data <file>", "text to read, UTF-8; without it passages of novels that come with rsparse")
+    .option(
+      "--data <file>",
+      "text to read, or documents: FILE.jsonl or FILE.jsonl.gz with {text} in each line; without it passages of novels that come with rsparse",
+    )
     .option("--tokens <n>", "tokens to read of it (default: 1024)", integer(3))
     .option("--only <names>", `with commas, some of ${FIGURES.join(", ")}`, figureNames)
     .option("--layer <n>", "layer of the contribution figure (default: the middle one)", integer(0))
@@ -94,7 +97,7 @@ async function run(context: CliContext, options: AnalyzeCommandOptions): Promise
   if (out === "") throw new UsageError("Cannot write figures: --out is empty: give a folder's name");
   const { text, source } = options.data === undefined
     ? await (await import("../../calibrate/default_text.ts")).defaultCalibrationText()
-    : { text: await readText(platform, options.data), source: baseName(options.data) };
+    : { text: await readTextOrDocuments(platform, options.data), source: baseName(options.data) };
   const quality = options.results === undefined ? undefined : await readResults(platform, options.results);
   await prepareFolder(platform, out);
   // auto is baseline here: its activations have the same bits in every runtime
@@ -114,7 +117,7 @@ async function draw(
   context: CliContext,
   model: Model,
   options: AnalyzeCommandOptions & {
-    readonly text: string;
+    readonly text: string | readonly string[];
     readonly source: string;
     readonly quality: readonly QualityRun[] | undefined;
   },

@@ -13,6 +13,7 @@ import {
   tableOf,
 } from "../eval_document.ts";
 import { EvalState } from "../eval_state.ts";
+import { waitNote } from "../journal.ts";
 import {
   checkDial,
   describeRun,
@@ -148,7 +149,10 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
     const described = await describeInputs(model, inputs, options);
     const state = out === undefined
       ? null
-      : await EvalState.open(platform, `${out}.rows.jsonl`, { ...described, part: part ?? null });
+      : await EvalState.open(platform, `${out}.rows.jsonl`, { ...described, part: part ?? null }, {
+        signal,
+        onWait: (path) => context.note(waitNote(path)),
+      });
     try {
       let ms = state?.ms ?? 0;
       for (const input of inputs) {

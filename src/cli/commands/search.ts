@@ -13,7 +13,7 @@ import type { Model } from "../../runtime/model.ts";
 import { VERSION } from "../../version.ts";
 import { UsageError } from "../errors.ts";
 import { loadModel, modelDocument, type RunDocument } from "../generation.ts";
-import { Journal } from "../journal.ts";
+import { Journal, waitNote } from "../journal.ts";
 import {
   addModelOption,
   decimal,
@@ -24,7 +24,7 @@ import {
 } from "../model_option.ts";
 import { type CliContext, formatBytes } from "../output.ts";
 import { checkOutput } from "../output_file.ts";
-import { baseName, readText } from "../text_file.ts";
+import { baseName, readText, readTextOrDocuments } from "../text_file.ts";
 import { writeRecipe } from "./calibrate.ts";
 
 /** What was typed; settings that were not keep their defaults. */
@@ -36,6 +36,7 @@ export interface SearchCommandOptions
   readonly data?: string;
   readonly from?: string;
   readonly workers?: number;
+  readonly threads?: number;
   readonly queue?: string;
 }
 
@@ -75,7 +76,7 @@ export function register(program: Command, context: CliContext): void {
     )
     .option(
       "--data <file>",
-      "text, or JSON lines of {text}, gzip or not; without it passages of novels that come with rsparse",
+      "text, or documents: FILE.jsonl or FILE.jsonl.gz with {text} in each line; without it passages of novels that come with rsparse",
     )
     .option("--sparsity <s>", "share of the multiply-adds to skip (default: 0.5)", decimal(0, 0.9))
     .option(
@@ -138,22 +139,27 @@ export function register(program: Command, context: CliContext): void {
       "threads, each with a model of its own (default: one a processor, as far as memory suffices)",
       integer(1, 1024),
     )
+    .option("--threads <n>", "another name of --workers", integer(1, 1024))
     .option(
       "--queue <url>",
       "instead of threads here, workers anywhere: those that run `rsparse worker --queue` with the same redis://host:port",
     )
     .addOption(kernelsOption())
     .addOption(dtypeOption())
-    .action((options: SearchCommandOptions) => run(context, options));
+    .action((options: SearchCommandOptions) => {
+      const isTyped = command.getOptionValueSource("algorithm") === "cli";
+      if (options.size === "local" && options.algorithm !== "local" && isTyped) {
+        throw new UsageError(
+          `Cannot take both --size local and --algorithm ${options.algorithm}: --size local is --algorithm local`,
+        );
+      }
+      return run(context, options);
+    });
 }
 
 async function run(context: CliContext, options: SearchCommandOptions): Promise<void> {
   const { recipeOut } = options;
-  if (options.workers !== undefined && options.queue !== undefined) {
-    throw new UsageError(
-      "Cannot take both --workers and --queue: `rsparse worker` starts workers of a queue",
-    );
-  }
+  checkUsage(options);
   if (recipeOut !== undefined) await checkOutput(context.platform, recipeOut, "the recipe");
   const { result, settings, model, seconds } = await search(context, options);
   const { best, start, history, evaluations } = result;
@@ -176,6 +182,33 @@ async function run(context: CliContext, options: SearchCommandOptions): Promise<
       start.toFixed(3)
     } at the start, ${evaluations} evaluations, ${seconds.toFixed(0)} s`,
   );
+}
+
+/** @throws {UsageError} If options don't go together. */
+function checkUsage(
+  { workers, threads, queue, from, sparsity, algorithm, size }: SearchCommandOptions,
+): void {
+  if (workers !== undefined && threads !== undefined) {
+    throw new UsageError("Cannot take both --workers and --threads: they are one option");
+  }
+  if ((workers ?? threads) !== undefined && queue !== undefined) {
+    throw new UsageError(
+      `Cannot take both --${workers === undefined ? "threads" : "workers"} and --queue: ` +
+        "`rsparse worker` starts workers of a queue",
+    );
+  }
+  if (from === undefined) return;
+  if (sparsity !== undefined) {
+    throw new UsageError(
+      "Cannot take both --from and --sparsity: the file has the sparsity of each projection",
+    );
+  }
+  const alone = size === "local" ? "local" : algorithm;
+  if (alone === "greedy" || alone === "local") {
+    throw new UsageError(
+      `Cannot take --from with --algorithm ${alone}: what it finds does not depend on where it begins`,
+    );
+  }
 }
 
 /** What a search came to. */
@@ -223,6 +256,7 @@ export async function search(context: CliContext, options: SearchCommandOptions)
         },
         isLine,
         "--recipe-out",
+        { signal, onWait: (path) => context.note(waitNote(path)) },
       );
     }
     const watch = new Watch(context, journal);
@@ -279,24 +313,18 @@ function picked(
 async function readDocuments(
   { platform }: CliContext,
   path: string | undefined,
-): Promise<{ documents: string[]; source: string; sha256: string }> {
+): Promise<{ documents: readonly string[]; source: string; sha256: string }> {
   if (path === undefined) {
     const { defaultCalibrationText } = await import("../../calibrate/default_text.ts");
     const { text, source } = await defaultCalibrationText();
     return { documents: [text], source, sha256: await platform.sha256([new Blob([text])]) };
   }
-  const { parseRows, readDocument, readText } = await import("../../eval/rows.ts");
-  const found = await platform.stat(path);
-  if (found?.kind !== "file") {
-    throw new Error(
-      `Cannot read ${path}: ${found ? "it is a folder" : "there is no such file"}: check --data`,
-    );
-  }
-  const blob = await platform.openBlob(path), text = await readText(blob, path);
-  const documents = text.trimStart().startsWith("{")
-    ? parseRows(text, path, readDocument).map(({ row }) => row)
-    : [text];
-  return { documents, source: baseName(path), sha256: await platform.sha256([blob]) };
+  const text = await readTextOrDocuments(platform, path);
+  return {
+    documents: typeof text === "string" ? [text] : text,
+    source: baseName(path),
+    sha256: await platform.sha256([await platform.openBlob(path)]),
+  };
 }
 
 async function readStart({ platform }: CliContext, path: string, model: Model): Promise<Shares> {
@@ -329,8 +357,8 @@ async function workers(
   const cores = platform.processors(),
     each = model.memory.wasmBytes + WORKER_BYTES + factorBytes(model, settings);
   const free = platform.freeBytes() ?? Infinity, fit = Math.max(1, Math.floor(MEMORY_SHARE * free / each));
-  const count = options.workers ?? Math.min(cores, fit);
-  if (options.workers === undefined && fit < cores) {
+  const typed = options.workers ?? options.threads, count = typed ?? Math.min(cores, fit);
+  if (typed === undefined && fit < cores) {
     context.note(`${count} workers: ${formatBytes(free)} are free, each takes about ${formatBytes(each)}`);
   }
   return inThreads(count);
