@@ -21,7 +21,7 @@ import {
   nameOf,
   parseCells,
   type Settings,
-  workName,
+  workKey,
 } from "./quality/plan.ts";
 
 const HELP = `Usage: deno task quality --data DIR [options]
@@ -123,7 +123,12 @@ async function measure(
   folder: string,
   suffix: string,
 ): Promise<void> {
-  const work = join(ROOT, "build", "quality", workName(settings, madeFrom(settings)));
+  const work = join(
+    ROOT,
+    "build",
+    "quality",
+    createHash("sha256").update(workKey(settings, madeFrom(settings))).digest("hex").slice(0, 12),
+  );
   mkdirSync(work, { recursive: true });
   mkdirSync(folder, { recursive: true });
   const recipeOf = (cell: Cell): string | null =>

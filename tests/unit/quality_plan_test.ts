@@ -7,7 +7,7 @@ import {
   nameOf,
   parseCells,
   type Settings,
-  workName,
+  workKey,
 } from "../../tools/quality/plan.ts";
 
 const SETTINGS: Settings = {
@@ -50,8 +50,8 @@ test("evaluationOf: a part of the tasks, the dial for learned alone", () => {
   assert.doesNotMatch(of("dense", null), /--recipe/);
 });
 
-test("workName: other settings or files, another folder", () => {
-  assert.equal(workName(SETTINGS, ["a"]), workName({ ...SETTINGS }, ["a"]));
-  assert.notEqual(workName(SETTINGS, ["a"]), workName({ ...SETTINGS, limit: 9 }, ["a"]));
-  assert.notEqual(workName(SETTINGS, ["a"]), workName(SETTINGS, ["b"]));
+test("workKey: other settings or files, another folder", () => {
+  assert.equal(workKey(SETTINGS, ["a"]), workKey({ ...SETTINGS }, ["a"]));
+  assert.notEqual(workKey(SETTINGS, ["a"]), workKey({ ...SETTINGS, limit: 9 }, ["a"]));
+  assert.notEqual(workKey(SETTINGS, ["a"]), workKey(SETTINGS, ["b"]));
 });

@@ -1,5 +1,4 @@
 /** What `deno task quality` measures: methods at sparsities, each a recipe and an evaluation in parts. */
-import { createHash } from "node:crypto";
 
 /** A method at a sparsity; dense has neither. */
 export interface Cell {
@@ -102,10 +101,10 @@ export function evaluationOf(
 }
 
 /**
- * A folder's name for work under these settings: others go on from nothing of it.
+ * What work under these settings is told apart by: other work goes on from nothing of it.
  *
  * @param made What else results come from: the program's state, and what is in the files.
  */
-export function workName(settings: Settings, made: readonly string[]): string {
-  return createHash("sha256").update(JSON.stringify([settings, made])).digest("hex").slice(0, 12);
+export function workKey(settings: Settings, made: readonly string[]): string {
+  return JSON.stringify([settings, made]);
 }
