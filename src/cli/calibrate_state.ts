@@ -1,14 +1,14 @@
 /** What a calibration has done so far, on disk: one that was cut short, even by kill -9, goes on from there. */
 import type { Checkpoint } from "../calibrate/checkpoint.ts";
+import { type Lock, waitForLock } from "../hub/lock.ts";
 import type { Platform } from "../platform/platform.ts";
+import { differingInput, parse } from "./journal.ts";
 import { writeFile } from "./output_file.ts";
 
 /** The file that says whose state it is. */
 const INPUTS = "inputs.json";
 /** A process that was killed counts as dead after 15 s of silence (`Platform.tryLock`): so long it is not known whether one is at work. */
 const LOCK_WAIT_MS = 20_000, LOCK_POLL_MS = 250;
-
-type Lock = NonNullable<Awaited<ReturnType<Platform["tryLock"]>>>;
 
 /**
  * A folder with a file for each name: each is written beside its name and renamed, so that it is whole whenever the process ends. A lock beside the folder
@@ -86,7 +86,9 @@ export class CalibrateState implements Checkpoint {
       path,
       lock,
       false,
-      before === null ? null : difference(before, inputs),
+      before === null
+        ? null
+        : differingInput(parse(before) as Record<string, unknown> | null, inputs) ?? "settings",
     );
   }
 
@@ -118,20 +120,17 @@ export class CalibrateState implements Checkpoint {
 async function takeLock(
   platform: Platform,
   path: string,
-  { signal, onWait }: { readonly signal?: AbortSignal; readonly onWait?: () => void },
+  waiting: { readonly signal?: AbortSignal; readonly onWait?: () => void },
 ): Promise<Lock> {
-  for (let waited = 0;; waited += LOCK_POLL_MS) {
-    const lock = await platform.tryLock(`${path}.lock`);
-    if (lock !== null) return lock;
-    if (waited === 0) onWait?.();
-    if (waited >= LOCK_WAIT_MS) {
-      throw new Error(
+  return await waitForLock(platform, `${path}.lock`, {
+    ...waiting,
+    pollMs: LOCK_POLL_MS,
+    waitMs: LOCK_WAIT_MS,
+    busy: () =>
+      new Error(
         `Cannot keep what is done in ${path}: another process is at work on the same file: wait for its end, or give another -o`,
-      );
-    }
-    await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS));
-    signal?.throwIfAborted();
-  }
+      ),
+  });
 }
 
 /** What says whose it is goes last: whenever the process ends, what is left is still known as a state, and a state that lacks files is one. */
@@ -144,16 +143,4 @@ async function removeFolder(platform: Platform, path: string): Promise<void> {
 async function readText(platform: Platform, path: string): Promise<string | null> {
   if ((await platform.stat(path))?.kind !== "file") return null;
   return new TextDecoder().decode(await (await platform.openBlob(path)).arrayBuffer());
-}
-
-/** The first input that is another. */
-function difference(before: string, inputs: Readonly<Record<string, unknown>>): string {
-  let found: Record<string, unknown> | null = null;
-  try {
-    found = JSON.parse(before);
-  } catch {
-    // as if it had none of them
-  }
-  return Object.keys(inputs).find((name) => JSON.stringify(found?.[name]) !== JSON.stringify(inputs[name])) ??
-    "settings";
 }

@@ -1,10 +1,9 @@
 /** What a long run has finished, on disk: one that was cut short, even by kill -9, goes on from there. */
+import { type Lock, waitForLock } from "../hub/lock.ts";
 import type { Platform } from "../platform/platform.ts";
 
 /** A process that was killed has its lock for up to 15 s more. */
 const LOCK_WAIT_MS = 17_000, LOCK_POLL_MS = 500;
-
-type Lock = NonNullable<Awaited<ReturnType<Platform["tryLock"]>>>;
 
 /** While another process has the file, or had it until it was killed. */
 export interface JournalWait {
@@ -145,27 +144,29 @@ async function lockOf(
   output: string,
   { signal, onWait, waitMs = LOCK_WAIT_MS }: JournalWait,
 ): Promise<Lock> {
-  const name = `${path}.lock`, end = Date.now() + waitMs;
-  let lock = await platform.tryLock(name);
-  if (lock === null) onWait?.(path);
-  while (lock === null) {
-    if (Date.now() >= end) {
-      throw new Error(
+  return await waitForLock(platform, `${path}.lock`, {
+    pollMs: LOCK_POLL_MS,
+    signal,
+    onWait: () => onWait?.(path),
+    waitMs,
+    busy: () =>
+      new Error(
         `Cannot go on with ${path}: another process is at it: wait for its end, or give another ${output}`,
-      );
-    }
-    await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS));
-    signal?.throwIfAborted();
-    lock = await platform.tryLock(name);
-  }
-  return lock;
+      ),
+  });
+}
+
+/** The first input that another run had otherwise; undefined where all are the same. */
+export function differingInput(
+  found: Readonly<Record<string, unknown>> | null,
+  inputs: Readonly<Record<string, unknown>>,
+): string | undefined {
+  return Object.keys(inputs).find((name) => JSON.stringify(found?.[name]) !== JSON.stringify(inputs[name]));
 }
 
 function checkHeader(path: string, header: string, inputs: Record<string, unknown>, output: string): void {
   const found = parse(header) as Record<string, unknown> | null;
-  const other = Object.keys(inputs).find((name) =>
-    JSON.stringify(found?.[name]) !== JSON.stringify(inputs[name])
-  );
+  const other = differingInput(found, inputs);
   if (other === undefined) return;
   const show = (value: unknown): string => JSON.stringify(value) ?? "nothing";
   throw new Error(
@@ -174,7 +175,8 @@ function checkHeader(path: string, header: string, inputs: Record<string, unknow
   );
 }
 
-function parse(line: string): unknown {
+/** What JSON says, null where it is none. */
+export function parse(line: string): unknown {
   try {
     return JSON.parse(line);
   } catch {

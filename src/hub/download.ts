@@ -1,5 +1,6 @@
 /** One file from one URL to one path: resumed where it can be, checked, renamed into place when it is whole. */
 import { HubError } from "../errors.ts";
+import { waitForLock } from "./lock.ts";
 import type { Platform } from "../platform/platform.ts";
 
 /** What is known of a downloaded file, kept beside it. */
@@ -64,13 +65,11 @@ export async function withLock<T>(
   const { platform, signal } = context;
   try {
     await platform.makeDir(path.replace(/[/\\][^/\\]*$/, ""));
-    let lock = await platform.tryLock(`${path}.lock`);
-    if (!lock) context.onNotice?.(`waiting for another download of ${path}`);
-    while (!lock) {
-      await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS));
-      signal?.throwIfAborted();
-      lock = await platform.tryLock(`${path}.lock`);
-    }
+    const lock = await waitForLock(platform, `${path}.lock`, {
+      pollMs: LOCK_POLL_MS,
+      signal,
+      onWait: () => context.onNotice?.(`waiting for another download of ${path}`),
+    });
     try {
       return await work();
     } finally {
