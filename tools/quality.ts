@@ -88,16 +88,14 @@ function whole(name: string, text: string): number {
     : usage(`--${name}: ${text} found, a whole number from 1 wanted`);
 }
 
-/** Runs a command of rsparse; its errors are shown. @returns what it wrote. */
-function rsparse(args: readonly string[]): Promise<string> {
+/** Runs a command of rsparse; its errors are shown. */
+function rsparse(args: readonly string[]): Promise<void> {
   const [program, ...first] = cliCommand(thisRuntime());
   return new Promise((resolve, reject) => {
-    const child = spawn(program!, [...first, ...args], { stdio: ["ignore", "pipe", "inherit"] });
-    let text = "";
-    child.stdout.on("data", (chunk) => text += chunk);
+    const child = spawn(program!, [...first, ...args], { stdio: ["ignore", "ignore", "inherit"] });
     child.on("error", reject);
     child.on("close", (code) => {
-      if (code === 0) resolve(text);
+      if (code === 0) resolve();
       else reject(new Error(`rsparse ${args.join(" ")}: exit status ${code}`));
     });
   });

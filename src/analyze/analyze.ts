@@ -1,4 +1,5 @@
 /** From a model, a text and perhaps a recipe to figures, one after the other. */
+import { type FigureName, FIGURES } from "./names.ts";
 import { type ProjectionName, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { SITES } from "../runtime/forward.ts";
 import { encodeDocuments } from "../runtime/encode_text.ts";
@@ -17,21 +18,6 @@ import { rhoFigure } from "./rho.ts";
 import { effectiveRankFigure, measureSpectra, spectraFigure } from "./spectra.ts";
 import { type SiteInput, watchText } from "./watch.ts";
 import { WeightReader } from "./weights.ts";
-
-/** All figures, in the order in which they are made. */
-export const FIGURES = [
-  "spectra",
-  "effective-rank",
-  "contribution",
-  "activations",
-  "kept",
-  "overlap",
-  "bias-rank",
-  "rho",
-  "quality",
-] as const;
-/** One of {@linkcode FIGURES}. */
-export type FigureName = (typeof FIGURES)[number];
 
 /** A figure that can't be had, and why. */
 export interface Omitted {

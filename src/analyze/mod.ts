@@ -3,7 +3,8 @@
  *
  * @module
  */
-export { analyzeModel, type AnalyzeOptions, type FigureName, FIGURES, type Omitted } from "./analyze.ts";
+export { analyzeModel, type AnalyzeOptions, type Omitted } from "./analyze.ts";
+export { type FigureName, FIGURES } from "./names.ts";
 export type { Figure } from "./figure.ts";
 export {
   mergeQuality,

@@ -1,4 +1,5 @@
 /** From a model and a text to a recipe: thresholds from what the model sees, scales and factors from its weights. */
+import { CALIBRATION_METHODS, type CalibrationMethod } from "./methods.ts";
 import { type Checkpoint, concatBytes, floatsOf } from "./checkpoint.ts";
 import { ColumnNorms } from "./column_norms.ts";
 import { dialRows } from "./dial_rows.ts";
@@ -29,24 +30,6 @@ import type { Model } from "../runtime/model.ts";
 import { nextTurn } from "../runtime/turn.ts";
 
 /**
-/**
- * How {@linkcode calibrateModel} chooses what to skip: `by-site`, |x|, more of down and o; `teal`, |x|, the same share everywhere; `wina`, |x| times the
- * column's norm; `r-sparse`, |x| or, with rank, |x| times the column's norm; `low-rank`, rank alone; `cats`, `griffin` and `relufication` skip neurons of the
- * MLP (`neurons.ts`).
- */
-export const CALIBRATION_METHODS = [
-  "by-site",
-  "r-sparse",
-  "teal",
-  "wina",
-  "low-rank",
-  "cats",
-  "griffin",
-  "relufication",
-] as const;
-/** One of {@linkcode CALIBRATION_METHODS}. */
-export type CalibrationMethod = typeof CALIBRATION_METHODS[number];
-
 /** Settings of {@linkcode calibrateModel}. */
 export interface CalibrateOptions {
   /** The text to read; or several documents, each followed by token 0, as evaluation has C4. */

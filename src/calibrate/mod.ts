@@ -3,13 +3,8 @@
  *
  * @module
  */
-export {
-  calibrateModel,
-  type CalibrateOptions,
-  CALIBRATION_METHODS,
-  type CalibrationMethod,
-  recipeFromThresholds,
-} from "./calibrate.ts";
+export { calibrateModel, type CalibrateOptions, recipeFromThresholds } from "./calibrate.ts";
+export { CALIBRATION_METHODS, type CalibrationMethod } from "./methods.ts";
 export type { Checkpoint } from "./checkpoint.ts";
 export { defaultCalibrationText } from "./default_text.ts";
 export { type LayerBudget, type OfficialBudget, planBudget, planOfficialBudget } from "../recipe/budget.ts";

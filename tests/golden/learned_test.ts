@@ -4,22 +4,13 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { checkRecipe, parseRecipe } from "../../src/recipe/recipe.ts";
-import type { LlamaConfig } from "../../src/model/config.ts";
 import { Model } from "../../src/runtime/model.ts";
-import { pulledModel } from "../support/models.ts";
+import { pulledModel, SMOLLM2 } from "../support/models.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
 const FILE = fileURLToPath(
   new URL("../../models/smollm2-135m-instruct-learned.safetensors", import.meta.url),
 );
-const SMOLLM2 = {
-  hiddenSize: 576,
-  intermediateSize: 1536,
-  numHiddenLayers: 30,
-  numAttentionHeads: 9,
-  numKeyValueHeads: 3,
-  headDim: 64,
-} as LlamaConfig;
 /** Of the model's Q4_1 file. */
 const HASH = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 

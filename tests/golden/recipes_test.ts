@@ -4,11 +4,11 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { recipeFromThresholds } from "../../src/calibrate/calibrate.ts";
 import { RecipeError } from "../../src/errors.ts";
-import { type LlamaConfig, projectionPath } from "../../src/model/config.ts";
+import { projectionPath } from "../../src/model/config.ts";
 import { importThresholdRecipe } from "../../src/recipe/import.ts";
 import { projectionsOf } from "../../src/runtime/forward.ts";
 import { Model } from "../../src/runtime/model.ts";
-import { pulledModel } from "../support/models.ts";
+import { pulledModel, SMOLLM2 } from "../support/models.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
 interface GivenRecipe {
@@ -26,15 +26,6 @@ const moduleOf = (index: number): string => {
   const site = index % 7;
   return `blk.${Math.floor(index / 7)}.${site < 4 ? "attn" : "ffn"}_${SITES[site]}`;
 };
-
-const SMOLLM2 = {
-  hiddenSize: 576,
-  intermediateSize: 1536,
-  numHiddenLayers: 30,
-  numAttentionHeads: 9,
-  numKeyValueHeads: 3,
-  headDim: 64,
-} as LlamaConfig;
 
 test("importThresholdRecipe: the four recipes of SmolLM2 give the thresholds stated", { skip }, () => {
   for (const percent of [40, 50, 60, 70]) {

@@ -1,7 +1,8 @@
 /** The parts of an analysis, by hand; a whole one, byte for byte. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { analyzeModel, type AnalyzeOptions, FIGURES, type Omitted } from "../../src/analyze/analyze.ts";
+import { analyzeModel, type AnalyzeOptions, type Omitted } from "../../src/analyze/analyze.ts";
+import { FIGURES } from "../../src/analyze/names.ts";
 import { accountedFor, biasVectors, centre } from "../../src/analyze/bias_rank.ts";
 import { contributionOf, cumulativeShares, largestFirst, marginsOf } from "../../src/analyze/contribution.ts";
 import { csv } from "../../src/analyze/csv.ts";

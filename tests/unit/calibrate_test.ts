@@ -1,7 +1,8 @@
 /** Calibration on the sparse stream, and the methods that choose what to skip. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { calibrateModel, type CalibrateOptions, CALIBRATION_METHODS } from "../../src/calibrate/calibrate.ts";
+import { calibrateModel, type CalibrateOptions } from "../../src/calibrate/calibrate.ts";
+import { CALIBRATION_METHODS } from "../../src/calibrate/methods.ts";
 import { blend, correct } from "../../src/calibrate/dial_rows.ts";
 import { streamThresholds } from "../../src/calibrate/stream.ts";
 import { ThresholdObserver } from "../../src/calibrate/threshold.ts";

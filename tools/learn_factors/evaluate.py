@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import data
-from llama import dense_hidden
-from student import masked, Student, block
+from llama import SITES, attend, dense_hidden, gated, rms_norm
+from student import Student
 
 SAMPLE = 1 << 18
 """Scores of a site, of each part of the sequences, that final thresholds are quantiles of: the share kept is off by 0.1 % at most."""
@@ -63,14 +63,12 @@ class Fixed(Student):
         self.table, self.factors = table, factors
 
     def run(self, tokens, dense, cos, sin):
-        import student as module
-
         m, l, c = self.model, self.learned, self.model.config
         dtype = m.embedding.dtype
         h = m.embedding[tokens].float()
         flat = dense[..., None]
         kept = torch.zeros(c.layers, 4, device=tokens.device)
-        sites = list(module.SITES)
+        sites = list(SITES)
 
         def run(i, k, x):
             e, name = 4 * i + k, sites[k]
@@ -87,11 +85,11 @@ class Fixed(Student):
         on = 1.0 if self.factors else 0.0
         gain = lambda norm, g: norm * torch.where(flat, 1.0, 1 + g * on)
         for i in range(c.layers):
-            x = module.rms_norm(h, gain(m.attention_norm[i], l.attention_gain[i]), c.eps).to(dtype)
-            h = h + run(i, 1, module.attend(run(i, 0, x), c, cos, sin)).float()
-            x = module.rms_norm(h, gain(m.mlp_norm[i], l.mlp_gain[i]), c.eps).to(dtype)
-            h = h + run(i, 3, module.gated(run(i, 2, x))).float()
-        return module.rms_norm(h, gain(m.final_norm, l.final_gain), c.eps).to(dtype), kept
+            x = rms_norm(h, gain(m.attention_norm[i], l.attention_gain[i]), c.eps).to(dtype)
+            h = h + run(i, 1, attend(run(i, 0, x), c, cos, sin)).float()
+            x = rms_norm(h, gain(m.mlp_norm[i], l.mlp_gain[i]), c.eps).to(dtype)
+            h = h + run(i, 3, gated(run(i, 2, x))).float()
+        return rms_norm(h, gain(m.final_norm, l.final_gain), c.eps).to(dtype), kept
 
 
 @torch.no_grad()

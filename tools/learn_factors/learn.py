@@ -150,7 +150,8 @@ def main():
     random = np.random.default_rng(o.seed)
     start, step = time.time() - before, first - 1
     draws = [(random.random(o.groups), random.random((o.batch, 2))) for _ in range(o.steps)]
-    for step in range(first, o.steps if before == 0 or not o.seconds or before < o.seconds else first):
+    is_over = bool(o.seconds) and before >= o.seconds
+    for step in range(first, first if is_over else o.steps):
         u, v = draws[step]
         sparsity = torch.tensor(o.low + (o.high - o.low) * (np.arange(o.groups) + u) / o.groups, device=device, dtype=torch.float32)
         prefix = np.where(v[:, 0] < o.dense_prefix, (v[:, 1] * o.length / 2).astype(int), o.keep_dense)

@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn as nn
 
-from llama import MODULES, SITES, Config, Llama, attend, gated, rms_norm
+from llama import SITES, Config, Llama, attend, gated, rms_norm
 
 START = {"qkv": -0.28, "o": 0.40, "gate_up": -0.28, "down": 0.62}
 """Where allocation starts, in logits of sparsity: at 50 % by-site's 43 % of qkv, gate and up, 60 % of o and 65 % of down (quality.md, section 3)."""

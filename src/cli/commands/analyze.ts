@@ -1,6 +1,7 @@
 /** `rsparse analyze`: figures of a model's weights, activations and masks, with their numbers. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { Figure, FigureName, Omitted, QualityRun } from "../../analyze/mod.ts";
+import type { Figure, Omitted, QualityRun } from "../../analyze/mod.ts";
+import { type FigureName, FIGURES } from "../../analyze/names.ts";
 import type { ProjectionName } from "../../model/config.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { Model } from "../../runtime/model.ts";
@@ -34,18 +35,6 @@ interface AnalyzeDocument {
   readonly omitted: readonly Omitted[];
 }
 
-/** Apart from the module with that list, which is only loaded when it is needed. */
-const FIGURES: readonly FigureName[] = [
-  "spectra",
-  "effective-rank",
-  "contribution",
-  "activations",
-  "kept",
-  "overlap",
-  "bias-rank",
-  "rho",
-  "quality",
-];
 /** As checkpoints spell them. */
 const PROJECTIONS: { readonly [name: string]: ProjectionName } = {
   q_proj: "qProj",

@@ -1,6 +1,6 @@
 /** `rsparse calibrate`: makes the recipe by which a model runs sparse. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { CalibrationMethod } from "../../calibrate/calibrate.ts";
+import { CALIBRATION_METHODS, type CalibrationMethod } from "../../calibrate/methods.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { LoadedRecipe, ProjectionTensors } from "../../recipe/recipe.ts";
 import type { Model } from "../../runtime/model.ts";
@@ -36,17 +36,6 @@ const DEFAULT_SPARSITY = 0.4;
  * dense 242), and its mean negative log-likelihood is 3.89 against 3.98 (dense 3.42).
  */
 const DEFAULT_RHO = 1;
-/** Apart from the module with that list, which is only loaded when it is needed. */
-const METHODS: readonly CalibrationMethod[] = [
-  "by-site",
-  "r-sparse",
-  "teal",
-  "wina",
-  "low-rank",
-  "cats",
-  "griffin",
-  "relufication",
-];
 
 /** Adds the command. */
 export function register(program: Command, context: CliContext): void {
@@ -73,7 +62,7 @@ export function register(program: Command, context: CliContext): void {
         "--method <m>",
         "how to choose what to skip: by-site and teal by |x|, by-site more of down and o; wina by |x| times the column's norm; r-sparse " +
           "with low-rank factors for the rest; cats, griffin and relufication neurons of the MLP (default: by-site; r-sparse with --rho, --thresholds or --compat official)",
-      ).choices(METHODS),
+      ).choices(CALIBRATION_METHODS),
     )
     .addOption(
       new Option(
