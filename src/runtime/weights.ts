@@ -180,19 +180,32 @@ export class WeightLoader {
     new Float32Array(k.memory.buffer, m.rowScale, m.nOutPadded).fill(1);
     new Float32Array(k.memory.buffer, m.channelScale, m.nInPadded).fill(1);
     k.balanceScalesI8(m.rowScale, m.channelScale, floats, m.nOut, m.nIn);
-    if (m.layout === "pairs-i8") {
-      k.divideColumnsF32(floats, m.channelScale, m.nOut, m.nIn);
-      k.packPairsI8(m.w, m.rowScale, floats, 0, m.nOut, m.nIn, m.nInPadded);
+    if (m.layout === "channels-i8") {
+      k.packChannelsI8(m.w, floats, m.rowScale, m.channelScale, m.nOut, m.nIn, m.nOutPadded);
+      this.#padChannels(m.w, m);
       return;
     }
-    k.packChannelsI8(m.w, floats, m.rowScale, m.channelScale, m.nOut, m.nIn, m.nOutPadded);
-    // channels nIn to nInPadded, which prefill reads, were zero bytes in fresh memory: as weights that is -128 in even outputs
-    const pad = new Uint8Array(
-      k.memory.buffer,
-      m.w + m.nIn * m.nOutPadded,
-      (m.nInPadded - m.nIn) * m.nOutPadded,
+    // by way of channels, so that a weight is the same in both layouts: one more rounding made some differ by 1
+    const channels = this.#raw;
+    for (let o = 0; o < m.nOut; o += 16) {
+      const rows = Math.min(16, m.nOut - o), src = floats + 4 * o * m.nIn;
+      k.packChannelsI8(channels, src, m.rowScale + 4 * o, m.channelScale, rows, m.nIn, 16);
+      this.#padChannels(channels, { ...m, nOutPadded: 16 });
+      k.pairsOfChannelsI8(m.w + o * m.nInPadded, channels, m.nInPadded, 16, 16);
+    }
+  }
+
+  /** Channels nIn to nInPadded, which products read too, hold anything: even outputs are kept as w + 128. */
+  #padChannels(
+    w: number,
+    { nIn, nInPadded, nOutPadded }: Pick<Matrix, "nIn" | "nInPadded" | "nOutPadded">,
+  ): void {
+    const pad = new Uint16Array(
+      this.#k.memory.buffer,
+      w + nIn * nOutPadded,
+      (nInPadded - nIn) * nOutPadded / 2,
     );
-    for (let i = 0; i < pad.length; i += 2) pad[i] = 128;
+    pad.fill(128);
   }
 
   /** Bytes of rows [first, last) to the raw staging. */
