@@ -1,7 +1,7 @@
 /** A loaded model: the library's main class. */
 import { ContextError, FormatError } from "../errors.ts";
 import { Arena } from "../kernels/arena.ts";
-import { type Kernels, padTo } from "../kernels/kernels.ts";
+import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
 import type { Team } from "../kernels/team.ts";
 import { type ChatMessage, tokenizeChat } from "../model/chat_template.ts";
 import type { LlamaConfig } from "../model/config.ts";
@@ -196,6 +196,11 @@ export class Engine {
 
   get kvBytes(): number {
     return this.#open.pool.bytes;
+  }
+
+  /** Bytes of the pages that a sequence of so many positions needs. */
+  kvBytesOf(positions: number): number {
+    return Math.ceil(positions / PAGE_POSITIONS) * this.#open.pool.pageBytes;
   }
 
   /** Memory for as long as the model lives. */
