@@ -40,8 +40,12 @@ export function sourceAtHome(path: string): string {
   return readFileSync(path, "utf8").replaceAll("import.meta.url", JSON.stringify(pathToFileURL(path).href));
 }
 
+/** `src/hub/embedded.ts` knows this folder. */
+const CHUNKS = "chunks/[name]-[hash]";
+
 /** Entry points of the library, by their names in `dist/`; those for pages are without the analysis, whose plots take 0.8 MB. */
 const LIBRARY = {
+  tiny: "src/tiny.ts",
   mod: "src/mod.ts",
   calibrate: "src/calibrate/mod.ts",
   eval: "src/eval/mod.ts",
@@ -97,7 +101,8 @@ export async function bundle(): Promise<void> {
       cli: "src/cli/main.ts",
     },
     outdir: "dist",
-    chunkNames: "chunks/[name]-[hash]",
+    chunkNames: CHUNKS,
+    define: { RSPARSE_MODELS: JSON.stringify("../models/") },
     metafile: true,
     plugins: [MINIFY_PACKAGES],
   });
@@ -105,7 +110,8 @@ export async function bundle(): Promise<void> {
     ...BROWSER,
     entryPoints: LIBRARY,
     outdir: "dist/browser",
-    chunkNames: "chunks/[name]-[hash]",
+    chunkNames: CHUNKS,
+    define: { RSPARSE_MODELS: JSON.stringify("../../models/") },
     minify: true,
     metafile: true,
   });

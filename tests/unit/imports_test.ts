@@ -44,6 +44,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "eval",
   ],
   server: ["errors", "model", "recipe", "runtime"],
+  tiny: ["errors", "platform", "hub"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
