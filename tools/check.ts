@@ -43,6 +43,7 @@ const passed = [
     "src/analyze/mod.ts",
     "src/search/mod.ts",
     "src/tiny.ts",
+    "src/edge/mod.ts",
     "src/server/mod.ts",
   ),
 ];

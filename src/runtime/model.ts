@@ -398,10 +398,12 @@ export class Model {
     }
     // a pack's own recipe waits until a sparsity is asked for
     const ownRecipe = options.recipe === undefined && !options.separate ? description.recipe ?? null : null;
-    const wanted = options.recipe ?? ownRecipe;
+    const wanted = options.recipe ?? ownRecipe?.blob ?? null;
     const hash = description.modelHash ??
       (wanted === null ? null : await platform.sha256(description.checkpoint.blobs));
-    const recipe = wanted === null ? null : await openRecipe(wanted, config, platform, hash!);
+    const recipe = wanted === null
+      ? null
+      : await openRecipe(wanted, config, platform, hash!, ownRecipe?.sha256);
     const factory = await openKernels(options.kernels ?? "auto", threads, platform);
     const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
     const shapes = sparseShapes(description, dtype, hints);
@@ -561,6 +563,7 @@ async function openRecipe(
   config: LlamaConfig,
   platform: Platform,
   modelHash: string,
+  sha256?: string | null,
 ): Promise<LoadedRecipe> {
   let loaded: LoadedRecipe;
   if (typeof recipe === "string" || recipe instanceof Blob) {
@@ -569,7 +572,7 @@ async function openRecipe(
     const parsed = await isJson(blob)
       ? importThresholdRecipe((await readJsonFile(blob, name)).value, config, name.replace(/^.*[/\\]/, ""))
       : await parseRecipe(blob, name);
-    loaded = { ...parsed, sha256: await platform.sha256([blob]) };
+    loaded = { ...parsed, sha256: sha256 ?? await platform.sha256([blob]) };
   } else loaded = recipe;
   checkRecipe(loaded, config, modelHash);
   return loaded;

@@ -1,0 +1,9 @@
+/** In place of `platform/detect.ts`: wherever this runs, there are neither files nor Node's modules. */
+import { platform as noFiles } from "../platform/browser.ts";
+import type { Platform } from "../platform/platform.ts";
+
+/** The platform of an edge function. */
+export function detectPlatform(): Promise<Platform> {
+  const agent = globalThis.navigator?.userAgent;
+  return Promise.resolve({ ...noFiles, runtime: `edge ${agent ?? "unknown"}` });
+}
