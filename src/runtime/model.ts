@@ -225,14 +225,20 @@ export class Engine {
     };
   }
 
-  /** What a pass over a token of each of n sequences needs beside the workspace: made when first asked for. */
-  slots(n: number): Slot[] {
+  /** What a pass over a token of each of n sequences needs beside the workspace, made when first asked for; null if memory does not suffice. */
+  slots(n: number): Slot[] | null {
     const { team, arena } = this.#open;
-    while (this.#slots.length < n) {
-      const at = arena.allocate(Workspace.size(team.kernels, this.config, 1));
-      const s = new Workspace(team.kernels, this.config, at, 1);
-      s.initialise();
-      this.#slots.push(s);
+    try {
+      while (this.#slots.length < n) {
+        const at = arena.allocate(Workspace.size(team.kernels, this.config, 1));
+        const s = new Workspace(team.kernels, this.config, at, 1);
+        s.initialise();
+        this.#slots.push(s);
+      }
+      this.logitsBlock();
+    } catch (error) {
+      if (error instanceof RangeError) return null;
+      throw error;
     }
     return this.#slots.slice(0, n).map((s) => ({ s, kept: 0, dense: 0 }));
   }
@@ -287,6 +293,11 @@ export class Engine {
       this.#turns = null;
       ended!();
     }
+  }
+
+  /** Whether it is open and no thread has failed. */
+  get canRun(): boolean {
+    return this.#parts !== null && this.#parts.team.failure === null;
   }
 
   /** @throws {Error} If the model is closed. */
