@@ -4,6 +4,8 @@ import type { Platform } from "../platform/platform.ts";
 
 /** The platform of an edge function. */
 export function detectPlatform(): Promise<Platform> {
-  const agent = globalThis.navigator?.userAgent;
-  return Promise.resolve({ ...noFiles, runtime: `edge ${agent ?? "unknown"}` });
+  const agent = globalThis.navigator?.userAgent ?? "unknown";
+  // what a request's end leaves waiting there never goes on, and clocks stand still while something is computed
+  const isUninterrupted = agent === "Cloudflare-Workers";
+  return Promise.resolve({ ...noFiles, runtime: `edge ${agent}`, isUninterrupted });
 }
