@@ -1,7 +1,7 @@
 /**
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
- * Node 24 and Bun; those that a page can run in Chromium; and the examples of the docstrings on Deno. The last line counts tests over all
- * runtimes.
+ * Node 24 and Bun; those that a page can run in Chromium; those of `tests/workerd` with workerd, which Deno starts; and the examples of the docstrings on
+ * Deno. The last line counts tests over all runtimes.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -9,6 +9,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
+import { findWorkerd } from "../tests/support/edge.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
@@ -28,7 +29,9 @@ const HEAVY = ["golden", "parity"];
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
-type RuntimeName = Runtime["name"] | "chromium";
+type RuntimeName = Runtime["name"] | "chromium" | "workerd";
+/** Tests of what runs in workerd; their runner is Deno's. */
+const WORKERD = /^tests\/workerd\//;
 
 interface Job {
   readonly runtime: RuntimeName;
@@ -131,7 +134,7 @@ function testCommand(runtime: Runtime, files: readonly string[]): string[] {
 /** Numbers of the runner's own summary. */
 function readCounts(runtime: RuntimeName, output: string): Counts {
   const last = (pattern: RegExp): number => Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
-  if (runtime === "deno") {
+  if (runtime === "deno" || runtime === "workerd") {
     return {
       passed: last(/(\d+) passed(?: \(\d+ steps?\))? \| \d+ failed/g),
       failed: last(/\d+ passed(?: \(\d+ steps?\))? \| (\d+) failed/g),
@@ -205,14 +208,19 @@ async function main(): Promise<number> {
   const { pulledModel } = await import("../tests/support/models.ts");
   await pulledModel();
 
-  const found = runtimes(), names: readonly RuntimeName[] = [...found.map(({ name }) => name), "chromium"];
+  const found = runtimes(), hasWorkerd = findWorkerd() !== null;
+  const names: readonly RuntimeName[] = [
+    ...found.map(({ name }) => name),
+    "chromium",
+    ...hasWorkerd ? ["workerd" as const] : [],
+  ];
   const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
     console.error(`Cannot test on ${values.runtime}: no such runtime, there are ${names.join(", ")}`);
     return 2;
   }
   if (values.runtime === undefined) {
-    for (const name of ["node-20", "node-24", "bun"] as const) {
+    for (const name of ["node-20", "node-24", "bun", "workerd"] as const) {
       if (!names.includes(name)) console.log(`${name}: not to be had on this platform, not tested`);
     }
   }
@@ -224,7 +232,9 @@ async function main(): Promise<number> {
   const redis = installRedis();
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
-  const files = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
+  const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
+  const files = all.filter((path) => !WORKERD.test(path)),
+    inWorkerd = all.filter((path) => WORKERD.test(path));
   const light: Job[] = [], heavy: Job[] = [];
   const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
     light.push(...jobs.light);
@@ -238,8 +248,15 @@ async function main(): Promise<number> {
       if (examples.length > 0) light.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
+  if (chosen.includes("workerd") && inWorkerd.length > 0) {
+    const [deno] = found.find(({ name }) => name === "deno")!.command as [string];
+    add(jobsOf("workerd", inWorkerd, (some) => [deno, "test", "-A", "--no-check", "--quiet", ...some]));
+  }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
-  for (const name of chosen) if (name !== "chromium") totals.set(name, { ...none });
+  for (const name of chosen) {
+    const some = name === "workerd" ? inWorkerd : files;
+    if (name !== "chromium" && (some.length > 0 || all.length === 0)) totals.set(name, { ...none });
+  }
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
     const command = [process.execPath, "run", "-A", "--no-check", "tests/support/chromium_tests.ts"];
