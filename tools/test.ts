@@ -30,8 +30,8 @@ const HEAVY = ["golden", "parity"];
 const TIMEOUT_MS = 15 * 60_000;
 
 type RuntimeName = Runtime["name"] | "chromium" | "workerd";
-/** Tests of what runs in workerd; their runner is Deno's. */
-const WORKERD = /^tests\/workerd\//;
+/** Tests of what runs in workerd, whose runner is Deno's; and of what only Deno has. */
+const WORKERD = /^tests\/workerd\//, DENO = /^tests\/deno\//;
 
 interface Job {
   readonly runtime: RuntimeName;
@@ -233,15 +233,17 @@ async function main(): Promise<number> {
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
-  const files = all.filter((path) => !WORKERD.test(path)),
-    inWorkerd = all.filter((path) => WORKERD.test(path));
+  const inWorkerd = all.filter((path) => WORKERD.test(path)), inDeno = all.filter((path) => DENO.test(path));
+  const files = all.filter((path) => !WORKERD.test(path) && !DENO.test(path));
+  const filesOf = (name: RuntimeName): readonly string[] =>
+    name === "workerd" ? inWorkerd : name === "deno" ? [...files, ...inDeno] : files;
   const light: Job[] = [], heavy: Job[] = [];
   const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
     light.push(...jobs.light);
     heavy.push(...jobs.heavy);
   };
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
-    add(jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
+    add(jobsOf(runtime.name, filesOf(runtime.name), (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
       const examples = filesWithExamples().filter((path) => path.includes(filter));
       const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
@@ -254,8 +256,7 @@ async function main(): Promise<number> {
   }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
   for (const name of chosen) {
-    const some = name === "workerd" ? inWorkerd : files;
-    if (name !== "chromium" && (some.length > 0 || all.length === 0)) totals.set(name, { ...none });
+    if (name !== "chromium" && (filesOf(name).length > 0 || all.length === 0)) totals.set(name, { ...none });
   }
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
