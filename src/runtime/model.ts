@@ -442,7 +442,7 @@ export class Model {
     const loader = new WeightLoader(kernels, arena, description, scratch, progress, signal);
     const weights = await loader.load(description, plan);
     const workspace = new Workspace(kernels, config, scratch);
-    workspace.initialise();
+    workspace.initialise(loader.scratchUsed);
     const recipeBytes = recipe === null ? 0 : applyRecipe(kernels, weights, recipe, arena, workspace);
     const team = await factory.startTeam(kernels, tuning.touch, arena, workspace);
     const engine = new Engine(

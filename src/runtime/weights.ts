@@ -35,6 +35,7 @@ export type LoadProgress = (loadedBytes: number, totalBytes: number) => void;
 export class WeightLoader {
   readonly #k: Kernels;
   readonly #arena: Arena;
+  readonly #staging: number;
   readonly #raw: number;
   readonly #floats: number;
   readonly #progress: LoadProgress;
@@ -45,6 +46,8 @@ export class WeightLoader {
   #checksum = new Checksum();
   /** The pack's matrix that lies in scratch: several linears may be of one. */
   #staged: StoredMatrix | null = null;
+  /** Bytes of the staging that were written to. */
+  scratchUsed = 0;
   /** Bytes of all matrices, norms and biases in memory. */
   bytes = 0;
   /** What a user should know: a dtype that loses precision. */
@@ -61,6 +64,7 @@ export class WeightLoader {
   ) {
     this.#k = kernels;
     this.#arena = arena;
+    this.#staging = staging;
     this.#raw = padTo(staging, 64);
     this.#progress = progress;
     this.#signal = signal;
@@ -191,6 +195,7 @@ export class WeightLoader {
   async #fillBalanced(m: Matrix, parts: LinearPlan["parts"]): Promise<void> {
     const k = this.#k, floats = this.#floats;
     k.fillZeroF32(floats, m.nOut * m.nIn);
+    this.#use(floats + 4 * m.nOut * m.nIn);
     for (const { tensor, offset } of parts) {
       await this.#read(tensor, 0, tensor.shape[0]!, floats + 4 * offset * m.nIn);
     }
@@ -204,6 +209,7 @@ export class WeightLoader {
     }
     // by way of channels, so that a weight is the same in both layouts: one more rounding made some differ by 1
     const channels = this.#raw;
+    this.#use(channels + 16 * m.nInPadded);
     for (let o = 0; o < m.nOut; o += 16) {
       const rows = Math.min(16, m.nOut - o), src = floats + 4 * o * m.nIn;
       k.packChannelsI8(channels, src, m.rowScale + 4 * o, m.channelScale, rows, m.nIn, 16);
@@ -255,8 +261,14 @@ export class WeightLoader {
         new Uint8Array(this.#k.memory.buffer, this.#floats, storedSizes(matrix).bytes),
       );
       this.#staged = matrix;
+      this.#use(this.#floats + storedSizes(matrix).bytes);
     }
     return this.#floats;
+  }
+
+  /** Notes that memory up to there was written to. */
+  #use(end: number): void {
+    this.scratchUsed = Math.max(this.scratchUsed, end - this.#staging);
   }
 
   #checkLayout({ layout, file, offset }: StoredMatrix, wanted: StoredLayout): void {
@@ -297,6 +309,7 @@ export class WeightLoader {
       );
     }
     new Uint8Array(this.#k.memory.buffer, this.#raw, data.length).set(data);
+    this.#use(this.#raw + data.length);
     if (tensor.sum !== undefined) this.#check(tensor, data, first, last);
     this.#progressed(data.length);
   }
@@ -314,6 +327,7 @@ export class WeightLoader {
   /** Rows [first, last) as floats at `out`; slices of the raw staging's size. */
   async #read(tensor: Tensor, first: number, last: number, out: number): Promise<void> {
     this.#staged = null;
+    this.#use(out + 4 * tensor.shape[tensor.shape.length - 1]! * (last - first));
     const nIn = tensor.shape[tensor.shape.length - 1]!,
       { type, stored } = tensor,
       { values } = blockOf(type),
