@@ -6,6 +6,7 @@
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { availableParallelism, freemem } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
@@ -23,8 +24,12 @@ import { installRuntimes } from "./runtimes.ts";
 const NOT_IN_A_PAGE =
   /node:(child_process|http|os|zlib|crypto|module)"|support\/(cli|process|runtimes|chromium)\.ts"|from "esbuild"/;
 const NOT_IN_CHROMIUM = ["tests/golden/logits_test.ts", "tests/golden/rsparse_test.ts"];
-/** A model in f32 takes 600 MB: tests of these folders run one file at a time, with nothing beside them. */
-const HEAVY = ["golden", "parity"];
+/** Folders whose files are a job each, since they run SmolLM2 for minutes, and which begin first, so that no long one is left at the end. */
+const LONG = ["parity", "golden", "e2e"];
+/** Of these a file is a job. */
+const BY_FILE = ["parity", "golden"];
+/** What a job may take: a model in f32, its copy while it loads, and the runtime. */
+const JOB_BYTES = 2.5e9;
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
@@ -89,19 +94,23 @@ async function bundleIfOld(): Promise<void> {
   writeFileSync(stamp, String(newest));
 }
 
-/** Files of a folder in one job, but for folders whose tests are heavy. */
+/** Files of a folder in one job, but for folders whose tests are long. */
 function jobsOf(
   runtime: RuntimeName,
   files: readonly string[],
   command: (files: readonly string[]) => string[],
-): { readonly light: Job[]; readonly heavy: Job[] } {
-  const light: Job[] = [], heavy: Job[] = [];
-  for (const folder of new Set(files.map(folderOf))) {
+): Job[] {
+  return [...new Set(files.map(folderOf))].flatMap((folder) => {
     const inFolder = files.filter((path) => folderOf(path) === folder);
-    if (!HEAVY.includes(folder)) light.push({ runtime, what: `tests/${folder}`, command: command(inFolder) });
-    else for (const file of inFolder) heavy.push({ runtime, what: file, command: command([file]) });
-  }
-  return { light, heavy };
+    if (!BY_FILE.includes(folder)) return [{ runtime, what: `tests/${folder}`, command: command(inFolder) }];
+    return inFolder.map((file) => ({ runtime, what: file, command: command([file]) }));
+  });
+}
+
+/** The place of a job in the order of work: long ones first, then as they come. */
+function turnOf({ what }: Job): number {
+  const at = LONG.indexOf(folderOf(what));
+  return at < 0 ? LONG.length : at;
 }
 
 function folderOf(path: string): string {
@@ -225,17 +234,13 @@ async function main(): Promise<number> {
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const files = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
-  const light: Job[] = [], heavy: Job[] = [];
-  const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
-    light.push(...jobs.light);
-    heavy.push(...jobs.heavy);
-  };
+  const jobs: Job[] = [];
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
-    add(jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
+    jobs.push(...jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
       const examples = filesWithExamples().filter((path) => path.includes(filter));
       const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
-      if (examples.length > 0) light.push({ runtime: "deno", what: "examples in docstrings", command });
+      if (examples.length > 0) jobs.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
@@ -243,13 +248,16 @@ async function main(): Promise<number> {
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
     const command = [process.execPath, "run", "-A", "--no-check", "tests/support/chromium_tests.ts"];
-    if (typeof chromium !== "string") add(jobsOf("chromium", inPage, (some) => [...command, ...some]));
+    if (typeof chromium !== "string") {
+      jobs.push(...jobsOf("chromium", inPage, (some) => [...command, ...some]));
+    }
     // without one it counts as failed where a machine decides what lands
     if (inPage.length > 0 && (typeof chromium !== "string" || process.env["CI"])) {
       totals.set("chromium", { ...none });
     }
   }
-  const work = async (jobs: Job[]): Promise<void> => {
+  jobs.sort((a, b) => turnOf(a) - turnOf(b));
+  const work = async (): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) {
       const counts = await runJob(job);
       const total = totals.get(job.runtime)!;
@@ -258,8 +266,8 @@ async function main(): Promise<number> {
       total.skipped += counts.skipped;
     }
   };
-  await Promise.all([work(light), work(light)]);
-  await work(heavy);
+  const atOnce = Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / JOB_BYTES), 4));
+  await Promise.all(Array.from({ length: atOnce }, work));
 
   const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
   console.log("");
