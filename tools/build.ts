@@ -40,8 +40,13 @@ export function sourceAtHome(path: string): string {
   return readFileSync(path, "utf8").replaceAll("import.meta.url", JSON.stringify(pathToFileURL(path).href));
 }
 
-/** Entry points of the library, by their names in `dist/`; those for pages are without the analysis, whose plots take 0.8 MB. */
-const LIBRARY = { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts", eval: "src/eval/mod.ts" };
+/** Entry points of the library, by their names in `dist/`; those for pages are without what draws plots, which takes 0.8 MB. */
+const LIBRARY = {
+  mod: "src/mod.ts",
+  calibrate: "src/calibrate/mod.ts",
+  eval: "src/eval/mod.ts",
+  xr: "src/xr/mod.ts",
+};
 /** Packages that `npm install rsparse` brings; others are bundled, in chunks that are read when a plot is drawn. */
 function dependencies(): string[] {
   return Object.keys(JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).dependencies);
@@ -58,7 +63,7 @@ const MINIFY_PACKAGES: Plugin = {
   },
 };
 
-/** The licences of the packages that these inputs of a bundle are of, each once: what is shipped with it has to name them. */
+/** The licences of the packages and data that these inputs of a bundle are of, each once: what is shipped with it has to name them. */
 function licencesOf(inputs: readonly string[]): string {
   const folders = new Set(
     inputs.flatMap((path) => /^.*[\\/]node_modules[\\/](@[^\\/]+[\\/])?[^\\/]+/.exec(path)?.[0] ?? []),
@@ -73,6 +78,9 @@ function licencesOf(inputs: readonly string[]): string {
       file === undefined ? "" : readFileSync(file, "utf8").trim()
     }\n`;
   });
+  if (inputs.some((path) => path.startsWith("src/xr/data/"))) {
+    texts.push(readFileSync(join(ROOT, "src", "xr", "data", "LICENSE"), "utf8"));
+  }
   return texts.join(`\n${"-".repeat(80)}\n\n`);
 }
 
@@ -89,6 +97,7 @@ export async function bundle(): Promise<void> {
       analyze: "src/analyze/mod.ts",
       search: "src/search/mod.ts",
       search_worker: "src/search/worker.ts",
+      xr_plots: "src/xr/plots.ts",
       cli: "src/cli/main.ts",
     },
     outdir: "dist",

@@ -42,6 +42,8 @@ const passed = [
     "src/eval/mod.ts",
     "src/analyze/mod.ts",
     "src/search/mod.ts",
+    "src/xr/mod.ts",
+    "src/xr/plots.ts",
   ),
 ];
 if (passed.includes(false)) process.exit(1);

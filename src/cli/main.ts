@@ -28,6 +28,7 @@ import * as search from "./commands/search.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
 import * as worker from "./commands/worker.ts";
+import * as xr from "./commands/xr.ts";
 import { describeError, EXIT, exitStatusOf } from "./errors.ts";
 import { type CliContext, createContext } from "./output.ts";
 
@@ -47,6 +48,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   worker,
   analyze,
   bench,
+  xr,
   demo,
 ];
 

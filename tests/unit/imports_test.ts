@@ -43,6 +43,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "calibrate",
     "eval",
   ],
+  xr: ["errors", "format", "runtime/exp", "plot"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
@@ -52,6 +53,7 @@ const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   eval: ["js-rouge"],
   plot: ["vega", "vega-lite"],
   search: ["bullmq", "ioredis"],
+  xr: ["@cfworker/json-schema"],
   cli: ["commander"],
 };
 /** Names that not every runtime has. */
