@@ -11,6 +11,7 @@ export {
   builtinScenario,
   builtinScenarios,
 } from "./builtin.ts";
+export { FormatError, XrError, type XrErrorCode } from "../errors.ts";
 export { type BatchEntry, csvOf, parseBatch, runEntry } from "./batch.ts";
 export { type ComparedRow, compareResults, parseResults } from "./compare.ts";
 export { scheduleCsv, sixDecimals, summaryCsv } from "./csv.ts";
