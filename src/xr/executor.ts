@@ -12,6 +12,18 @@ export interface Job {
   readonly nowMs: number;
   /** When it should be done. */
   readonly deadlineMs: number;
+  /** The heads of all queues as they are when it begins, itself apart, models by name. */
+  waiting(): readonly WaitingFrame[];
+}
+
+/** The head of a queue. */
+export interface WaitingFrame {
+  /** Number of the model in the scenario's order. */
+  readonly model: number;
+  /** The frame's number. */
+  readonly frame: number;
+  /** When it should be done. */
+  readonly deadlineMs: number;
 }
 
 /** What a job takes. */
@@ -34,6 +46,8 @@ export interface Executor {
   preference(model: number, frame: number, accelerator: number): number;
   /** Called once for each job, when it begins. */
   run(job: Job): JobCost;
+  /** Told when a job is over. */
+  ended?(job: Job, endMs: number): void;
 }
 
 /** What one model takes on one accelerator; cycles are of 1 GHz, so a million of them are a millisecond. */

@@ -11,6 +11,30 @@ export {
   builtinScenario,
   builtinScenarios,
 } from "./builtin.ts";
+export {
+  assumedFidelity,
+  createPolicy,
+  DEFAULT_FEEDBACK,
+  type FeedbackRule,
+  type FeedbackState,
+  feedbackStep,
+  LatencyTable,
+  type Level,
+  logGain,
+  logRealTime,
+  perplexityFidelity,
+  POLICIES,
+  type Policy as DialPolicy,
+  type PolicyOptions,
+  queueLevel,
+  type ReplayedToken,
+  replayTokens,
+  type Situation,
+  slackLevel,
+  type Waiting,
+  type WantedToken,
+} from "../deadline/mod.ts";
+export { type Dial, dialExecutor } from "./dial.ts";
 export { FormatError, XrError, type XrErrorCode } from "../errors.ts";
 export { type BatchEntry, csvOf, parseBatch, runEntry } from "./batch.ts";
 export { type ComparedRow, compareResults, parseResults } from "./compare.ts";
@@ -22,6 +46,7 @@ export {
   type ModelCost,
   type Policy,
   tableExecutor,
+  type WaitingFrame,
 } from "./executor.ts";
 export {
   type Accelerator,

@@ -5,7 +5,7 @@
  * Ties are what makes it exact. Models are looked at in the order of their names' bytes, accelerators in the order of their numbers; at each event frames
  * enter, jobs retire, queued frames are dropped, jobs are dispatched, in this order.
  */
-import type { Executor, JobCost } from "./executor.ts";
+import type { Executor, Job, JobCost } from "./executor.ts";
 import { ArrivalLoad, drawFrames, EventLoad, type Frame, type Load, type LoadOptions } from "./load.ts";
 import type { LogEntry, Reason, Request } from "./log.ts";
 import { compareNames } from "./names.ts";
@@ -33,7 +33,7 @@ export interface Simulation {
 /** A job on an accelerator. */
 interface Running {
   readonly queued: Frame;
-  readonly dispatchMs: number;
+  readonly job: Job;
   readonly endMs: number;
   readonly cost: JobCost;
 }
@@ -128,10 +128,11 @@ class Simulator {
 
   #retire(t: number): void {
     const now = this.#options.switches.retireMargin ? this.#round(t + this.#round(RETIRE_MARGIN_MS)) : t;
-    this.#running.forEach((job, accelerator) => {
-      if (job === null || job.endMs > now) return;
-      const { queued: { model, frame, injectionMs, deadlineMs }, dispatchMs, endMs, cost } = job;
+    this.#running.forEach((running, accelerator) => {
+      if (running === null || running.endMs > now) return;
+      const { queued: { model, frame, injectionMs, deadlineMs }, job, endMs, cost } = running;
       this.#running[accelerator] = null;
+      this.#executor.ended?.(job, endMs);
       this.#completed[model]!++;
       this.#fates[model]!.set(frame, "done");
       this.#log.push({
@@ -139,7 +140,7 @@ class Simulator {
         frame,
         accelerator,
         injectionMs,
-        dispatchMs,
+        dispatchMs: job.nowMs,
         deadlineMs,
         completionMs: endMs,
         energyMJ: cost.energyMJ,
@@ -254,16 +255,21 @@ class Simulator {
       if (accelerator < 0 || preference < least) [accelerator, least] = [i, preference];
     });
     if (accelerator < 0) return false;
-    const cost = this.#executor.run({ model, frame, accelerator, nowMs: t, deadlineMs });
     const queue = this.#queues[model]!;
     queue.splice(queue.indexOf(queued), 1);
+    const job = { model, frame, accelerator, nowMs: t, deadlineMs, waiting: () => this.#heads() };
+    const cost = this.#executor.run(job);
     this.#running[accelerator] = {
       queued,
-      dispatchMs: t,
+      job,
       endMs: this.#round(t + this.#round(cost.latencyMs)),
       cost: { ...cost, energyMJ: this.#round(cost.energyMJ) },
     };
     return true;
+  }
+
+  #heads(): Frame[] {
+    return this.#byName.flatMap((model) => this.#queues[model]!.slice(0, 1));
   }
 
   /** Drops what still waits when nothing more can happen: for an upstream frame that was dropped, where dependents are not. */

@@ -54,6 +54,8 @@ test("LibcRandom: glibc's rand() after srand", { skip }, () => {
     const random = new LibcRandom(Number(/\d+/.exec(name)![0]));
     assert.deepEqual(outputs.map(() => random.next()), outputs, name);
   }
+  const [zero, one] = [new LibcRandom(0), new LibcRandom(1)];
+  for (let i = 0; i < 100; ++i) assert.equal(zero.next(), one.next());
 });
 
 for (const name of ["microcases", "fuzz_cases"]) {

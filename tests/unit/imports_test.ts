@@ -43,7 +43,8 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "calibrate",
     "eval",
   ],
-  xr: ["errors", "format", "runtime/exp", "plot"],
+  deadline: ["recipe", "runtime/exp"],
+  xr: ["errors", "format", "runtime/exp", "plot", "deadline"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
