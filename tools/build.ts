@@ -46,6 +46,7 @@ const LIBRARY = {
   calibrate: "src/calibrate/mod.ts",
   eval: "src/eval/mod.ts",
   xr: "src/xr/mod.ts",
+  serve: "src/server/mod.ts",
 };
 /** Packages that `npm install rsparse` brings; others are bundled, in chunks that are read when a plot is drawn. */
 function dependencies(): string[] {

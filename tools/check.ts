@@ -44,6 +44,7 @@ const passed = [
     "src/search/mod.ts",
     "src/xr/mod.ts",
     "src/xr/plots.ts",
+    "src/server/mod.ts",
   ),
 ];
 if (passed.includes(false)) process.exit(1);

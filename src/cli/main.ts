@@ -25,6 +25,7 @@ import * as logits from "./commands/logits.ts";
 import * as models from "./commands/models.ts";
 import * as pull from "./commands/pull.ts";
 import * as search from "./commands/search.ts";
+import * as serve from "./commands/serve.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
 import * as worker from "./commands/worker.ts";
@@ -48,6 +49,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   worker,
   analyze,
   bench,
+  serve,
   xr,
   demo,
 ];

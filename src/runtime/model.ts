@@ -1,7 +1,8 @@
 /** A loaded model: the library's main class. */
 import { ContextError, FormatError } from "../errors.ts";
 import { Arena } from "../kernels/arena.ts";
-import { type Kernels, padTo } from "../kernels/kernels.ts";
+import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
+import { Pace } from "../kernels/pace.ts";
 import type { Team } from "../kernels/team.ts";
 import { type ChatMessage, tokenizeChat } from "../model/chat_template.ts";
 import type { LlamaConfig } from "../model/config.ts";
@@ -19,7 +20,7 @@ import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
-import { Session, type SessionOptions } from "./session.ts";
+import { type DecodeStep, Session, type SessionOptions } from "./session.ts";
 import { SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
@@ -32,6 +33,7 @@ import {
   UNTUNED,
   writeFindings,
 } from "./tuner.ts";
+import type { Slot } from "./together.ts";
 import { nextTurn } from "./turn.ts";
 import { type LoadProgress, WeightLoader } from "./weights.ts";
 import { Workspace } from "./workspace.ts";
@@ -141,6 +143,8 @@ export class Engine {
   #busy = false;
   #lastTurn = 0;
   #parts: EngineParts | null;
+  readonly #slots: Workspace[] = [];
+  readonly #paces: Pace[] = [];
   #logitsBlock: { at: number; rows: number } | null = null;
 
   constructor(
@@ -198,6 +202,11 @@ export class Engine {
     return this.#open.pool.bytes;
   }
 
+  /** Bytes of the pages that a sequence of so many positions needs. */
+  kvBytesOf(positions: number): number {
+    return Math.ceil(positions / PAGE_POSITIONS) * this.#open.pool.pageBytes;
+  }
+
   /** Memory for as long as the model lives. */
   allocate(bytes: number): number {
     return this.#open.arena.allocate(bytes);
@@ -214,6 +223,31 @@ export class Engine {
       at: this.#open.arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)),
       rows,
     };
+  }
+
+  /** What a pass over a token of each of n sequences needs beside the workspace, made when first asked for; null if memory does not suffice. */
+  slots(n: number): Slot[] | null {
+    const { team, arena } = this.#open;
+    try {
+      while (this.#slots.length < n) {
+        const at = arena.allocate(Workspace.size(team.kernels, this.config, 1));
+        const s = new Workspace(team.kernels, this.config, at, 1);
+        s.initialise();
+        this.#slots.push(s);
+      }
+      this.logitsBlock();
+    } catch (error) {
+      if (error instanceof RangeError) return null;
+      throw error;
+    }
+    return this.#slots.slice(0, n).map((s) => ({ s, kept: 0, dense: 0 }));
+  }
+
+  /** Whether a token of each of n sequences is faster in one pass than in turns, as was measured. */
+  paceOf(n: number): Pace {
+    const pace = this.#paces[n] ?? new Pace();
+    this.#paces[n] = pace;
+    return pace;
   }
 
   /**
@@ -259,6 +293,11 @@ export class Engine {
       this.#turns = null;
       ended!();
     }
+  }
+
+  /** Whether it is open and no thread has failed. */
+  get canRun(): boolean {
+    return this.#parts !== null && this.#parts.team.failure === null;
   }
 
   /** @throws {Error} If the model is closed. */
@@ -433,6 +472,16 @@ export class Model {
   session(options: SessionOptions = {}): Session {
     this.engine.checkOpen();
     return new Session(this.engine, options);
+  }
+
+  /**
+   * Runs a token of each of several sessions, in one pass where that is faster, which is measured as it runs. Each gets the logits that
+   * {@linkcode Session.decodeAsync} would give, to the bit, or the error that it would throw: what happens to one is nothing to the others.
+   *
+   * @throws {RangeError} If a session is there twice, or of another model.
+   */
+  decodeTogether(steps: readonly DecodeStep[]): Promise<(Float32Array | Error)[]> {
+    return Session.decodeTogether(this.engine, steps);
   }
 
   /** Continues a text, or the tokens of one. Yields text as it comes; the last part has the `result`. */
