@@ -2,7 +2,7 @@
  * Many generations on one model, advancing together: in each round every one of them that is listened to gets a token, and one prompt gets some of its
  * tokens. Rounds are run by whoever waits for a piece, so nothing runs for nobody.
  */
-import { DialLatencies, dialLevels } from "../runtime/dial_latency.ts";
+import { assumedFidelity, createPolicy, dialLevels, LatencyTable, type Policy } from "../deadline/mod.ts";
 import type { Model } from "../runtime/model.ts";
 import { nextTurn } from "../runtime/turn.ts";
 import { MAX_TOKENS } from "../runtime/workspace.ts";
@@ -63,7 +63,10 @@ export class Scheduler {
   readonly #model: Model;
   readonly #limits: SchedulerLimits;
   readonly #events: SchedulerEvents;
-  readonly #latencies: DialLatencies;
+  /** What tokens take at each setting of the dial. */
+  readonly #latencies: LatencyTable;
+  /** Which setting meets a deadline. */
+  readonly #policy: Policy;
   readonly #queue: Sequence[] = [];
   #running: Sequence[] = [];
   /** The round that runs; whoever waits for a piece begins the next. */
@@ -81,7 +84,11 @@ export class Scheduler {
     this.#model = model;
     this.#limits = limits;
     this.#events = events;
-    this.#latencies = new DialLatencies(dialLevels(model.recipe));
+    const levels = dialLevels(model.recipe);
+    this.#latencies = new LatencyTable(
+      levels.map((sparsity) => ({ sparsity, fidelity: assumedFidelity(sparsity) })),
+    );
+    this.#policy = createPolicy("slack", this.#latencies, { explore: true });
   }
 
   /** Generations that wait for their turn. */
@@ -236,7 +243,9 @@ export class Scheduler {
   async #decode(): Promise<boolean> {
     const ready = this.#running.filter((sequence) => sequence.next !== null && !isPaused(sequence));
     for (const { session, options: { deadlineMs } } of ready) {
-      if (deadlineMs !== undefined) session!.sparsity = this.#latencies.leastWithin(deadlineMs);
+      if (deadlineMs === undefined) continue;
+      const level = this.#policy.choose({ leftMs: deadlineMs, waiting: [] });
+      session!.sparsity = this.#latencies.levels[level]!.sparsity;
     }
     const steps = ready.map(({ session, next }) => ({ session: session!, id: next! }));
     const found = ready.length > 0 ? await this.#model.decodeTogether(steps) : [];
@@ -296,7 +305,8 @@ export class Scheduler {
     }
     const ms = sequence.lastTokenAt - before;
     if (tokens.length > count) this.#events.token?.(ms);
-    if (ms > 0 && sequence.session !== null) this.#latencies.note(sequence.session.sparsity, ms);
+    const level = sequence.session === null ? -1 : this.#latencies.indexOf(sequence.session.sparsity);
+    if (ms > 0 && level >= 0) this.#latencies.note(level, ms);
     if (sequence.isOver) {
       const { queueMs, firstTokenMs, decodeMs } = sequence.outbox.at(-1)!.end!;
       this.#generationMs += 0.1 * (firstTokenMs - queueMs + decodeMs - this.#generationMs);

@@ -182,6 +182,38 @@ test("createPolicy: by name; what there is not is refused", () => {
   assert.equal(createPolicy("slack", tableOf(), { k: 0.01 }).choose({ leftMs: 25, waiting: [] }), 0);
 });
 
+test("createPolicy: slack goes through levels that were not measured, and with explore back to what is denser", () => {
+  const levels = [0, 0.5, 0.7].map((sparsity) => ({ sparsity, fidelity: assumedFidelity(sparsity) }));
+  const table = new LatencyTable(levels), policy = createPolicy("slack", table, { explore: true });
+  const within = (leftMs: number): number => policy.choose({ leftMs, waiting: [] });
+  assert.equal(within(10), 0, "what was not measured is tried");
+  policy.observe(0, 40, false);
+  assert.equal(within(30), 1);
+  policy.observe(1, 31, false);
+  assert.equal(within(30), 2);
+  policy.observe(2, 35, false);
+  assert.equal(within(30), 1, "all are late, and 0.7 is slower still");
+  assert.equal(within(41), 0);
+  assert.equal(within(39), 1);
+  const found: number[] = [];
+  const back = new LatencyTable(levels), again = createPolicy("slack", back, { explore: true });
+  const choose = (): number => again.choose({ leftMs: 30, waiting: [] });
+  again.observe(0, 40, false);
+  again.observe(1, 40, false);
+  for (let i = 0; i < 64; ++i) {
+    found.push(choose());
+    again.observe(2, 20, true);
+  }
+  assert.deepEqual(found, Array(64).fill(2));
+  assert.equal(choose(), 1, "one token in 64 tries the level below");
+  assert.equal(createPolicy("slack", back).choose({ leftMs: 30, waiting: [] }), 2, "not without explore");
+  again.observe(1, 25, true);
+  assert.equal(back.levels[1]!.latencyMs, 25, "an old mean is replaced, not mended");
+  assert.equal(choose(), 0, "and the next below, which is as old");
+  again.observe(0, 39, false);
+  assert.equal(choose(), 1);
+});
+
 test("replayTokens: the level follows what is measured, and its own choices change what comes", () => {
   // a token each 34.5 ms; from the 10th on the machine is slower
   const tokens = Array.from({ length: 40 }, (_, i) => ({ readyMs: 34.5 * i, deadlineMs: 34.5 * (i + 1) }));

@@ -45,7 +45,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   ],
   deadline: ["recipe", "runtime/exp"],
   xr: ["errors", "format", "runtime/exp", "plot", "deadline"],
-  server: ["errors", "model", "recipe", "runtime"],
+  server: ["errors", "model", "recipe", "runtime", "deadline"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
