@@ -92,6 +92,29 @@ test("injectAtEvents: a frame that arrives between ticks waits for the next", ()
   assert.deepEqual(executed(run(models, { switches: on }), "B").map(([, dispatch]) => dispatch), [1, 31]);
 });
 
+test("injectAtEvents: one frame of a model at an event, however many have arrived", () => {
+  // with a jitter of 30 ms frames of a model at 100 a second overtake each other
+  const switches = readSwitches("corrected", ["injectAtEvents"]);
+  const { requests } = run([{ name: "A", ms: 1 }], { switches, durationMs: 200, maxJitterMs: 30 });
+  assert.equal(requests.length, 20);
+  assert.deepEqual(requests.map(({ frame }) => frame), Array.from({ length: 20 }, (_, i) => i));
+  requests.slice(1).forEach(({ arrivalMs }, i) => assert.ok(arrivalMs > requests[i]!.arrivalMs));
+});
+
+test("corrected: a frame is asked for where its upstream frames of the same number are, however deep", () => {
+  const models = [
+    { name: "C", p: 1, deps: ["B"], ms: 0.1 },
+    { name: "A", p: 0.5, ms: 0.1 },
+    { name: "B", p: 0.5, deps: ["A"], ms: 0.1 },
+  ];
+  const { requests } = run(models, { switches: readSwitches("corrected", []), durationMs: 1000 });
+  const frames = (name: string): number[] =>
+    requests.filter(({ model }) => model === name).map(({ frame }) => frame);
+  assert.deepEqual(frames("C"), frames("B"));
+  assert.ok(frames("B").length > 10 && frames("B").length < frames("A").length && frames("A").length < 100);
+  assert.ok(frames("B").every((frame) => frames("A").includes(frame)));
+});
+
 test("eventRandom: other hardware sees other requests", () => {
   const { off, on } = both("eventRandom");
   const asked = (switches: Switches, ms: number): string => {
