@@ -15,6 +15,7 @@ import {
   readDocument,
   readSummary,
   readText,
+  splitDocuments,
 } from "./rows.ts";
 import { scoreSummary } from "./summary.ts";
 import type { TaskChoice } from "./tasks.ts";
@@ -104,14 +105,13 @@ async function evaluateText(
     throw new RangeError(`context: ${context} found, 0 to ${pieceLength - 2} wanted: less than a piece has`);
   }
   const limit = options.limit ?? task.limit ?? Infinity, most = limit * pieceLength;
+  const documents = task.kind === "text"
+    ? splitDocuments(text)
+    : parseRows(text, file, readDocument).map(({ row }) => row);
   const encode = async (): Promise<number[]> =>
-    task.kind === "text"
+    documents === null
       ? await encodeText(subject.encode, text, { most, signal })
-      : await joinDocuments(subject.encode, parseRows(text, file, readDocument).map(({ row }) => row), {
-        separator: options.separator ?? 0,
-        most,
-        signal,
-      });
+      : await joinDocuments(subject.encode, documents, { separator: options.separator ?? 0, most, signal });
   const ids = await unlessAborted(signal, encode);
   if (ids === null) {
     return {
