@@ -260,12 +260,20 @@ function figuresOfPieces(
   const start = { ...common(name, rows.map(({ work }) => work), complete), ...own, tokens };
   if (rows.length === 0 || rows[0]!.dense === null) return start;
   const dense = rows.map(({ dense }) => dense!);
-  const kl = dense.map(({ kl }) => kl), agree = dense.map(({ agree }) => agree);
+  const perToken = dense.every(({ kl, agree }) => kl !== undefined && agree !== undefined)
+    ? [["kl", dense.map(({ kl }) => kl!)], ["agreement", dense.map(({ agree }) => agree!)]] as const
+    : [];
   const differences = rows.map(({ nll }, i) => nll - dense[i]!.nll);
   return {
     ...start,
-    metrics: { ...own.metrics, kl: finite(rate(kl)), agreement: finite(rate(agree)) },
-    stderr: { ...own.stderr, kl: ratioError(kl, weights), agreement: ratioError(agree, weights) },
+    metrics: {
+      ...own.metrics,
+      ...Object.fromEntries(perToken.map(([name, sums]) => [name, finite(rate(sums))])),
+    },
+    stderr: {
+      ...own.stderr,
+      ...Object.fromEntries(perToken.map(([name, sums]) => [name, ratioError(sums, weights)])),
+    },
     dense: measures(dense.map(({ nll }) => nll)),
     paired: {
       nll: {

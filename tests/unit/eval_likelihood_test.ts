@@ -411,6 +411,47 @@ test("evaluateTask: rows that are finished don't run again, and the figures are 
   }
 });
 
+test("evaluateTask: dense rows that are given don't run, and the figures are the same", async () => {
+  const questions = lines(...[0, 1, 1, 0].map((gold, i) => ({ ctx: `q${i}`, choices: ["a", "bb"], gold })));
+  const words = lines({ ctx: "once upon a", target: "time" }, { ctx: "in the", target: "zoo" });
+  const articles = lines(
+    ...["A ball.", "A cat."].map((summary) => ({ article: "Lily saw a ball.", summary })),
+  );
+  for (
+    const [task, text] of [["piqa", questions], ["lambada_openai", words], ["xsum", articles], [
+      "text:x",
+      "some text of ours",
+    ]] as const
+  ) {
+    const options = { pieceLength: 6, part: { number: 1, of: 2 } };
+    const { rows: denseRows } = await evaluateTask(fakeModel(hashedLogits, null), input(task, text), options);
+    const both = await evaluateTask(fakeModel(hashedLogits, 0), input(task, text), options);
+    const model = fakeModel(hashedLogits, 0);
+    const { result } = await evaluateTask(model, input(task, text), { ...options, denseRows });
+    assert.ok(model.ran.flat().every(({ sparse }) => sparse), task);
+    const { kl, agreement, ...metrics } = both.result.metrics,
+      { kl: _, agreement: __, ...stderr } = both.result.stderr;
+    assert.equal(kl !== undefined && agreement !== undefined, task === "text:x");
+    assert.deepEqual(result, { ...both.result, metrics, stderr });
+    await assert.rejects(
+      evaluateTask(fakeModel(hashedLogits, 0), input(task, text), {
+        ...options,
+        denseRows: denseRows.slice(1),
+      }),
+      RangeError,
+    );
+  }
+  const rows = async (text: string): Promise<readonly RowResult[]> =>
+    (await evaluateTask(fakeModel(hashedLogits, null), input("text:x", text), { pieceLength: 6 })).rows;
+  await assert.rejects(
+    evaluateTask(fakeModel(hashedLogits, 0), input("text:x", "longer"), {
+      pieceLength: 6,
+      denseRows: await rows("short"),
+    }),
+    /the dense run scored 4 tokens, 5 wanted/,
+  );
+});
+
 test("evaluateTask: a signal ends it, what is done is returned", async () => {
   const text = lines(...[0, 1, 1].map((gold) => ({ ctx: "q", choices: ["a", "bb"], gold })));
   const controller = new AbortController(), { signal } = controller;
