@@ -128,7 +128,7 @@ export function readSummary(value: unknown): SummaryRow {
 export function splitDocuments(text: string): string[] | null {
   const documents = text.split(/^<\|endoftext\|>\r?\n?/m);
   if (documents.length === 1) return null;
-  return documents.map((document) => document.replace(/\r?\n$/, "")).filter((document) => document !== "");
+  return documents.map((one) => one.replace(/\r?\n$/, "")).filter((one) => one !== "");
 }
 
 /** The text of a row of `{text}`: C4's. */
