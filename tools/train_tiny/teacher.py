@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import prompts
 from llama import Llama, angles, gated, rms_norm, rotate
@@ -47,7 +46,9 @@ class Sampler:
             k = rotate(k.view(n, 1, kv, d), cos, sin, c.interleaved)
             self.keys[i].index_copy_(2, t, k.transpose(1, 2))
             self.values[i].index_copy_(2, t, v.view(n, kv, 1, d))
-            a = F.scaled_dot_product_attention(q, self.keys[i], self.values[i], attn_mask=seen)
+            # reading the cache takes 13 ms a step for 6,144 stories, fused attention with three rows a head took 62
+            scores = (q @ self.keys[i].mT).float() / math.sqrt(d)
+            a = scores.masked_fill(~seen, -math.inf).softmax(-1).to(dtype) @ self.values[i]
             h = h + (a.reshape(n, 1, -1) @ w["o"].T).float()
             x = rms_norm(h, m.mlp_norm[i], c.eps).to(dtype)
             h = h + (gated(x @ w["gate_up"].T) @ w["down"].T).float()
