@@ -1,11 +1,11 @@
 /** From tasks and their files to figures. */
 import { encodeText } from "../runtime/encode_text.ts";
 import { figuresOf, type RowResult, type TaskResult } from "./figures.ts";
-import { scoreCloze } from "./lambada.ts";
+import { type ClozeResult, scoreCloze } from "./lambada.ts";
 import type { EvalPrefill, EvalSession, Subject } from "./likelihood.ts";
-import { scoreChoices } from "./multiple_choice.ts";
+import { type ChoiceResult, scoreChoices } from "./multiple_choice.ts";
 import { checkPart, type Part, rowsOfPart } from "./parts.ts";
-import { cutPieces, joinDocuments, measurePiece } from "./perplexity.ts";
+import { cutPieces, joinDocuments, measurePiece, type PieceResult } from "./perplexity.ts";
 import {
   type Numbered,
   parseRows,
@@ -15,8 +15,9 @@ import {
   readDocument,
   readSummary,
   readText,
+  splitDocuments,
 } from "./rows.ts";
-import { scoreSummary } from "./summary.ts";
+import { scoreSummary, type SummaryResult } from "./summary.ts";
 import type { TaskChoice } from "./tasks.ts";
 
 /** A task with the file that holds its rows. */
@@ -47,6 +48,11 @@ export interface EvaluateOptions {
   readonly signal?: AbortSignal;
   /** Results of rows that an earlier run has finished, from the first on. They don't run again. */
   readonly finished?: readonly RowResult[];
+  /**
+   * Results of the same rows of the same model without its recipe, as {@linkcode Evaluation.rows} has them: they don't run dense again. Of texts only perplexities are
+   * compared then, without `kl` and `agreement`.
+   */
+  readonly denseRows?: readonly RowResult[];
   /** Called with each new result, in the order of the rows. */
   readonly onRow?: (result: RowResult, done: number, total: number) => void | Promise<void>;
 }
@@ -104,14 +110,13 @@ async function evaluateText(
     throw new RangeError(`context: ${context} found, 0 to ${pieceLength - 2} wanted: less than a piece has`);
   }
   const limit = options.limit ?? task.limit ?? Infinity, most = limit * pieceLength;
+  const documents = task.kind === "text"
+    ? splitDocuments(text)
+    : parseRows(text, file, readDocument).map(({ row }) => row);
   const encode = async (): Promise<number[]> =>
-    task.kind === "text"
+    documents === null
       ? await encodeText(subject.encode, text, { most, signal })
-      : await joinDocuments(subject.encode, parseRows(text, file, readDocument).map(({ row }) => row), {
-        separator: options.separator ?? 0,
-        most,
-        signal,
-      });
+      : await joinDocuments(subject.encode, documents, { separator: options.separator ?? 0, most, signal });
   const ids = await unlessAborted(signal, encode);
   if (ids === null) {
     return {
@@ -127,11 +132,11 @@ async function evaluateText(
     );
   }
   const own = subject.session(), dense = subject.isSparse ? subject.session() : own;
-  const { rows, complete } = await runAll(
+  const { rows, complete } = await runAll<number[], PieceResult>(
     rowsOfPart(pieces, options.part),
     options,
     [own, dense],
-    (piece) => measurePiece(subject, { own, dense }, piece, { prefill, context, signal }),
+    (piece, before) => measurePiece(subject, { own, dense }, piece, { prefill, context, before, signal }),
   );
   const result = figuresOf(task, rows, { name, complete, seed, pieceLength, context });
   return { rows, total: pieces.length, result };
@@ -145,28 +150,34 @@ async function evaluateRows(
 ): Promise<Evaluation> {
   const { prefill = "sparse", seed = 0, signal, limit } = options;
   const session = subject.session();
-  const runRows = async <T>(
+  const runRows = async <T, R extends RowResult>(
     read: (value: unknown) => T,
-    score: (row: T) => Promise<RowResult>,
+    score: (row: T, before?: R) => Promise<R>,
   ): Promise<Evaluation> => {
     const all: Numbered<T>[] = parseRows(text, file, read, limit);
-    const { rows, complete } = await runAll(
+    const { rows, complete } = await runAll<Numbered<T>, R>(
       rowsOfPart(all, options.part),
       options,
       [session],
-      ({ row, line }) => atLine(file, line, () => score(row)),
+      ({ row, line }, before) => atLine(file, line, () => score(row, before)),
     );
     return { rows, total: all.length, result: figuresOf(task, rows, { name, complete, seed }) };
   };
   switch (task.kind) {
     case "cloze":
-      return await runRows(readCloze, (row) => scoreCloze(subject, session, row, prefill, signal));
+      return await runRows(
+        readCloze,
+        (row, before?: ClozeResult) => scoreCloze(subject, session, row, prefill, signal, before),
+      );
     case "summary":
-      return await runRows(readSummary, (row) => scoreSummary(subject, session, row, prefill, signal));
+      return await runRows(
+        readSummary,
+        (row, before?: SummaryResult) => scoreSummary(subject, session, row, prefill, signal, before),
+      );
     default:
       return await runRows(
         task.kind === "choices" ? readChoices : readContexts,
-        (row) => scoreChoices(subject, session, row, prefill, signal),
+        (row, before?: ChoiceResult) => scoreChoices(subject, session, row, prefill, signal, before),
       );
   }
 }
@@ -185,17 +196,20 @@ async function unlessAborted<T>(
 }
 
 /** Runs what is not finished, one after the other, until the end or the signal. */
-async function runAll<T>(
+async function runAll<T, R extends RowResult>(
   all: readonly T[],
-  { finished = [], signal, onRow }: EvaluateOptions,
+  { finished = [], denseRows, signal, onRow }: EvaluateOptions,
   sessions: readonly EvalSession[],
-  run: (one: T) => Promise<RowResult>,
+  run: (one: T, before?: R) => Promise<R>,
 ): Promise<{ rows: RowResult[]; complete: boolean }> {
   const rows = finished.slice(0, all.length);
   try {
+    if (denseRows !== undefined && denseRows.length !== all.length) {
+      throw new RangeError(`the dense run has ${denseRows.length} rows, ${all.length} wanted`);
+    }
     await unlessAborted(signal, async () => {
       for (let i = rows.length; i < all.length && !signal?.aborted; i++) {
-        const result = await run(all[i]!);
+        const result = await run(all[i]!, denseRows?.[i] as R | undefined);
         rows.push(result);
         await onRow?.(result, rows.length, all.length);
       }

@@ -42,6 +42,8 @@ export interface Platform {
    * The lock of a process that died counts no longer after some seconds.
    */
   tryLock(path: string): Promise<{ release(): Promise<void> } | null>;
+  /** True where a pass may not be left in the middle: other requests could wait for one whose own request has gone, and is never taken up again. */
+  readonly isUninterrupted?: boolean;
   /** The processor's name; empty where it can't be known. */
   cpu(): string;
   /** Processors that this process may use, at least 1. */

@@ -1,5 +1,6 @@
 /** A loaded model: the library's main class. */
 import { ContextError, FormatError } from "../errors.ts";
+import { BytesBlob } from "../format/bytes_blob.ts";
 import { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
 import { Pace } from "../kernels/pace.ts";
@@ -49,8 +50,11 @@ export type ModelSource =
 
 /** Settings of {@linkcode Model.load}. */
 export interface LoadOptions {
-  /** A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense. */
-  readonly recipe?: string | Blob | LoadedRecipe;
+  /**
+   * A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense, or a pack's
+   * own recipe is loaded, which runs where a sparsity is asked for; null: none is.
+   */
+  readonly recipe?: string | Blob | LoadedRecipe | null;
   /**
    * Threads to use, default 1; `auto`: one for each processor, at most 8. More share the work while that is faster, which is measured as it runs. Where
    * there can be no threads there is one, and `info.threadsReason` says why.
@@ -138,9 +142,12 @@ export class Engine {
   readonly contextLength: number;
   /** Sets the sparsity of the next pass; null without a recipe. */
   readonly dial: Dial | null;
+  /** Where the dial of a session stands that was given none; null: at the recipe's own sparsity. */
+  readonly restsAt: number | null;
   /** Resolved when the pass that runs in turns has ended; null while none does. */
   #turns: Promise<void> | null = null;
   #busy = false;
+  readonly #turnMs: number;
   #lastTurn = 0;
   #parts: EngineParts | null;
   readonly #slots: Workspace[] = [];
@@ -152,6 +159,7 @@ export class Engine {
     contextLength: number,
     recipe: LoadedRecipe | null,
     kv: KvType,
+    { restsAt, turnMs }: { readonly restsAt: number | null; readonly turnMs: number },
   ) {
     const { team, arena, workspace, weights } = parts;
     this.config = weights.config;
@@ -162,6 +170,8 @@ export class Engine {
     };
     this.contextLength = contextLength;
     this.dial = recipe === null ? null : new Dial(weights, recipe);
+    this.restsAt = restsAt;
+    this.#turnMs = turnMs;
   }
 
   /** @throws {Error} If the model is closed. */
@@ -281,7 +291,7 @@ export class Engine {
         signal?.throwIfAborted();
         const { done, value } = work.next();
         if (done) return value;
-        if (performance.now() - this.#lastTurn > TURN_MS) {
+        if (performance.now() - this.#lastTurn > this.#turnMs) {
           await nextTurn();
           this.#lastTurn = performance.now();
           this.checkOpen();
@@ -399,17 +409,22 @@ export class Model {
         `contextLength: ${limit} found, 1 to ${config.maxPositionEmbeddings} wanted: the model's context`,
       );
     }
-    const hash = options.recipe === undefined ? null : await platform.sha256(description.checkpoint.blobs);
-    const recipe = options.recipe === undefined
+    // a pack's own recipe waits until a sparsity is asked for
+    const ownRecipe = options.recipe === undefined && !options.separate ? description.recipe ?? null : null;
+    const wanted = options.recipe ?? ownRecipe?.blob ?? null;
+    const hash = description.modelHash ??
+      (wanted === null ? null : await platform.sha256(description.checkpoint.blobs));
+    const recipe = wanted === null
       ? null
-      : await openRecipe(options.recipe, config, platform, hash!);
+      : await openRecipe(wanted, config, platform, hash!, ownRecipe?.sha256);
     const factory = await openKernels(options.kernels ?? "auto", threads, platform);
     const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
+    const shapes = sparseShapes(description, dtype, hints);
     const tuning = options.tuning !== undefined
       ? options.tuning
-      : recipe === null || options.kernels === "reference"
+      : shapes.length === 0 || options.kernels === "reference"
       ? UNTUNED
-      : await tuneHere(sparseShapes(description, dtype, hints), config, platform, factory);
+      : await tuneHere(shapes, config, platform, factory);
     const kernels = await factory.create(memory, tuning.touch);
     const arena = new Arena(memory, kernels.heapBase());
     const plan = { dtype, recipe: hints, build: kernels.build, tuning };
@@ -429,6 +444,7 @@ export class Model {
       limit,
       recipe,
       kv,
+      { restsAt: ownRecipe === null ? null : 0, turnMs: platform.isUninterrupted ? Infinity : TURN_MS },
     );
     return new Model({
       description,
@@ -499,6 +515,11 @@ export class Model {
     );
   }
 
+  /** The sparsity of a session that was given none: the recipe's own; 0 without a recipe, and where it came with the pack. */
+  get sparsity(): number {
+    return this.engine.restsAt ?? this.recipe?.recipe.sparsity ?? 0;
+  }
+
   /** What it runs on. */
   get info(): EngineInfo {
     const layouts: { [projection: string]: RunMethod } = {}, storage: { [projection: string]: Layout } = {};
@@ -555,6 +576,7 @@ async function openRecipe(
   config: LlamaConfig,
   platform: Platform,
   modelHash: string,
+  sha256?: string | null,
 ): Promise<LoadedRecipe> {
   let loaded: LoadedRecipe;
   if (typeof recipe === "string" || recipe instanceof Blob) {
@@ -563,7 +585,7 @@ async function openRecipe(
     const parsed = await isJson(blob)
       ? importThresholdRecipe((await readJsonFile(blob, name)).value, config, name.replace(/^.*[/\\]/, ""))
       : await parseRecipe(blob, name);
-    loaded = { ...parsed, sha256: await platform.sha256([blob]) };
+    loaded = { ...parsed, sha256: sha256 ?? await platform.sha256([blob]) };
   } else loaded = recipe;
   checkRecipe(loaded, config, modelHash);
   return loaded;
@@ -619,7 +641,7 @@ async function openSource(
   }
   if (source instanceof Blob) return [{ name: source instanceof File ? source.name : "model", blob: source }];
   if (source instanceof Uint8Array) {
-    return [{ name: "model", blob: new Blob([source as Uint8Array<ArrayBuffer>]) }];
+    return [{ name: "model", blob: new BytesBlob(source) }];
   }
   if (source instanceof ReadableStream) {
     return [{

@@ -77,12 +77,13 @@ export class Session {
   /** Use `model.session()`. */
   constructor(engine: Engine, { sparsity }: SessionOptions = {}) {
     this.#engine = engine;
+    this.#sparsity = engine.restsAt;
     if (sparsity !== undefined) this.sparsity = sparsity;
     this.#cache = engine.newCache();
     this.#scores = engine.weights.mlp?.newScores() ?? null;
   }
 
-  /** The share of multiply-adds that tokens skip which run sparse: the recipe's own until it is set, 0 without a recipe. */
+  /** The share of multiply-adds that tokens skip which run sparse: the recipe's own until it is set; 0 without a recipe, or with a pack's own. */
   get sparsity(): number {
     return this.#sparsity ?? this.#engine.dial?.loaded.recipe.sparsity ?? 0;
   }

@@ -46,6 +46,8 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   deadline: ["recipe", "runtime/exp"],
   xr: ["errors", "format", "runtime/exp", "plot", "deadline"],
   server: ["errors", "model", "recipe", "runtime", "deadline"],
+  edge: ["errors", "model", "platform", "runtime", "server"],
+  tiny: ["errors", "platform", "hub"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */

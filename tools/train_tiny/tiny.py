@@ -81,10 +81,10 @@ def main():
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
+    docs = dict(texts)
+    if os.path.exists(at("conversations.jsonl")):
+        docs["conversations"] = teacher.conversations(at("conversations.jsonl"), texts["stories"], o.seed)
     if "train" in stages and not os.path.exists(at(f"{o.name}.pt")):
-        docs = dict(texts)
-        if os.path.exists(at("conversations.jsonl")):
-            docs["conversations"] = teacher.conversations(at("conversations.jsonl"), texts["stories"], o.seed)
         tokens = {k: corpus.tokenize(tokenizer, v, o.seed) for k, v in docs.items()}
         note("tokens: " + ", ".join(f"{k} {len(v) / 1e6:.1f} M" for k, v in tokens.items()))
         shape = net.Shape(vocabulary=tokenizer.get_vocab_size(), layers=o.layers, context=o.length)
@@ -98,6 +98,7 @@ def main():
 
     if "write" in stages:
         write.folder(at(f"{o.name}.pt"), at("tokenizer.json"), at(o.name))
+        write.calibration(docs, at("calibration.jsonl"), o.seed)
         note(f"wrote {at(o.name)}")
 
 

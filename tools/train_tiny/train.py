@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import model as net
 from corpus import Mixture
 
-EARLY = {"wikipedia": 0.34, "novels": 0.16, "openstax": 0.05, "wikinews": 0.04, "stories": 0.01, "conversations": 0.40}
-LATE = {"wikipedia": 0.16, "novels": 0.08, "openstax": 0.03, "wikinews": 0.03, "stories": 0.02, "conversations": 0.68}
+EARLY = {"wikipedia": 0.46, "novels": 0.24, "openstax": 0.08, "wikinews": 0.06, "stories": 0.02, "conversations": 0.14}
+LATE = {"wikipedia": 0.38, "novels": 0.18, "openstax": 0.08, "wikinews": 0.06, "stories": 0.02, "conversations": 0.28}
 """Shares of the sources before the rates fall and while they do."""
 SAMPLE = 4096
 """Places of a group's inputs that a threshold is taken from while training: the share kept is off by 0.8 % of itself."""

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 
+import numpy as np
 import torch
 
 from corpus import END, END_TURN
@@ -47,3 +49,16 @@ def folder(checkpoint: str, tokenizer: str, out: str) -> None:
     })
     with open(tokenizer, encoding="utf-8") as f, open(os.path.join(out, "tokenizer.json"), "w", encoding="utf-8") as g:
         g.write(f.read())
+
+
+def calibration(docs: dict[str, list[str]], path: str, seed: int) -> None:
+    """Text for `rsparse calibrate --data`: beginnings of documents, as many conversations as of all other sources together."""
+    random, rows = np.random.default_rng([seed, 2]), []
+    others = [name for name in docs if name != "conversations"]
+    for i in range(80):
+        name = "conversations" if "conversations" in docs and i % 2 == 0 else others[i // 2 % len(others)]
+        # marks in a text are text to `calibrate`, not control tokens: they are left out
+        text = re.sub(r"<\|im_(start|end)\|>(user\n|assistant\n)?", "", docs[name][int(random.integers(len(docs[name])))])
+        rows.append(dict(text=text[:2000]))
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)

@@ -14,14 +14,7 @@ import {
 } from "../eval_document.ts";
 import { EvalState } from "../eval_state.ts";
 import { waitNote } from "../journal.ts";
-import {
-  checkDial,
-  describeRun,
-  modelDocument,
-  recipeDocument,
-  sparsityOption,
-  withModel,
-} from "../generation.ts";
+import { describeRun, modelDocument, recipeDocument, sparsityOption, withDial } from "../generation.ts";
 import { addRunOptions, integer, type RunOptions } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
@@ -34,6 +27,7 @@ interface EvalOptions extends RunOptions {
   readonly limit?: number;
   readonly part?: Part;
   readonly join?: readonly string[];
+  readonly dense?: string;
   readonly pieceLength?: number;
   readonly context?: number;
   readonly prefill: EvalPrefill;
@@ -73,6 +67,10 @@ export function register(program: Command, context: CliContext): void {
       "--part <i/n>",
       "one of n parts of each task's rows, such as 3/16: n processes or machines share the work, and --join adds up",
       part,
+    )
+    .option(
+      "--dense <file>",
+      "what the same part came to without a recipe: it does not run dense again; texts then without kl and agreement",
     )
     .option("--join <files...>", "no model runs: makes one result of those of all parts")
     .option(
@@ -136,23 +134,29 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
   if (part !== undefined && out === undefined && !context.options.json) {
     throw new UsageError(`Cannot keep part ${part.number}/${part.of} for --join: give -o FILE`);
   }
-  checkDial(options.recipe, options.sparsity);
+  if (options.dense !== undefined && options.recipe === undefined) {
+    throw new UsageError("Cannot compare with --dense without a recipe: give --recipe FILE");
+  }
   const inputs = await openTasks(platform, options.tasks, options.data);
   if (out !== undefined) await checkOutput(platform, out, "the results");
-  await withModel(context, options, async (model) => {
-    checkDial(options.recipe, options.sparsity, model);
+  await withDial(context, options, async (model) => {
     const { subjectOf } = await import("../../eval/mod.ts");
     const subject = subjectOf(model, options),
       seed = options.seed ?? 0,
       rows: { [task: string]: { total: number; results: readonly RowResult[] } } = {},
       tasks: TaskResult[] = [];
     const described = await describeInputs(model, inputs, options);
-    const state = out === undefined
+    const before = options.dense === undefined
       ? null
-      : await EvalState.open(platform, `${out}.rows.jsonl`, { ...described, part: part ?? null }, {
-        signal,
-        onWait: (path) => context.note(waitNote(path)),
-      });
+      : await (await import("../eval_dense.ts")).denseRows(platform, options.dense, model, described, part);
+    const state = out === undefined ? null : await EvalState.open(platform, `${out}.rows.jsonl`, {
+      ...described,
+      part: part ?? null,
+      ...(before === null ? {} : { denseRows: before.sha256 }),
+    }, {
+      signal,
+      onWait: (path) => context.note(waitNote(path)),
+    });
     try {
       let ms = state?.ms ?? 0;
       for (const input of inputs) {
@@ -164,7 +168,7 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
           subject,
           input,
           finished,
-          { ...options, seed },
+          { ...options, seed, denseRows: before?.rows[input.name] },
           async (row, took) => {
             ms += took;
             await state?.add(input.name, row, took);
@@ -199,12 +203,12 @@ async function evaluateOne(
   subject: ReturnType<typeof import("../../eval/mod.ts").subjectOf>,
   input: TaskInput,
   finished: readonly RowResult[],
-  options: EvalOptions & { readonly seed: number },
+  options: EvalOptions & { readonly seed: number; readonly denseRows: readonly RowResult[] | undefined },
   onRow: (row: RowResult, ms: number) => Promise<void>,
 ): ReturnType<typeof import("../../eval/mod.ts").evaluateTask> {
   const { evaluateTask } = await import("../../eval/mod.ts");
   const { progress, signal } = context,
-    { prefill, limit, pieceLength, context: unscored, part, seed } = options;
+    { prefill, limit, pieceLength, context: unscored, part, seed, denseRows } = options;
   let last = performance.now();
   try {
     const evaluated = await evaluateTask(subject, input, {
@@ -216,6 +220,7 @@ async function evaluateOne(
       seed,
       signal,
       finished,
+      denseRows,
       onRow: async (row, done, total) => {
         const now = performance.now();
         progress.update(input.name, done, total, "rows");
@@ -312,6 +317,7 @@ async function describeInputs(
     limit: options.limit ?? null,
     pieceLength: options.pieceLength ?? null,
     context: options.context ?? 0,
+    ...(options.dense === undefined ? {} : { dense: "from a file" }),
     files,
   };
 }

@@ -64,7 +64,6 @@ function collect(origin: string, before: readonly string[] = []): string[] {
 }
 
 async function run(context: CliContext, options: ServeOptions): Promise<void> {
-  checkDial(options.recipe, options.sparsity);
   const { createHandler } = await import("../../server/handler.ts"), { platform } = context;
   if (platform.serve === undefined) throw new Error("Cannot listen: this runtime has no sockets");
   const apiKeys = options.apiKeyFile === undefined ? undefined : await keysOf(options.apiKeyFile);
@@ -74,7 +73,7 @@ async function run(context: CliContext, options: ServeOptions): Promise<void> {
   // whoever waits for it comes later
   lost.catch(() => {});
   try {
-    const loading = loadModel({ ...context, signal: stop.signal }, options);
+    const loading = loadModel({ ...context, signal: stop.signal }, options, "own");
     const handler = createHandler(
       loading.then((model) => {
         checkDial(options.recipe, options.sparsity, model);
