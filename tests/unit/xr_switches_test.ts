@@ -5,6 +5,7 @@ import {
   type Executor,
   type Frame,
   namesOn,
+  type Order,
   parseScenario,
   readSwitches,
   scoreLog,
@@ -32,6 +33,7 @@ interface TinyOptions {
   readonly seed?: number;
   readonly maxJitterMs?: number;
   readonly frames?: readonly Frame[];
+  readonly order?: Order;
 }
 
 function run(models: readonly TinyModel[], options: TinyOptions): Simulation {
@@ -53,8 +55,8 @@ function run(models: readonly TinyModel[], options: TinyOptions): Simulation {
     preference: () => 0,
     run: ({ model, frame }) => ({ latencyMs: takes(model, frame), energyMJ: models[model]!.mJ ?? 1 }),
   };
-  const { durationMs = 50, seed = 1, maxJitterMs = 0, switches, frames } = options;
-  return simulate(scenario, executor, { durationMs, seed, maxJitterMs, switches, order: "name", frames });
+  const { durationMs = 50, seed = 1, maxJitterMs = 0, switches, frames, order = "name" } = options;
+  return simulate(scenario, executor, { durationMs, seed, maxJitterMs, switches, order, frames });
 }
 
 /** The corrected mode with nothing, and with one defect. */
@@ -256,6 +258,36 @@ test("float32: times and scores are single precision", () => {
     Math.fround(scoreLog(log, { switches: off }).overall),
     scoreLog(log, { switches: off }).overall,
   );
+});
+
+test("simulate: models in the order of their names, by least deadline, or by least slack", () => {
+  const switches = readSwitches("corrected", []);
+  const models = [{ name: "c", ms: 1 }, { name: "a", ms: 2 }, { name: "b", ms: 8 }];
+  const frames = [10, 14, 12].map((deadlineMs, model) => ({ model, frame: 0, injectionMs: 0, deadlineMs }));
+  const first = (order: Order): string =>
+    run(models, { switches, frames, order }).log.map(({ model }) => model).join("");
+  assert.equal(first("name"), "abc");
+  // deadlines c 10, b 12, a 14; without what they take c 9, b 4, a 12
+  assert.equal(first("edf"), "cba");
+  assert.equal(first("slack"), "bca");
+  // of equals the first by name
+  const equal = frames.map((frame) => ({ ...frame, deadlineMs: 20 }));
+  assert.equal(
+    run(models, { switches, frames: equal, order: "edf" }).log.map(({ model }) => model).join(""),
+    "abc",
+  );
+});
+
+test("simulate: the lowest frame of a model goes first, whenever it came", () => {
+  const switches = readSwitches("corrected", []);
+  const frames = [[1, 0], [2, 1], [0, 2]].map(([frame, injectionMs]) => ({
+    model: 0,
+    frame: frame!,
+    injectionMs: injectionMs!,
+    deadlineMs: 100,
+  }));
+  const { log } = run([{ name: "A", ms: 5 }], { switches, frames });
+  assert.deepEqual(log.map(({ frame }) => frame), [1, 0, 2]);
 });
 
 test("readSwitches: all, none, those that are named, and the mode's but for some", () => {
