@@ -229,15 +229,26 @@ test("runEntry: what a batch may say, and its two files", () => {
       policy: "edp",
       durationMs: 300,
       maxJitterMs: 0,
+      k: 3,
+      eMaxMJ: 2000,
+      summary: "of an earlier run",
     },
   ]).map((one) => runEntry(one, social, hardware));
   assert.deepEqual(plain!.result, compat!.result);
   assert.equal(fixed!.result.switches.includes("qoeSquared"), false);
   assert.equal(fixed!.result.switches.length, 13);
-  assert.deepEqual([named!.result.switches, named!.result.order, named!.result.durationMs], [
+  assert.deepEqual([
+    named!.result.switches,
+    named!.result.order,
+    named!.result.durationMs,
+    named!.result.k,
+    named!.result.eMaxMJ,
+  ], [
     ["headOnly"],
     "edf",
     300,
+    3,
+    2000,
   ]);
   assert.ok(!csvOf(plain!).schedule.includes("Reason") && csvOf(named!).schedule.includes("Reason"));
   const never = runEntry({ ...entry, probability: 0, mode: "corrected" }, social, hardware);
