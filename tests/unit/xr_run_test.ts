@@ -58,6 +58,8 @@ test("runScenario: the document of a run", () => {
   assert.equal(models.reduce((sum, { nRequired }) => sum + nRequired, 0), requests.length);
   const hits = models.reduce((sum, { nExecuted, nLate }) => sum + nExecuted - nLate, 0);
   assert.equal(result.hitRate, hits / requests.length);
+  const { nRequired, nExecuted, nLate, hitRate } = result.models["ES_RITNet"]!;
+  assert.deepEqual([nRequired, nExecuted, nLate, hitRate], [42, 32, 1, 31 / 42]);
   assert.equal(result.dropRate, log.filter(({ dropped }) => dropped).length / requests.length);
   assert.ok(
     result.utilisation.length === 2 && result.utilisation.every((share) => share > 0.5 && share <= 1),
