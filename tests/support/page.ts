@@ -3,10 +3,10 @@
  * with the test runtimes. Whatever a page must never do (log an error, ask another origin for something) fails the test that used it.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, isAbsolute, join } from "node:path";
 import process from "node:process";
 import { servePage } from "../../examples/browser/serve.ts";
 import { findChromium } from "./chromium.ts";
@@ -158,18 +158,25 @@ async function launch(profile: string): Promise<Context> {
     // this channel means WebDriver BiDi, which every Firefox speaks
     return await playwright.firefox.launchPersistentContext(profile, {
       channel: "moz-firefox",
-      executablePath: firefox.path,
+      executablePath: pathOf(firefox.path),
       viewport,
     });
   }
   const chromium = findChromium();
   if (chromium === null) throw new Error("Cannot run Chromium: there is none: set RSPARSE_CHROMIUM");
   return await playwright.chromium.launchPersistentContext(profile, {
-    executablePath: chromium.path,
+    executablePath: pathOf(chromium.path),
     env: { ...process.env, ...chromium.env },
     args: ["--no-sandbox", "--disable-dev-shm-usage"],
     viewport,
   });
+}
+
+/** Where a program of the PATH lies, as Playwright wants it. */
+function pathOf(program: string): string {
+  if (isAbsolute(program)) return program;
+  const folders = (process.env["PATH"] ?? "").split(delimiter);
+  return folders.map((folder) => join(folder, program)).find((path) => existsSync(path)) ?? program;
 }
 
 /** Chooses files in the page's dialog and waits until the model is open. */
@@ -179,16 +186,19 @@ export async function openFiles(page: Page, paths: readonly string[]): Promise<v
   await page.locator("#chat").waitFor({ state: "visible" });
 }
 
-/** Sets the fields under Settings. */
+/** Sets the fields under Settings; without a person's keys, as drivers differ in how they fill in numbers. */
 export async function settings(
   page: Page,
-  values: { readonly temperature?: number; readonly maxTokens?: number; readonly seed?: number },
+  values: { readonly temperature: number; readonly maxTokens: number; readonly seed?: number },
 ): Promise<void> {
-  if (!await page.locator("#temperature").isVisible()) await page.locator("#settings summary").click();
-  const { temperature = 0, maxTokens, seed } = values;
-  await page.locator("#temperature").fill(String(temperature));
-  if (maxTokens !== undefined) await page.locator("#max-tokens").fill(String(maxTokens));
-  if (seed !== undefined) await page.locator("#seed").fill(String(seed));
+  await page.evaluate(({ temperature, maxTokens, seed }) => {
+    const set = (id: string, value: number | undefined): void => {
+      document.querySelector<HTMLInputElement>(id)!.value = value === undefined ? "" : String(value);
+    };
+    set("#temperature", temperature);
+    set("#max-tokens", maxTokens);
+    set("#seed", seed);
+  }, values);
 }
 
 /** Sends a message. */

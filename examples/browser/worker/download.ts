@@ -39,12 +39,9 @@ export async function download(
     const total = known ? from + rest : null;
     if (known) await checkRoom(rest);
     await notePartial(id, { url, file, total, version: versionOf(response) });
-    const bytes = await receive(response, await openWriter(folder, file, from), (done) => {
+    await receive(response, await openWriter(folder, file, from), total, (done) => {
       tell({ what: file, done, total });
     }, signal);
-    if (total !== null && bytes !== total) {
-      throw new Error(`The connection ended after ${bytes} of ${total} bytes: press Download again to go on`);
-    }
     return await finish(id, { name: file, url, files: [file] });
   } catch (error) {
     const left = await sizeOf(folder, file);
@@ -103,16 +100,17 @@ async function request(
   return { response, from: 0 };
 }
 
-/** Returns how many bytes the file has then. */
+/** @throws {Error} If it ends before all is there. */
 async function receive(
   response: Response,
   writer: Awaited<ReturnType<typeof openWriter>>,
+  total: number | null,
   tell: (done: number) => void,
   signal: AbortSignal,
-): Promise<number> {
+): Promise<void> {
   let told = 0;
   try {
-    for await (const chunk of piecesOf(response.body!)) {
+    for await (const chunk of wholeAnswer(response, () => writer.bytes, total, signal)) {
       signal.throwIfAborted();
       writer.write(chunk);
       const now = performance.now();
@@ -121,8 +119,32 @@ async function receive(
       tell(writer.bytes);
     }
     tell(writer.bytes);
-    return writer.bytes;
   } finally {
     writer.close();
   }
+}
+
+/** An answer's body. That it was cut is said by some browsers as an error of their own, by others not at all. */
+async function* wholeAnswer(
+  response: Response,
+  bytes: () => number,
+  total: number | null,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const broken = (cause?: unknown): Error =>
+    new Error(
+      `The connection broke after ${bytes()} of ${
+        total ?? "an unknown number of"
+      } bytes: “Go on” takes it up there`,
+      { cause },
+    );
+  const pieces = piecesOf(response.body!);
+  for (;;) {
+    const piece = await pieces.next().catch((error) => {
+      throw signal.aborted ? signal.reason : broken(error);
+    });
+    if (piece.done === true) break;
+    yield piece.value;
+  }
+  if (total !== null && bytes() !== total) throw broken();
 }

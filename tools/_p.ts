@@ -1,0 +1,4 @@
+import { stop } from "esbuild";
+import { bundlePage } from "./build_page.ts";
+await bundlePage();
+await stop();
