@@ -7,7 +7,7 @@ import { Dial } from "./page/dial.ts";
 import { find } from "./page/dom.ts";
 import { Models } from "./page/models.ts";
 import { Tabs } from "./page/tabs.ts";
-import { inWords, parameters } from "./page/words.ts";
+import { inWords, parameters, threadsInShort } from "./page/words.ts";
 import type { ModelInfo } from "./worker/protocol.ts";
 
 const client = new Client(new Worker(new URL("worker.js", document.baseURI), { type: "module" }));
@@ -26,6 +26,8 @@ const tabs = new Tabs((name) => {
   const withDial = open !== null && (name === "chat" || name === "compare");
   find("dial", HTMLElement).hidden = !withDial;
   document.querySelector(".page")!.classList.toggle("with-dial", withDial);
+  // numbers and picture are of the conversation; a comparison has its own
+  find("live", HTMLElement).hidden = find("picture", HTMLElement).hidden = name !== "chat";
 });
 
 function setBusy(busy: boolean): void {
@@ -45,11 +47,11 @@ const models = new Models({
   showError,
   onOpen(model) {
     open = model;
-    const { name, threads, threadsReason } = model;
-    const count = threads === 1 ? "1 thread" : `${threads} threads`;
-    find("model-line", HTMLElement).textContent = `${name} · ${parameters(model.parameters)} · ${count}${
-      threadsReason === null ? "" : `: ${threadsReason}`
-    }`;
+    find("model-line", HTMLElement).textContent = [
+      model.name,
+      parameters(model.parameters),
+      threadsInShort(model.threads, model.threadsReason),
+    ].join(" · ");
     for (const part of [chat, compare, bench]) part.use(model);
     dial.use(model.recipe);
     setBusy(false);

@@ -69,7 +69,7 @@ export class Bench {
         (event) => {
           if ("what" in event) return this.#showProgress(event);
           find("bench-scroll", HTMLElement).hidden = false;
-          body.append(...event.map(rowOf));
+          body.append(...event.rows.map((row) => rowOf(row, event.threads)));
         },
       );
       const results = await this.#running.result;
@@ -118,11 +118,12 @@ function rounded(_: string, value: unknown): unknown {
   return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
 }
 
-function rowOf(row: Row): HTMLTableRowElement {
+function rowOf(row: Row, threads: number): HTMLTableRowElement {
   const line = make("tr"), stat = row.tokensPerSecond ?? row.ms;
   const digits = stat === undefined || stat.median >= 10 ? 1 : 3;
   const cells = [
     row.name,
+    String(threads),
     row.dtype,
     row.method === undefined ? row.variant : `${row.variant}, ${row.method}`,
     row.sparsity === 0 ? "–" : percent(row.sparsity),

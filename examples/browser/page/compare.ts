@@ -69,12 +69,15 @@ export class Compare {
     this.#stop.hidden = false;
     this.#stop.focus();
     announce("Running both");
-    const began = dial.sparsity;
+    const began = dial.sparsity, spent = { dense: 0, sparse: 0 };
     try {
       this.#running = client.call("compare", { prompt, maxTokens: MAX_TOKENS }, (event) => {
         if ("side" in event) {
           texts[event.side].add(event.text);
-          find(`${event.side}-figure`, HTMLElement).textContent = `token ${event.count}`;
+          const ms = spent[event.side] += event.ms;
+          find(`${event.side}-figure`, HTMLElement).textContent = `${
+            speed(ms > 0 ? (event.count - 1) / ms * 1000 : null)
+          } · token ${event.count}`;
         } else this.#verdict.textContent = `Loading ${event.what} …`;
       });
       this.#show(await this.#running.result, began, dial.sparsity);

@@ -49,9 +49,9 @@ export class Dial {
     this.#slider.step = String(least === most ? most : 0.01);
     this.#slider.value = String(recipe.sparsity);
     this.#note.textContent =
-      `Share of the multiply-adds to skip, from the next token on. Recipe: ${recipe.method}, made for ${
+      `Multiply-adds to skip, from the next token on. Recipe: ${recipe.method}, made for ${
         percent(recipe.sparsity)
-      }; the more is skipped, the worse the text.`;
+      }.`;
     this.#moved();
   }
 

@@ -26,6 +26,12 @@ export function parameters(count: number): string {
     : `${Math.round(count / 1e3)} thousand parameters`;
 }
 
+/** `1 thread: not cross-origin isolated`: the reason up to what to do about it, which the model tab has. */
+export function threadsInShort(threads: number, reason: string | null): string {
+  const count = threads === 1 ? "1 thread" : `${threads} threads`;
+  return reason === null ? count : `${count}: ${reason.replace(/^the page is /, "").replace(/: .*$/, "")}`;
+}
+
 /** Whether a call ended because it was stopped, which nobody needs to be told. */
 export function wasStopped(error: unknown): boolean {
   return error instanceof Error && error.name === "AbortError";

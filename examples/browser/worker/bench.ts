@@ -1,5 +1,4 @@
 /** The cross-runtime benchmark in this browser: requests of `deno task bench --quick`, and results in the form of its `latest.json`. */
-import type { Row } from "../../../src/cli/bench/rows.ts";
 import type { BenchHost } from "../../../src/cli/bench/variants.ts";
 import type { LoadedRecipe } from "../../../src/mod.ts";
 import type { ModelSource } from "../../../src/runtime/model.ts";
@@ -16,7 +15,7 @@ import {
   type Run,
   type Suite,
 } from "../../../tools/bench/schema.ts";
-import type { BenchChoice, Progress } from "./protocol.ts";
+import type { BenchChoice, BenchRows, Progress } from "./protocol.ts";
 
 /** As `bench/results/latest.json`, of an engine that is this browser. */
 export interface PageResults extends Pick<Results, "format" | "date" | "seconds" | "versions"> {
@@ -49,7 +48,7 @@ export interface Subject {
 export async function runBenchmark(
   choice: BenchChoice,
   subject: Subject | null,
-  tell: (event: Progress | readonly Row[]) => void,
+  tell: (event: Progress | BenchRows) => void,
   signal: AbortSignal,
 ): Promise<PageResults> {
   const began = performance.now(), engine = browserOf(navigator.userAgent);
@@ -75,7 +74,7 @@ export async function runBenchmark(
         model: () => subject!.source(),
         recipe: subject?.recipe ?? null,
       });
-      tell(rows);
+      tell({ threads: info.threads, rows });
       runs.push({
         engine: engine.name,
         what: request.what,

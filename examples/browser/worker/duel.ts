@@ -36,8 +36,8 @@ export async function* duel(options: DuelOptions): AsyncGenerator<SideToken, Com
       // who begins changes, so that none always runs behind the other
       for (const lane of turn % 2 === 0 ? lanes : [...lanes].reverse()) {
         if (!lane.runs) continue;
-        const began = performance.now(), tokens = await lane.step(most, signal);
-        took[lane.side] = performance.now() - began;
+        const tokens = await lane.step(most, signal);
+        took[lane.side] = lane.stepMs;
         yield* tokens;
       }
       if (!both || signal?.aborted === true) continue;
@@ -71,6 +71,8 @@ class Lane {
   readonly #sampler = new Sampler({ temperature: 0 });
   #finishReason: SideResult["finishReason"] | null = null;
   #prefillMs = 0;
+  /** What the last pass took; 0 before the first one. */
+  stepMs = 0;
 
   constructor(side: Side, model: Model, prompt: readonly number[], dial: () => number) {
     const { tokenizer } = model.description;
@@ -94,8 +96,10 @@ class Lane {
 
   async step(most: number, signal?: AbortSignal): Promise<SideToken[]> {
     this.#session.sparsity = this.#dial();
-    const id = this.tokens.at(-1)!;
-    return this.#take(await unlessStopped(signal, () => this.#session.decodeAsync(id, { signal })), most);
+    const id = this.tokens.at(-1)!, began = performance.now();
+    const logits = await unlessStopped(signal, () => this.#session.decodeAsync(id, { signal }));
+    this.stepMs = performance.now() - began;
+    return this.#take(logits, most);
   }
 
   /** The token that logits give, or none where it ends here. */
@@ -104,14 +108,18 @@ class Lane {
     const id = this.#sampler.sample(logits, []);
     if (this.#stopIds.has(id)) return this.#end("stop");
     this.tokens.push(id);
-    const token = { side: this.side, text: this.#stream.push(id).text, count: this.tokens.length };
+    const token = this.#token(this.#stream.push(id).text);
     return this.tokens.length < most ? [token] : [token, ...this.#end("length")];
   }
 
   #end(reason: SideResult["finishReason"]): SideToken[] {
     this.#finishReason = reason;
     const text = this.#stream.end();
-    return text === "" ? [] : [{ side: this.side, text, count: this.tokens.length }];
+    return text === "" ? [] : [this.#token(text)];
+  }
+
+  #token(text: string): SideToken {
+    return { side: this.side, text, count: this.tokens.length, ms: this.stepMs };
   }
 
   result(): SideResult {

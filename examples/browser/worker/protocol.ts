@@ -158,6 +158,8 @@ export interface SideToken {
   readonly side: Side;
   readonly text: string;
   readonly count: number;
+  /** That its pass took; of the first one, which the prompt gives, 0. */
+  readonly ms: number;
 }
 
 /** What one side did. */
@@ -188,6 +190,12 @@ export interface BenchChoice {
   readonly kernels: boolean;
 }
 
+/** What one run of a benchmark found. */
+export interface BenchRows {
+  readonly threads: number;
+  readonly rows: readonly Row[];
+}
+
 /** Calls: what they are given, what comes while they run, and what they end with. */
 export interface Calls {
   support: { argument: null; event: never; result: Support };
@@ -207,7 +215,7 @@ export interface Calls {
     event: SideToken | Progress;
     result: Comparison;
   };
-  bench: { argument: BenchChoice; event: Progress | readonly Row[]; result: PageResults };
+  bench: { argument: BenchChoice; event: Progress | BenchRows; result: PageResults };
 }
 
 /** Name of a call. */
