@@ -42,7 +42,12 @@ export function sourceAtHome(path: string): string {
 }
 
 /** Entry points of the library, by their names in `dist/`; those for pages are without the analysis, whose plots take 0.8 MB. */
-const LIBRARY = { mod: "src/mod.ts", calibrate: "src/calibrate/mod.ts", eval: "src/eval/mod.ts" };
+const LIBRARY = {
+  mod: "src/mod.ts",
+  calibrate: "src/calibrate/mod.ts",
+  eval: "src/eval/mod.ts",
+  serve: "src/server/mod.ts",
+};
 /** Packages that `npm install rsparse` brings; others are bundled, in chunks that are read when a plot is drawn. */
 function dependencies(): string[] {
   return Object.keys(JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).dependencies);

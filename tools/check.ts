@@ -42,6 +42,7 @@ const passed = [
     "src/eval/mod.ts",
     "src/analyze/mod.ts",
     "src/search/mod.ts",
+    "src/server/mod.ts",
   ),
 ];
 if (passed.includes(false)) process.exit(1);

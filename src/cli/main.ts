@@ -23,6 +23,7 @@ import * as generate from "./commands/generate.ts";
 import * as inspect from "./commands/inspect.ts";
 import * as logits from "./commands/logits.ts";
 import * as models from "./commands/models.ts";
+import * as pack from "./commands/pack.ts";
 import * as pull from "./commands/pull.ts";
 import * as search from "./commands/search.ts";
 import * as template from "./commands/template.ts";
@@ -47,6 +48,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   worker,
   analyze,
   bench,
+  pack,
   demo,
 ];
 

@@ -38,7 +38,7 @@ export function subjectOf(model: Model, { sparsity }: SessionOptions = {}): Subj
   if (sparsity !== undefined) checkSparsity(model.recipe, sparsity);
   return {
     contextLength: model.engine.contextLength,
-    isSparse: model.recipe !== null && sparsity !== 0,
+    isSparse: model.recipe !== null && (sparsity ?? model.engine.restsAt) !== 0,
     keepDense: model.recipe?.recipe.keepDense ?? 0,
     decode: (ids) => model.description.tokenizer.decode(ids, { skipSpecial: true }),
     stopIds: model.description.tokenizer.stopIds,

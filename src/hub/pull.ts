@@ -59,7 +59,7 @@ export function isCompanion(name: string): boolean {
     COMPANIONS.some((entry) => entry.replace("?", "") === name);
 }
 
-const isWeights = (name: string): boolean => /\.(gguf|safetensors|bin)$/.test(name);
+const isWeights = (name: string): boolean => /\.(gguf|safetensors|bin|rsparse)$/.test(name);
 
 /** The folder in the cache that a known model's files are in. */
 export function modelFolder(model: KnownModel, platform: Platform): string {

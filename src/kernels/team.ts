@@ -39,8 +39,8 @@ export interface TeamOptions {
   readonly patience?: number;
 }
 
-/** Kinds of work that gain differently from threads: a token, a block of a prompt, one site of a block in calibration. */
-export type Pass = "decode" | "prefill" | `site ${number}`;
+/** Kinds of work that gain differently from threads: a token, a block of a prompt, a token of each of so many sequences, one site of a block in calibration. */
+export type Pass = "decode" | "prefill" | `together ${number}` | `site ${number}`;
 
 /** Parts a thread: more even out what a thread loses when another program takes its core, and cost 0.1 µs each. */
 const PARTS_PER_THREAD = 4;

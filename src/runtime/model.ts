@@ -1,7 +1,9 @@
 /** A loaded model: the library's main class. */
 import { ContextError, FormatError } from "../errors.ts";
+import { BytesBlob } from "../format/bytes_blob.ts";
 import { Arena } from "../kernels/arena.ts";
-import { type Kernels, padTo } from "../kernels/kernels.ts";
+import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
+import { Pace } from "../kernels/pace.ts";
 import type { Team } from "../kernels/team.ts";
 import { type ChatMessage, tokenizeChat } from "../model/chat_template.ts";
 import type { LlamaConfig } from "../model/config.ts";
@@ -19,7 +21,7 @@ import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
-import { Session, type SessionOptions } from "./session.ts";
+import { type DecodeStep, Session, type SessionOptions } from "./session.ts";
 import { SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
@@ -32,6 +34,7 @@ import {
   UNTUNED,
   writeFindings,
 } from "./tuner.ts";
+import type { Slot } from "./together.ts";
 import { nextTurn } from "./turn.ts";
 import { type LoadProgress, WeightLoader } from "./weights.ts";
 import { Workspace } from "./workspace.ts";
@@ -47,8 +50,11 @@ export type ModelSource =
 
 /** Settings of {@linkcode Model.load}. */
 export interface LoadOptions {
-  /** A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense. */
-  readonly recipe?: string | Blob | LoadedRecipe;
+  /**
+   * A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense, or a pack's
+   * own recipe is loaded, which runs where a sparsity is asked for; null: none is.
+   */
+  readonly recipe?: string | Blob | LoadedRecipe | null;
   /**
    * Threads to use, default 1; `auto`: one for each processor, at most 8. More share the work while that is faster, which is measured as it runs. Where
    * there can be no threads there is one, and `info.threadsReason` says why.
@@ -136,11 +142,15 @@ export class Engine {
   readonly contextLength: number;
   /** Sets the sparsity of the next pass; null without a recipe. */
   readonly dial: Dial | null;
+  /** Where the dial of a session stands that was given none; null: at the recipe's own sparsity. */
+  readonly restsAt: number | null;
   /** Resolved when the pass that runs in turns has ended; null while none does. */
   #turns: Promise<void> | null = null;
   #busy = false;
   #lastTurn = 0;
   #parts: EngineParts | null;
+  readonly #slots: Workspace[] = [];
+  readonly #paces: Pace[] = [];
   #logitsBlock: { at: number; rows: number } | null = null;
 
   constructor(
@@ -148,6 +158,7 @@ export class Engine {
     contextLength: number,
     recipe: LoadedRecipe | null,
     kv: KvType,
+    restsAt: number | null = null,
   ) {
     const { team, arena, workspace, weights } = parts;
     this.config = weights.config;
@@ -158,6 +169,7 @@ export class Engine {
     };
     this.contextLength = contextLength;
     this.dial = recipe === null ? null : new Dial(weights, recipe);
+    this.restsAt = restsAt;
   }
 
   /** @throws {Error} If the model is closed. */
@@ -198,6 +210,11 @@ export class Engine {
     return this.#open.pool.bytes;
   }
 
+  /** Bytes of the pages that a sequence of so many positions needs. */
+  kvBytesOf(positions: number): number {
+    return Math.ceil(positions / PAGE_POSITIONS) * this.#open.pool.pageBytes;
+  }
+
   /** Memory for as long as the model lives. */
   allocate(bytes: number): number {
     return this.#open.arena.allocate(bytes);
@@ -214,6 +231,25 @@ export class Engine {
       at: this.#open.arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)),
       rows,
     };
+  }
+
+  /** What a pass over a token of each of n sequences needs beside the workspace: made when first asked for. */
+  slots(n: number): Slot[] {
+    const { team, arena } = this.#open;
+    while (this.#slots.length < n) {
+      const at = arena.allocate(Workspace.size(team.kernels, this.config, 1));
+      const s = new Workspace(team.kernels, this.config, at, 1);
+      s.initialise();
+      this.#slots.push(s);
+    }
+    return this.#slots.slice(0, n).map((s) => ({ s, kept: 0, dense: 0 }));
+  }
+
+  /** Whether a token of each of n sequences is faster in one pass than in turns, as was measured. */
+  paceOf(n: number): Pace {
+    const pace = this.#paces[n] ?? new Pace();
+    this.#paces[n] = pace;
+    return pace;
   }
 
   /**
@@ -360,17 +396,20 @@ export class Model {
         `contextLength: ${limit} found, 1 to ${config.maxPositionEmbeddings} wanted: the model's context`,
       );
     }
-    const hash = options.recipe === undefined ? null : await platform.sha256(description.checkpoint.blobs);
-    const recipe = options.recipe === undefined
-      ? null
-      : await openRecipe(options.recipe, config, platform, hash!);
+    // a pack's own recipe waits until a sparsity is asked for
+    const ownRecipe = options.recipe === undefined && !options.separate ? description.recipe ?? null : null;
+    const wanted = options.recipe ?? ownRecipe;
+    const hash = description.modelHash ??
+      (wanted === null ? null : await platform.sha256(description.checkpoint.blobs));
+    const recipe = wanted === null ? null : await openRecipe(wanted, config, platform, hash!);
     const factory = await openKernels(options.kernels ?? "auto", threads, platform);
     const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
+    const shapes = sparseShapes(description, dtype, hints);
     const tuning = options.tuning !== undefined
       ? options.tuning
-      : recipe === null || options.kernels === "reference"
+      : shapes.length === 0 || options.kernels === "reference"
       ? UNTUNED
-      : await tuneHere(sparseShapes(description, dtype, hints), config, platform, factory);
+      : await tuneHere(shapes, config, platform, factory);
     const kernels = await factory.create(memory, tuning.touch);
     const arena = new Arena(memory, kernels.heapBase());
     const plan = { dtype, recipe: hints, build: kernels.build, tuning };
@@ -390,6 +429,7 @@ export class Model {
       limit,
       recipe,
       kv,
+      ownRecipe === null ? null : 0,
     );
     return new Model({
       description,
@@ -435,6 +475,16 @@ export class Model {
     return new Session(this.engine, options);
   }
 
+  /**
+   * Runs a token of each of several sessions, in one pass where that is faster, which is measured as it runs. Each gets the logits that
+   * {@linkcode Session.decodeAsync} would give, to the bit, or the error that it would throw: what happens to one is nothing to the others.
+   *
+   * @throws {RangeError} If a session is there twice, or of another model.
+   */
+  decodeTogether(steps: readonly DecodeStep[]): Promise<(Float32Array | Error)[]> {
+    return Session.decodeTogether(this.engine, steps);
+  }
+
   /** Continues a text, or the tokens of one. Yields text as it comes; the last part has the `result`. */
   generate(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<Part> {
     return generateTokens(this, typeof prompt === "string" ? this.tokenize(prompt) : prompt, options);
@@ -448,6 +498,11 @@ export class Model {
       tokenizeChat(tokenizer, chatTemplate, messages, { addGenerationPrompt: true }),
       options,
     );
+  }
+
+  /** The sparsity of a session that was given none: the recipe's own; 0 without a recipe, and where it came with the pack. */
+  get sparsity(): number {
+    return this.engine.restsAt ?? this.recipe?.recipe.sparsity ?? 0;
   }
 
   /** What it runs on. */
@@ -570,7 +625,7 @@ async function openSource(
   }
   if (source instanceof Blob) return [{ name: source instanceof File ? source.name : "model", blob: source }];
   if (source instanceof Uint8Array) {
-    return [{ name: "model", blob: new Blob([source as Uint8Array<ArrayBuffer>]) }];
+    return [{ name: "model", blob: new BytesBlob(source) }];
   }
   if (source instanceof ReadableStream) {
     return [{

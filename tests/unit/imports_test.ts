@@ -43,6 +43,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "calibrate",
     "eval",
   ],
+  server: ["errors", "model", "recipe", "runtime"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */
@@ -52,6 +53,7 @@ const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   eval: ["js-rouge"],
   plot: ["vega", "vega-lite"],
   search: ["bullmq", "ioredis"],
+  server: ["hono"],
   cli: ["commander"],
 };
 /** Names that not every runtime has. */
@@ -117,7 +119,9 @@ test("src: npm packages and node: modules where they are allowed", () => {
       return part !== "cli" &&
         (part !== "platform" || file === "platform/browser.ts" || file === "platform/detect.ts");
     }
-    return builtinModules.includes(specifier) || !(PACKAGES[part] ?? []).includes(specifier);
+    const packages = PACKAGES[part] ?? [],
+      isAllowed = packages.some((name) => specifier === name || specifier.startsWith(`${name}/`));
+    return builtinModules.includes(specifier) || !isAllowed;
   });
   assert.deepEqual(wrong, []);
 });
