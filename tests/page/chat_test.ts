@@ -38,9 +38,13 @@ for (const isolated of [true, false]) {
       if (isolated) assert.match(line, /· [2-9]\d* threads$/);
       else {assert.match(
           line,
-          /· 1 thread: the page is not cross-origin isolated: serve it with COOP and COEP/,
+          /· 1 thread: not cross-origin isolated$/,
         );}
       assert.equal(await page.evaluate(() => crossOriginIsolated), isolated);
+      const facts = await page.locator("#facts").textContent();
+      if (!isolated) {
+        assert.match(facts!, /Threads1: the page is not .*: serve it with COOP and COEP headers/);
+      }
 
       await settings(page, { temperature: 0, maxTokens: 24 });
       await turnTo(page, 0);

@@ -64,7 +64,7 @@ async function open(host: BenchHost, request: Request, sources: Sources): Promis
   const variants: Variant[] = [];
   try {
     for (const share of sparsity) {
-      const recipe = share === 0 ? undefined : sources.recipe ?? undefined;
+      const recipe = share === 0 ? null : sources.recipe ?? undefined;
       const model = await Model.load(await sources.model(request.what), { ...options, recipe });
       variants.push({ sparsity: share, name: model.recipe?.recipe.method ?? "dense", model });
     }

@@ -60,6 +60,9 @@ export function inWords(error: unknown): string {
   if (name === "RangeError" && /memory|allocat/i.test(message)) {
     return `Memory does not suffice for this model in this browser. ${message}`;
   }
+  if (name === "TypeError" && /digest|subtle/.test(message)) {
+    return "A recipe can't be checked against the model here: the page did not come over https (or from this machine).";
+  }
   // our own messages are written to be read
   return message.replace(/rsparse calibrate(?: -o FILE)?/g, "“Calibrate here”");
 }

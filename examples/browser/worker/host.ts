@@ -231,6 +231,7 @@ export class Host {
     try {
       return this.#dense = await Model.load(files, {
         threads: "auto",
+        recipe: null,
         signal,
         onProgress: ({ loaded, total }) => tell({ what: "a second copy, for dense", done: loaded, total }),
       });
