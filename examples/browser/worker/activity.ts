@@ -63,11 +63,11 @@ export class ActivityProbe {
 }
 
 /** The test of a site's first projection, as the dial stands now. */
-function testOf(model: Model, layer: number, site: number): Test {
-  const rule = model.engine.weights.layers[layer]!.sites[site]![0]!.parts[0]!.rule;
+function testOf({ engine }: Model, layer: number, site: number): Test {
+  const rule = engine.weights.layers[layer]!.sites[site]![0]!.parts[0]!.rule;
   if (rule === null || rule.mode === "dense") return ALL;
   if (rule.mode === "low_rank") return { scale: null, threshold: Infinity };
-  return { scale: rule.scale, threshold: rule.threshold };
+  return { scale: rule.scale === engine.workspace.ones ? null : rule.scale, threshold: rule.threshold };
 }
 
 /**
@@ -84,21 +84,32 @@ export function fillCells(
   threshold: number,
 ): number {
   const bins = cells.length, nIn = x.length;
-  const countOf = (from: number, to: number): number => {
-    let active = 0;
-    for (let c = from; c < to; c++) {
-      const size = Math.abs(x[c]!);
-      if ((scale === null ? size : Math.fround(scale[c]! * size)) > threshold) active++;
-    }
-    return active;
-  };
   let total = 0;
   for (let bin = 0; bin < bins; bin++) {
     const from = Math.floor((nIn * bin) / bins),
       to = Math.max(from + 1, Math.floor((nIn * (bin + 1)) / bins));
-    const active = countOf(from, to);
+    const active = countActive(x, scale, threshold, from, to);
     cells[bin] = Math.round((255 * active) / (to - from));
     total += active;
   }
-  return (nIn >= bins ? total : countOf(0, nIn)) / nIn;
+  return (nIn >= bins ? total : countActive(x, scale, threshold, 0, nIn)) / nIn;
+}
+
+/** Two loops, as the one without scales takes a third of the time. */
+function countActive(
+  x: Float32Array,
+  scale: Float32Array | null,
+  threshold: number,
+  from: number,
+  to: number,
+): number {
+  let active = 0;
+  if (scale === null) {
+    for (let c = from; c < to; c++) active += Math.abs(x[c]!) > threshold ? 1 : 0;
+  } else {
+    for (let c = from; c < to; c++) {
+      active += Math.fround(scale[c]! * Math.abs(x[c]!)) > threshold ? 1 : 0;
+    }
+  }
+  return active;
 }
