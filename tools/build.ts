@@ -1,6 +1,6 @@
 /** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types; and the page of `examples/browser`. */
 import { spawnSync } from "node:child_process";
-import { chmodSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { builtinModules } from "node:module";
 import { join } from "node:path";
 import process from "node:process";
@@ -41,8 +41,15 @@ export function sourceAtHome(path: string): string {
   return readFileSync(path, "utf8").replaceAll("import.meta.url", JSON.stringify(pathToFileURL(path).href));
 }
 
+/** `src/hub/embedded.ts` knows this folder. */
+const CHUNKS = "chunks/[name]-[hash]";
+
+/** Kernel builds that come as files, for whoever imports or compiles them himself. */
+const KERNELS = ["kernels.baseline.wasm", "kernels.relaxed.wasm"];
+
 /** Entry points of the library, by their names in `dist/`; those for pages are without the analysis, whose plots take 0.8 MB. */
 const LIBRARY = {
+  tiny: "src/tiny.ts",
   mod: "src/mod.ts",
   calibrate: "src/calibrate/mod.ts",
   eval: "src/eval/mod.ts",
@@ -82,6 +89,40 @@ export function licencesOf(inputs: readonly string[]): string {
   return texts.join(`\n${"-".repeat(80)}\n\n`);
 }
 
+/** What the edge bundle has in place of modules that only other places need. */
+const AT_THE_EDGE: readonly (readonly [RegExp, string])[] = [
+  [/\/platform\/detect\.ts$/, "src/edge/detect.ts"],
+  [/\/hub\/locate\.ts$/, "src/edge/locate.ts"],
+  [/\/(kernels_(baseline|relaxed)\.js|reference_kernels\.ts)$/, "src/edge/no_kernels.ts"],
+];
+
+/**
+ * The whole of `rsparse/edge` in one module, npm packages included; or with `define` and `entry` an example that is made of it.
+ *
+ * @param conditions where packages are resolved
+ */
+export function edgeBundle(outfile: string, more: Partial<BuildOptions> = {}): BuildOptions {
+  return {
+    ...BUNDLE,
+    entryPoints: ["src/edge/mod.ts"],
+    splitting: false,
+    packages: "bundle",
+    mainFields: ["module", "main"],
+    minify: true,
+    outfile,
+    ...more,
+    plugins: [{
+      name: "edge",
+      setup(plugin) {
+        plugin.onResolve({ filter: /^\./ }, ({ path }) => {
+          const found = AT_THE_EDGE.find(([pattern]) => pattern.test(path));
+          return found === undefined ? null : { path: join(ROOT, found[1]) };
+        });
+      },
+    }, ...more.plugins ?? []],
+  };
+}
+
 /** Bundles the library, for runtimes and for browsers, and the command line program into `dist/`, in place of what was there; and the page into `build/page/`. */
 export async function bundle(): Promise<void> {
   rmSync(join(ROOT, "dist"), { recursive: true, force: true });
@@ -98,19 +139,28 @@ export async function bundle(): Promise<void> {
       cli: "src/cli/main.ts",
     },
     outdir: "dist",
-    chunkNames: "chunks/[name]-[hash]",
+    chunkNames: CHUNKS,
+    define: { RSPARSE_MODELS: JSON.stringify("../models/") },
     metafile: true,
     plugins: [MINIFY_PACKAGES],
   });
+  const edge = await build({ ...edgeBundle("dist/edge/mod.js"), metafile: true });
+  for (const name of KERNELS) copyFileSync(join(ROOT, "build", name), join(ROOT, "dist", name));
   const browser = await build({
     ...BROWSER,
     entryPoints: LIBRARY,
     outdir: "dist/browser",
-    chunkNames: "chunks/[name]-[hash]",
+    chunkNames: CHUNKS,
+    define: { RSPARSE_MODELS: JSON.stringify("../../models/") },
     minify: true,
     metafile: true,
   });
-  for (const [folder, { inputs }] of [["dist", metafile], ["dist/browser", browser.metafile]] as const) {
+  for (
+    const [folder, { inputs }] of [["dist", metafile], ["dist/browser", browser.metafile], [
+      "dist/edge",
+      edge.metafile,
+    ]] as const
+  ) {
     writeFileSync(join(ROOT, folder, "THIRD_PARTY_LICENSES.txt"), licencesOf(Object.keys(inputs)));
   }
   chmodSync(join(ROOT, "dist", "cli.js"), 0o755);

@@ -69,7 +69,7 @@ async function bundleTests(): Promise<void> {
       name: "own-paths",
       setup(plugin) {
         plugin.onLoad(
-          { filter: /[\\/]tests[\\/].*\.ts$/ },
+          { filter: /[\\/]tests[\\/].*\.ts$|[\\/]src[\\/]hub[\\/]embedded\.ts$/ },
           ({ path }) => ({ contents: sourceAtHome(path), loader: "ts" }),
         );
       },

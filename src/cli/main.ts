@@ -26,6 +26,7 @@ import * as models from "./commands/models.ts";
 import * as pack from "./commands/pack.ts";
 import * as pull from "./commands/pull.ts";
 import * as search from "./commands/search.ts";
+import * as serve from "./commands/serve.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
 import * as worker from "./commands/worker.ts";
@@ -49,6 +50,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   analyze,
   bench,
   pack,
+  serve,
   demo,
 ];
 

@@ -26,7 +26,7 @@ const PREAMBLE_BYTES = 32, ALIGNMENT = 64;
 /** What rows may be stored as; other types are not written. */
 const ROW_TYPES = ["F32", "BF16", "Q4_0", "Q4_1"] as const satisfies readonly StorageType[];
 const LAYOUTS: readonly StoredLayout[] = ["channels-i8", "pairs-i8"];
-const SUM = /^[0-9a-f]{8}$/;
+const SUM = /^[0-9a-f]{8}$/, SHA256 = /^[0-9a-f]{64}$/;
 
 /** Bytes in the file that are no tensor's. */
 export interface PackPart {
@@ -34,6 +34,8 @@ export interface PackPart {
   readonly offset: number;
   readonly bytes: number;
   readonly sum: string;
+  /** Of a recipe: the file's SHA-256, which says what it is, as hex digits. Not checked: `sum` is. */
+  readonly sha256?: string;
 }
 
 /** The tables of a pack; no weight has been read. */
@@ -190,7 +192,11 @@ class Reader {
     if (bytes > MAX_JSON_BYTES && name === "tokenizer") {
       this.#fail(name, `${bytes} bytes, at most ${MAX_JSON_BYTES} wanted`);
     }
-    return { name, bytes, ...this.#range(entry, name, bytes) };
+    const { sha256 } = entry;
+    if (sha256 !== undefined && (typeof sha256 !== "string" || !SHA256.test(sha256))) {
+      this.#fail(`${name}.sha256`, "64 hex digits wanted");
+    }
+    return { name, bytes, ...this.#range(entry, name, bytes), ...typeof sha256 === "string" && { sha256 } };
   }
 
   #matrix(value: unknown, name: string): StoredMatrix {
@@ -262,8 +268,8 @@ export interface PackContents {
   /** The header's other fields. */
   readonly fields: { readonly [key: string]: unknown };
   readonly tokenizer: Uint8Array;
-  /** A recipe's file. */
-  readonly recipe: readonly Uint8Array[] | null;
+  /** A recipe's file, and its SHA-256. */
+  readonly recipe: { readonly bytes: Uint8Array; readonly sha256: string } | null;
   readonly matrices: readonly PackInput[];
   /** Rows; those of type I8 have no data. */
   readonly tensors: readonly PackInput[];
@@ -274,7 +280,7 @@ export function writePack(contents: PackContents): Uint8Array[] {
   const { fields, tokenizer, recipe, matrices, tensors } = contents;
   const inputs: PackInput[] = [
     { entry: {}, data: [tokenizer] },
-    ...recipe === null ? [] : [{ entry: {}, data: [joined(recipe)] }],
+    ...recipe === null ? [] : [{ entry: { sha256: recipe.sha256 }, data: [recipe.bytes] }],
     ...tensors.filter(({ data }) => data.length > 0),
     ...matrices,
   ];

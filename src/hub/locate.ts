@@ -1,6 +1,7 @@
 /** From what a user typed after `-m` to the open files of a model. */
 import { HubError } from "../errors.ts";
 import type { Platform } from "../platform/platform.ts";
+import { EMBEDDED_MODEL, embeddedPath, embeddedUrl, openEmbedded } from "./embedded.ts";
 import type { DownloadContext } from "./download.ts";
 import { cachedModel, cachedSource, isCompanion, pullModel, type PullResult, unknownModel } from "./pull.ts";
 import { findModel } from "./registry.ts";
@@ -27,6 +28,11 @@ export async function locateModel(
   platform: Platform,
   options: Omit<DownloadContext, "platform"> = {},
 ): Promise<LocatedModel> {
+  if (source === EMBEDDED_MODEL) {
+    const blob = await openEmbedded(platform, options.signal), url = embeddedUrl();
+    const path = url.protocol === "file:" ? embeddedPath() : undefined;
+    return { name: source, files: [{ name: path ?? url.href, blob }], cachedPath: path };
+  }
   const known = findModel(source);
   const remote = /^(hf:|https?:)/.test(source);
   if (known || remote) {

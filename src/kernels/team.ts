@@ -101,6 +101,11 @@ export class Team {
     return this.#crew?.lost ?? this.#reason;
   }
 
+  /** Why it can compute no longer, or null. */
+  get failure(): string | null {
+    return this.#crew?.failure ?? null;
+  }
+
   /** Begins a unit of work of one kind, such as a token: by units it is found out whether threads help. One that was not ended counts for nothing. */
   begin(pass: Pass, work: number): void {
     if (this.#crew === null) return;
@@ -228,6 +233,10 @@ class Crew {
   /** Threads that are left. */
   get threads(): number {
     return 1 + this.#alive;
+  }
+
+  get failure(): string | null {
+    return this.#failure;
   }
 
   run(n: number, body: Part): void {

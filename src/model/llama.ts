@@ -37,6 +37,6 @@ export interface LlamaDescription {
   readonly card?: string | null;
   /** SHA-256 of the weights that a pack was made from, which recipes are bound to; elsewhere that of the file's own weights is taken. */
   readonly modelHash?: string;
-  /** The file of the recipe that a pack carries, or null. */
-  readonly recipe?: Blob | null;
+  /** The file of the recipe that a pack carries, and its SHA-256 if the pack has it; or null. */
+  readonly recipe?: { readonly blob: Blob; readonly sha256: string | null } | null;
 }

@@ -1,5 +1,6 @@
 /** A Llama from a pack. */
 import { FormatError } from "../errors.ts";
+import { BytesBlob } from "../format/bytes_blob.ts";
 import { isJsonObject, type JsonObject, parseJsonObject } from "../format/json.ts";
 import { MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH } from "../format/limits.ts";
 import { openPack, type PackCheckpoint, readPart } from "../format/pack.ts";
@@ -52,7 +53,9 @@ export async function openPackModel(blob: Blob, file: string, name: string): Pro
     license: textField(fields, "license"),
     card: textField(fields, "card"),
     modelHash,
-    recipe: recipe === null ? null : new Blob([await readPart(pack, recipe) as Uint8Array<ArrayBuffer>]),
+    recipe: recipe === null
+      ? null
+      : { blob: new BytesBlob(await readPart(pack, recipe)), sha256: recipe.sha256 ?? null },
   };
 }
 

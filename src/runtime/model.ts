@@ -147,6 +147,7 @@ export class Engine {
   /** Resolved when the pass that runs in turns has ended; null while none does. */
   #turns: Promise<void> | null = null;
   #busy = false;
+  readonly #turnMs: number;
   #lastTurn = 0;
   #parts: EngineParts | null;
   readonly #slots: Workspace[] = [];
@@ -158,7 +159,7 @@ export class Engine {
     contextLength: number,
     recipe: LoadedRecipe | null,
     kv: KvType,
-    restsAt: number | null = null,
+    { restsAt, turnMs }: { readonly restsAt: number | null; readonly turnMs: number },
   ) {
     const { team, arena, workspace, weights } = parts;
     this.config = weights.config;
@@ -170,6 +171,7 @@ export class Engine {
     this.contextLength = contextLength;
     this.dial = recipe === null ? null : new Dial(weights, recipe);
     this.restsAt = restsAt;
+    this.#turnMs = turnMs;
   }
 
   /** @throws {Error} If the model is closed. */
@@ -233,14 +235,20 @@ export class Engine {
     };
   }
 
-  /** What a pass over a token of each of n sequences needs beside the workspace: made when first asked for. */
-  slots(n: number): Slot[] {
+  /** What a pass over a token of each of n sequences needs beside the workspace, made when first asked for; null if memory does not suffice. */
+  slots(n: number): Slot[] | null {
     const { team, arena } = this.#open;
-    while (this.#slots.length < n) {
-      const at = arena.allocate(Workspace.size(team.kernels, this.config, 1));
-      const s = new Workspace(team.kernels, this.config, at, 1);
-      s.initialise();
-      this.#slots.push(s);
+    try {
+      while (this.#slots.length < n) {
+        const at = arena.allocate(Workspace.size(team.kernels, this.config, 1));
+        const s = new Workspace(team.kernels, this.config, at, 1);
+        s.initialise();
+        this.#slots.push(s);
+      }
+      this.logitsBlock();
+    } catch (error) {
+      if (error instanceof RangeError) return null;
+      throw error;
     }
     return this.#slots.slice(0, n).map((s) => ({ s, kept: 0, dense: 0 }));
   }
@@ -283,7 +291,7 @@ export class Engine {
         signal?.throwIfAborted();
         const { done, value } = work.next();
         if (done) return value;
-        if (performance.now() - this.#lastTurn > TURN_MS) {
+        if (performance.now() - this.#lastTurn > this.#turnMs) {
           await nextTurn();
           this.#lastTurn = performance.now();
           this.checkOpen();
@@ -295,6 +303,11 @@ export class Engine {
       this.#turns = null;
       ended!();
     }
+  }
+
+  /** Whether it is open and no thread has failed. */
+  get canRun(): boolean {
+    return this.#parts !== null && this.#parts.team.failure === null;
   }
 
   /** @throws {Error} If the model is closed. */
@@ -398,10 +411,12 @@ export class Model {
     }
     // a pack's own recipe waits until a sparsity is asked for
     const ownRecipe = options.recipe === undefined && !options.separate ? description.recipe ?? null : null;
-    const wanted = options.recipe ?? ownRecipe;
+    const wanted = options.recipe ?? ownRecipe?.blob ?? null;
     const hash = description.modelHash ??
       (wanted === null ? null : await platform.sha256(description.checkpoint.blobs));
-    const recipe = wanted === null ? null : await openRecipe(wanted, config, platform, hash!);
+    const recipe = wanted === null
+      ? null
+      : await openRecipe(wanted, config, platform, hash!, ownRecipe?.sha256);
     const factory = await openKernels(options.kernels ?? "auto", threads, platform);
     const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
     const shapes = sparseShapes(description, dtype, hints);
@@ -429,7 +444,7 @@ export class Model {
       limit,
       recipe,
       kv,
-      ownRecipe === null ? null : 0,
+      { restsAt: ownRecipe === null ? null : 0, turnMs: platform.isUninterrupted ? Infinity : TURN_MS },
     );
     return new Model({
       description,
@@ -561,6 +576,7 @@ async function openRecipe(
   config: LlamaConfig,
   platform: Platform,
   modelHash: string,
+  sha256?: string | null,
 ): Promise<LoadedRecipe> {
   let loaded: LoadedRecipe;
   if (typeof recipe === "string" || recipe instanceof Blob) {
@@ -569,7 +585,7 @@ async function openRecipe(
     const parsed = await isJson(blob)
       ? importThresholdRecipe((await readJsonFile(blob, name)).value, config, name.replace(/^.*[/\\]/, ""))
       : await parseRecipe(blob, name);
-    loaded = { ...parsed, sha256: await platform.sha256([blob]) };
+    loaded = { ...parsed, sha256: sha256 ?? await platform.sha256([blob]) };
   } else loaded = recipe;
   checkRecipe(loaded, config, modelHash);
   return loaded;

@@ -28,7 +28,10 @@ export interface PackOptions {
   /** SHA-256 of the model's weights: recipes for it are recipes for the pack. */
   readonly modelHash: string;
   /** A recipe that fits the model, and its file's bytes. */
-  readonly recipe?: { readonly loaded: LoadedRecipe; readonly bytes: Uint8Array } | null;
+  readonly recipe?: {
+    readonly loaded: LoadedRecipe & { readonly sha256: string };
+    readonly bytes: Uint8Array;
+  } | null;
   /** What is said of it; default: what the model's file says. */
   readonly name?: string;
   readonly license?: string;
@@ -82,7 +85,7 @@ export async function packModel(model: LlamaDescription, options: PackOptions): 
       config: model.config,
     },
     tokenizer: new TextEncoder().encode(JSON.stringify(model.tokenizer)),
-    recipe: recipe === null ? null : [recipe.bytes],
+    recipe: recipe === null ? null : { bytes: recipe.bytes, sha256: recipe.loaded.sha256 },
     matrices,
     tensors,
   });

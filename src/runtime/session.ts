@@ -5,7 +5,7 @@ import type { KvCache } from "./kv_cache.ts";
 import { drain, notFinite, type PassOptions, type SparsityCount } from "./forward.ts";
 import type { Engine } from "./model.ts";
 import type { NeuronScores } from "./neuron_scores.ts";
-import { MAX_TOGETHER } from "./together.ts";
+import { MAX_TOGETHER, type Slot } from "./together.ts";
 import { MAX_TOKENS } from "./workspace.ts";
 
 /** Which positions of a prompt run dense: all, only the first `keepDense`, the official first 90 % (`official`), or those before a position. */
@@ -47,7 +47,9 @@ export interface DecodeOptions extends Pick<PassOptions, "observe" | "forceMask"
 
 /** A token of one of several sessions, for `model.decodeTogether`. */
 export interface DecodeStep {
+  /** The sequence. */
   readonly session: Session;
+  /** The token, which comes next in it. */
   readonly id: number;
 }
 
@@ -208,7 +210,8 @@ export class Session {
     for (const group of groupsOf(tokens)) {
       const pace = engine.paceOf(group.length), clock = { ms: 0 };
       const isPass = group.length > 1 && pace.together && engine.weights.mlp === undefined;
-      if (isPass) yield* timed(Session.#pass(engine, group, found), clock);
+      const slots = isPass ? engine.slots(group.length) : null;
+      if (slots !== null) yield* timed(Session.#pass(engine, group, slots, found), clock);
       else {
         for (const { session, id, index } of group) {
           try {
@@ -233,6 +236,7 @@ export class Session {
   static *#pass(
     engine: Engine,
     group: readonly { session: Session; id: number; index: number; dial: number | null }[],
+    all: readonly Slot[],
     found: (Float32Array | Error)[],
   ): Generator<void, void> {
     const { forward, memory, config } = engine;
@@ -247,7 +251,7 @@ export class Session {
       }
     });
     if (ready.length === 0) return;
-    const firstSparse = ready.findIndex(({ dial }) => dial !== null), slots = engine.slots(ready.length);
+    const firstSparse = ready.findIndex(({ dial }) => dial !== null), slots = all.slice(0, ready.length);
     if (firstSparse >= 0) engine.dial!.set(ready[firstSparse]!.dial!);
     // what is skipped is counted by slots
     forward.count = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };

@@ -31,8 +31,8 @@ export interface HandlerOptions {
   readonly stallMs?: number;
   /** Sparsity of requests that don't say one; default: the recipe's. */
   readonly sparsity?: number;
-  /** Is told of errors that are nobody's request's fault. */
-  readonly onError?: (error: unknown) => void;
+  /** Is told of errors that are no request's fault. `isFatal`: no request can be answered any more, and `/health` says so; the process should be started again. */
+  readonly onError?: (error: unknown, isFatal: boolean) => void;
 }
 
 /** A function from a request to its answer, and the way to end it. */

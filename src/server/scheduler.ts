@@ -26,8 +26,10 @@ export interface SchedulerEvents {
   prompt?(tokens: number): void;
   /** A token came, so many milliseconds after the one before it; NaN: the first, or after a pause. */
   token?(ms: number): void;
-  /** A generation was ended before its time. */
-  cancelled?(reason: "disconnect" | "stalled" | "failed"): void;
+  /** A generation was ended before its time, by its listener or because that took nothing. */
+  cancelled?(reason: "disconnect" | "stalled"): void;
+  /** A generation was ended by an error. */
+  failed?(error: unknown): void;
   /** Work that ran, of a generation that is over. */
   work?(count: { readonly kept: number; readonly dense: number; readonly sparseTokens: number }): void;
 }
@@ -160,7 +162,7 @@ export class Scheduler {
 
   #failed(sequence: Sequence, error: unknown): void {
     this.#fail(sequence, error);
-    this.#events.cancelled?.("failed");
+    this.#events.failed?.(error);
   }
 
   /** Takes a generation that is over out of those that run. */
@@ -233,12 +235,16 @@ export class Scheduler {
   /** A token for each generation that is past its prompt and not paused. */
   async #decode(): Promise<boolean> {
     const ready = this.#running.filter((sequence) => sequence.next !== null && !isPaused(sequence));
-    for (const sequence of ready) {
-      if (sequence.isOver) continue;
-      const { session, options: { deadlineMs } } = sequence;
+    for (const { session, options: { deadlineMs } } of ready) {
       if (deadlineMs !== undefined) session!.sparsity = this.#latencies.leastWithin(deadlineMs);
-      const logits = await this.#run(sequence, () => session!.decodeAsync(sequence.next!));
-      if (logits !== null) this.#deliver(sequence, logits);
+    }
+    const steps = ready.map(({ session, next }) => ({ session: session!, id: next! }));
+    const found = ready.length > 0 ? await this.#model.decodeTogether(steps) : [];
+    for (const [i, sequence] of ready.entries()) {
+      const logits = found[i]!;
+      if (sequence.isOver) continue;
+      if (logits instanceof Error) this.#failed(sequence, logits);
+      else this.#deliver(sequence, logits);
     }
     for (const sequence of this.#running.filter(isPaused)) sequence.lastTokenAt = NaN;
     return ready.length > 0;
@@ -283,7 +289,11 @@ export class Scheduler {
 
   #deliver(sequence: Sequence, logits: Float32Array): void {
     const before = sequence.lastTokenAt, { tokens } = sequence.continuation, count = tokens.length;
-    sequence.deliver(logits);
+    try {
+      sequence.deliver(logits);
+    } catch (error) {
+      return this.#failed(sequence, error);
+    }
     const ms = sequence.lastTokenAt - before;
     if (tokens.length > count) this.#events.token?.(ms);
     if (ms > 0 && sequence.session !== null) this.#latencies.note(sequence.session.sparsity, ms);

@@ -42,6 +42,8 @@ export class Service {
   #model: Model | null = null;
   #scheduler: Scheduler | null = null;
   #failure: unknown = null;
+  /** Errors that were told of. */
+  readonly #reported: WeakSet<object> = new WeakSet();
   /** Requests for text that were accepted and not yet answered to the end. */
   #open = 0;
   #draining: { readonly done: Promise<void>; readonly end: () => void } | null = null;
@@ -88,6 +90,10 @@ export class Service {
         if (ms >= 0) metrics.tokenSeconds.observe(ms / 1000);
       },
       cancelled: (reason) => metrics.cancelled.add(1, reason),
+      failed: (error) => {
+        metrics.cancelled.add(1, "failed");
+        this.#report(error);
+      },
       work: ({ kept, dense, sparseTokens }) => {
         metrics.work.add(kept, "run");
         metrics.work.add(dense - kept, "skipped");
@@ -105,11 +111,11 @@ export class Service {
   /** @throws {ApiError} 503 while there is no model. */
   #ready(): { readonly model: Model; readonly scheduler: Scheduler; readonly name: string } {
     const model = this.#model, scheduler = this.#scheduler;
-    if (model !== null && scheduler !== null) {
+    if (model !== null && scheduler !== null && this.#failure === null) {
       return { model, scheduler, name: this.#options.modelName ?? model.name };
     }
     if (this.#failure !== null) {
-      throw new ApiError(503, "model_failed", "the model could not be loaded: the server's log says why");
+      throw new ApiError(503, "model_failed", "the model can't be run: the server's log says why");
     }
     throw new ApiError(503, "model_loading", "the model is being loaded: try again soon", {
       headers: { "retry-after": "1" },
@@ -133,6 +139,14 @@ export class Service {
     return response;
   }
 
+  /** Tells of an error, and looks whether it is the last: of a trap it can't be told what it has left in the memory. */
+  #report(error: unknown): void {
+    if (typeof error === "object" && error !== null) this.#reported.add(error);
+    const isFatal = error instanceof WebAssembly.RuntimeError || !this.#model?.engine.canRun;
+    if (isFatal) this.#failure ??= error;
+    this.#options.onError?.(error, isFatal);
+  }
+
   /** The answer for whatever was thrown. */
   refuse(error: unknown): Response {
     return this.#apiError(error).response;
@@ -144,7 +158,7 @@ export class Service {
       const headers = { "retry-after": String(error.retryAfter) };
       return new ApiError(429, "queue_full", error.message, { headers, cause: error });
     }
-    this.#options.onError?.(error);
+    if (!this.#reported.has(error as object)) this.#report(error);
     return new ApiError(500, "internal_error", "the server failed: its log says how", { cause: error });
   }
 

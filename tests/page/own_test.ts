@@ -30,11 +30,12 @@ async function storyPack(): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = new Uint8Array(
     await new Blob(serialiseRecipe(loaded.recipe, new Map(), tableOf(loaded)) as BlobPart[]).arrayBuffer(),
   );
+  const sha256 = await model.platform.sha256([new Blob([bytes])]);
   const files = await Promise.all(["stories260K.bin", "tok512.bin"].map(async (name) => ({
     name,
     blob: await openAsBlob(join(folder, name)),
   })));
-  return await packOf(files, "int8", { recipe: { loaded, bytes }, name: "stories" });
+  return await packOf(files, "int8", { recipe: { loaded: { ...loaded, sha256 }, bytes }, name: "stories" });
 }
 
 test(

@@ -1,13 +1,12 @@
 /** Packs for tests, made of small models. */
 import { detectPlatform } from "../../src/platform/detect.ts";
 import { type NamedBlob, openModel } from "../../src/model/open.ts";
-import type { LoadedRecipe } from "../../src/recipe/recipe.ts";
 import type { Dtype } from "../../src/runtime/matrix.ts";
-import { packModel } from "../../src/runtime/pack_model.ts";
+import { packModel, type PackOptions } from "../../src/runtime/pack_model.ts";
 
 /** What a pack is to hold beside the model. */
 export interface PackExtras {
-  readonly recipe?: { readonly loaded: LoadedRecipe; readonly bytes: Uint8Array } | null;
+  readonly recipe?: PackOptions["recipe"];
   readonly name?: string;
   readonly license?: string;
   readonly card?: string;

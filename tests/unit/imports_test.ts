@@ -44,6 +44,8 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "eval",
   ],
   server: ["errors", "model", "recipe", "runtime"],
+  edge: ["errors", "model", "platform", "runtime", "server"],
+  tiny: ["errors", "platform", "hub"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
 };
 /** npm packages by the folder that may name them. */

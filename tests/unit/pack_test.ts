@@ -45,13 +45,12 @@ function logitsOf(model: Model, sparsity?: number): Float32Array {
 }
 
 /** Thresholds that leave about half of the activations. */
-async function recipeFor(
-  files: Parameters<typeof Model.load>[0],
-): Promise<{ loaded: LoadedRecipe; bytes: Uint8Array }> {
+async function recipeFor(files: Parameters<typeof Model.load>[0]) {
   await using model = await Model.load(files, { recipe: null });
-  const loaded = recipeOfThresholds(model.config, await model.hash(), 0.5, (nIn) => nIn === 224 ? 0.1 : 0.6);
-  const chunks = serialiseRecipe(loaded.recipe, new Map());
-  return { loaded, bytes: new Uint8Array(await new Blob(chunks as BlobPart[]).arrayBuffer()) };
+  const made = recipeOfThresholds(model.config, await model.hash(), 0.5, (nIn) => nIn === 224 ? 0.1 : 0.6);
+  const blob = new Blob(serialiseRecipe(made.recipe, new Map()) as Uint8Array<ArrayBuffer>[]);
+  const loaded = { ...made, sha256: await model.platform.sha256([blob]) };
+  return { loaded, bytes: new Uint8Array(await blob.arrayBuffer()) };
 }
 
 async function same(

@@ -1,6 +1,6 @@
 /**
- * Which channels a token used, for the picture. A look costs 98,000 comparisons for SmolLM2, so only some tokens are looked at: between looks there is no
- * observer, and decoding is as without one.
+ * Which channels a token used, for the picture. A look makes 98,000 comparisons for SmolLM2, so only some tokens are looked at: between looks there is
+ * no observer, and decoding is as without one.
  */
 import type { Model } from "../../../src/mod.ts";
 import { projectionShape } from "../../../src/model/config.ts";

@@ -80,7 +80,10 @@ async function modelResult(model: LlamaDescription) {
 async function packFields({ modelHash, card, recipe }: LlamaDescription) {
   if (!recipe) return { modelHash, card, recipe: null };
   const { parseRecipe } = await import("../../recipe/recipe.ts");
-  const { recipe: { method, sparsity, rho, points } } = await parseRecipe(recipe, "the recipe in the pack");
+  const { recipe: { method, sparsity, rho, points } } = await parseRecipe(
+    recipe.blob,
+    "the recipe in the pack",
+  );
   return {
     modelHash,
     card,

@@ -64,10 +64,11 @@ async function readRecipe(
   model: LlamaDescription,
   modelHash: string,
 ): Promise<PackOptions["recipe"]> {
-  const blob = path === undefined ? model.recipe ?? null : await platform.openBlob(path);
+  const blob = path === undefined ? model.recipe?.blob ?? null : await platform.openBlob(path);
   if (blob === null) return null;
   const { checkRecipe, parseRecipe } = await import("../../recipe/recipe.ts");
-  const loaded = await parseRecipe(blob, path ?? "the recipe in the pack");
+  const sha256 = await platform.sha256([blob]);
+  const loaded = { ...await parseRecipe(blob, path ?? "the recipe in the pack"), sha256 };
   checkRecipe(loaded, model.config, modelHash);
   return { loaded, bytes: new Uint8Array(await blob.arrayBuffer()) };
 }
