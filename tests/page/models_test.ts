@@ -180,6 +180,15 @@ test("page: what can't be opened is said in words, and the model before it stays
     takeErrors();
     assert.equal(await page.locator("#shelf li").count(), 0, "nothing is left of them");
     await page.locator("#tab-chat").click();
+    const long = "Once upon a time ".repeat(200);
+    await send(page, long);
+    await page.locator("#error").waitFor({ state: "visible" });
+    assert.match(
+      await page.locator("#error-text").innerText(),
+      /more than the context of 512: shorten the prompt/,
+    );
+    assert.equal(await page.locator("#prompt").inputValue(), long, "one can shorten what one wrote");
+    assert.equal(await page.locator("#messages li").count(), 0);
     assert.ok((await tell(page)).length > 20);
   });
 });

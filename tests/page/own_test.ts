@@ -1,7 +1,6 @@
 /** The model that comes with the page: a pack with a recipe of its own, opened by one press. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { openAsBlob } from "node:fs";
+import { existsSync, mkdtempSync, openAsBlob, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -10,7 +9,7 @@ import { Model } from "../../src/mod.ts";
 import { tableOf } from "../../src/recipe/recipe.ts";
 import { packOf } from "../support/packs.ts";
 import { answerOf, send, settings, withPage } from "../support/page.ts";
-import { requireShared, skipWithout } from "../support/shared.ts";
+import { requireShared, rootPath, skipWithout } from "../support/shared.ts";
 
 const STORIES = "data/models/stories260K";
 const skip = skipWithout(STORIES);
@@ -72,3 +71,18 @@ test(
     }
   },
 );
+
+test("page: offers a model of its own exactly where the checkout has one", async () => {
+  await withPage({ isolated: true }, async ({ page }) => {
+    const isHere = existsSync(rootPath("models/tiny.rsparse"));
+    assert.equal(await page.locator("#own").isVisible(), isHere);
+    if (!isHere) return;
+    await page.locator("#own-open").click();
+    await page.locator("#chat").waitFor({ state: "visible" });
+    await settings(page, { temperature: 0, maxTokens: 30 });
+    await send(page, "Tell me a short story about a fox.");
+    const { text, meta } = await answerOf(page);
+    assert.ok(text.length > 20, text);
+    assert.match(meta, /% skipped · dial \d+ %/);
+  });
+});

@@ -132,6 +132,7 @@ export class Chat {
     } catch (error) {
       asked.item.remove();
       answer.item.remove();
+      if (this.#messages.length === 0) this.clear();
       this.#area.value = text;
       fit(this.#area);
       showError(error);

@@ -19,6 +19,8 @@ export class Client {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, Waiting>();
   #next = 0;
+  /** Why nothing will be answered any more; null: it will. */
+  #ended: string | null = null;
 
   constructor(worker: Worker) {
     this.#worker = worker;
@@ -41,6 +43,7 @@ export class Client {
   ): Running<Calls[N]["result"]> {
     const id = this.#next++;
     const result = new Promise<Calls[N]["result"]>((resolve, reject) => {
+      if (this.#ended !== null) return reject(new Error(this.#ended));
       this.#waiting.set(id, {
         onEvent: onEvent as (event: unknown) => void,
         resolve: resolve as (value: unknown) => void,
@@ -71,6 +74,7 @@ export class Client {
   }
 
   #fail(text: string): void {
+    this.#ended = text;
     for (const { reject } of this.#waiting.values()) reject(new Error(text));
     this.#waiting.clear();
   }
