@@ -45,10 +45,10 @@ export class Models {
   async start(): Promise<Support> {
     const support = this.#support = await this.#context.client.call("support", null).result;
     const { own, storageReason } = support;
-    find("own", HTMLElement).hidden = own === null;
-    if (own !== null) {
-      find("own-text", HTMLElement).textContent = `${own.name}, ${bytes(own.bytes)}, comes with this page`;
-    }
+    find("own-open", HTMLElement).hidden = own === null;
+    find("own-text", HTMLElement).textContent = own === null
+      ? "This copy of the page comes without one: choose a file, or give an address."
+      : `${own.name}, ${bytes(own.bytes)}, comes with this page`;
     this.#url.disabled = storageReason !== null;
     this.#enable();
     this.#showFacts();

@@ -134,7 +134,9 @@ export class Host {
     if (own === null) throw new Error("This page was built without a model of its own");
     const response = await fetch(own.file, { signal });
     if (!response.ok) {
-      throw new Error(`The page's own model is not there: the server answered ${response.status}`);
+      throw new Error(
+        `The page's own model is not there, the server answered ${response.status}: choose a file, or give an address`,
+      );
     }
     return {
       files: [{ name: own.file, blob: await readWhole(response, own, tell) }],
