@@ -1,7 +1,7 @@
 /**
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
- * Node 24 and Bun; those that a page can run in Chromium; those of the page of `examples/browser` in Chromium and Firefox (`page-chromium`, `page-firefox`); and
- * the examples of the docstrings on Deno. The last line counts tests over all runtimes.
+ * Node 24 and Bun; those that a page can run in Chromium; those of the page of `examples/browser` in Chromium and Firefox (`page-chromium`, `page-firefox`); those
+ * of `tests/workerd` with workerd, which Deno starts; and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -10,6 +10,7 @@ import { availableParallelism, freemem } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
+import { findWorkerd } from "../tests/support/edge.ts";
 import { type BrowserName, BROWSERS } from "../tests/support/page.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
@@ -37,8 +38,10 @@ const TIMEOUT_MS = 15 * 60_000;
 
 /** Tests that drive a browser. */
 const PAGE_TESTS = "tests/page/";
+/** Tests of what runs in workerd; their runner is Deno's. */
+const WORKERD_TESTS = "tests/workerd/";
 
-type RuntimeName = Runtime["name"] | "chromium" | `page-${BrowserName}`;
+type RuntimeName = Runtime["name"] | "chromium" | "workerd" | `page-${BrowserName}`;
 
 interface Job {
   readonly runtime: RuntimeName;
@@ -148,7 +151,7 @@ function testCommand(runtime: Runtime, files: readonly string[]): string[] {
 /** Numbers of the runner's own summary. */
 function readCounts(runtime: RuntimeName, output: string): Counts {
   const last = (pattern: RegExp): number => Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
-  if (runtime === "deno" || runtime.startsWith("page-")) {
+  if (runtime === "deno" || runtime === "workerd" || runtime.startsWith("page-")) {
     return {
       passed: last(/(\d+) passed(?: \(\d+ steps?\))? \| \d+ failed/g),
       failed: last(/\d+ passed(?: \(\d+ steps?\))? \| (\d+) failed/g),
@@ -223,14 +226,19 @@ async function main(): Promise<number> {
   await pulledModel();
 
   const found = runtimes(), pages = BROWSERS.map((browser) => `page-${browser}` as const);
-  const names: readonly RuntimeName[] = [...found.map(({ name }) => name), "chromium", ...pages];
+  const names: readonly RuntimeName[] = [
+    ...found.map(({ name }) => name),
+    "chromium",
+    ...findWorkerd() === null ? [] : ["workerd" as const],
+    ...pages,
+  ];
   const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
     console.error(`Cannot test on ${values.runtime}: no such runtime, there are ${names.join(", ")}`);
     return 2;
   }
   if (values.runtime === undefined) {
-    for (const name of ["node-20", "node-24", "bun"] as const) {
+    for (const name of ["node-20", "node-24", "bun", "workerd"] as const) {
       if (!names.includes(name)) console.log(`${name}: not to be had on this platform, not tested`);
     }
   }
@@ -249,8 +257,10 @@ async function main(): Promise<number> {
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
-  const files = all.filter((path) => !path.startsWith(PAGE_TESTS));
+  const isOfOne = (path: string): boolean => path.startsWith(PAGE_TESTS) || path.startsWith(WORKERD_TESTS);
+  const files = all.filter((path) => !isOfOne(path));
   const pageFiles = all.filter((path) => path.startsWith(PAGE_TESTS));
+  const inWorkerd = all.filter((path) => path.startsWith(WORKERD_TESTS));
   const jobs: Job[] = [], alone: Job[] = [];
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
     jobs.push(...jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
@@ -260,11 +270,18 @@ async function main(): Promise<number> {
       if (examples.length > 0) jobs.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
+  if (chosen.includes("workerd") && inWorkerd.length > 0) {
+    const [deno] = found.find(({ name }) => name === "deno")!.command as [string];
+    jobs.push(
+      ...jobsOf("workerd", inWorkerd, (some) => [deno, "test", "-A", "--no-check", "--quiet", ...some]),
+    );
+  }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
   const hasJob = (name: RuntimeName): boolean => jobs.some(({ runtime }) => runtime === name);
-  for (const { name } of found) {
-    // a filter that means the page's tests leaves the others nothing to run, and is none that matches nothing
-    if (chosen.includes(name) && (hasJob(name) || pageFiles.length === 0)) totals.set(name, { ...none });
+  for (const name of chosen) {
+    if (name === "chromium" || name.startsWith("page-")) continue;
+    // a filter that means tests of one runtime leaves the others nothing to run, and is none that matches nothing
+    if (hasJob(name) || all.length === 0) totals.set(name, { ...none });
   }
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
