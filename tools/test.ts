@@ -12,6 +12,7 @@ import { build, stop } from "esbuild";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
+import { installOpenai } from "./openai.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRedis } from "./redis.ts";
 import { installRuntimes } from "./runtimes.ts";
@@ -78,7 +79,7 @@ async function bundleIfOld(): Promise<void> {
     const path = join(ROOT, entry);
     if (!statSync(path).isDirectory()) return [path];
     return readdirSync(path, { recursive: true, encoding: "utf8" })
-      .filter((name) => !name.includes("node_modules")).map((name) => join(path, name));
+      .filter((name) => !/node_modules|^runtimes/.test(name)).map((name) => join(path, name));
   }).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
   const made = existsSync(stamp) && existsSync(join(ROOT, "dist", "cli.js"));
   if (made && Number(readFileSync(stamp, "utf8")) === newest) return;
@@ -225,6 +226,12 @@ async function main(): Promise<number> {
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const files = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
+  if (files.some((path) => path.startsWith("tests/e2e/serve"))) {
+    const reason = installOpenai();
+    if (reason !== null) {
+      console.log(`Python's openai: not to be had${process.env["CI"] ? "" : ", not tested"}: ${reason}`);
+    }
+  }
   const light: Job[] = [], heavy: Job[] = [];
   const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
     light.push(...jobs.light);
