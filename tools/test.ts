@@ -16,6 +16,7 @@ import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
 import { installFirefox } from "./firefox.ts";
+import { installOpenai } from "./openai.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRedis } from "./redis.ts";
 import { installRuntimes } from "./runtimes.ts";
@@ -93,7 +94,7 @@ async function bundleIfOld(): Promise<void> {
       const path = join(ROOT, entry);
       if (!statSync(path).isDirectory()) return [path];
       return readdirSync(path, { recursive: true, encoding: "utf8" })
-        .filter((name) => !name.includes("node_modules")).map((name) => join(path, name));
+        .filter((name) => !/node_modules|^runtimes/.test(name)).map((name) => join(path, name));
     },
   ).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
   const made = existsSync(stamp) && existsSync(join(ROOT, "dist", "cli.js"));
@@ -262,6 +263,12 @@ async function main(): Promise<number> {
   const pageFiles = all.filter((path) => path.startsWith(PAGE_TESTS));
   const inWorkerd = all.filter((path) => path.startsWith(WORKERD_TESTS));
   const jobs: Job[] = [], alone: Job[] = [];
+  if (files.some((path) => path.startsWith("tests/e2e/serve"))) {
+    const reason = installOpenai();
+    if (reason !== null) {
+      console.log(`Python's openai: not to be had${process.env["CI"] ? "" : ", not tested"}: ${reason}`);
+    }
+  }
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
     jobs.push(...jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
