@@ -1,4 +1,4 @@
-/** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types. */
+/** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types; and the page of `examples/browser`. */
 import { spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { builtinModules } from "node:module";
@@ -6,6 +6,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { build, type BuildOptions, type Plugin, stop, transform } from "esbuild";
+import { bundlePage } from "./build_page.ts";
 import { prepare, ROOT } from "./prepare.ts";
 
 /** What `dist/` and the bundled tests have in common; npm packages and `node:` modules stay imports. */
@@ -72,7 +73,7 @@ const MINIFY_PACKAGES: Plugin = {
 };
 
 /** The licences of the packages and data that these inputs of a bundle are of, each once: what is shipped with it has to name them. */
-function licencesOf(inputs: readonly string[]): string {
+export function licencesOf(inputs: readonly string[]): string {
   const folders = new Set(
     inputs.flatMap((path) => /^.*[\\/]node_modules[\\/](@[^\\/]+[\\/])?[^\\/]+/.exec(path)?.[0] ?? []),
   );
@@ -126,7 +127,7 @@ export function edgeBundle(outfile: string, more: Partial<BuildOptions> = {}): B
   };
 }
 
-/** Bundles the library, for runtimes and for browsers, and the command line program into `dist/`, in place of what was there. */
+/** Bundles the library, for runtimes and for browsers, and the command line program into `dist/`, in place of what was there; and the page into `build/page/`. */
 export async function bundle(): Promise<void> {
   rmSync(join(ROOT, "dist"), { recursive: true, force: true });
   const { metafile } = await build({
@@ -144,7 +145,7 @@ export async function bundle(): Promise<void> {
     },
     outdir: "dist",
     chunkNames: CHUNKS,
-    define: { RSPARSE_MODELS: JSON.stringify("../models/") },
+    define: { RSPARSE_FOLDERS: JSON.stringify({ models: "../models/", kernels: "./" }) },
     metafile: true,
     plugins: [MINIFY_PACKAGES],
   });
@@ -155,7 +156,7 @@ export async function bundle(): Promise<void> {
     entryPoints: LIBRARY,
     outdir: "dist/browser",
     chunkNames: CHUNKS,
-    define: { RSPARSE_MODELS: JSON.stringify("../../models/") },
+    define: { RSPARSE_FOLDERS: JSON.stringify({ models: "../../models/", kernels: "../" }) },
     minify: true,
     metafile: true,
   });
@@ -168,6 +169,7 @@ export async function bundle(): Promise<void> {
     writeFileSync(join(ROOT, folder, "THIRD_PARTY_LICENSES.txt"), licencesOf(Object.keys(inputs)));
   }
   chmodSync(join(ROOT, "dist", "cli.js"), 0o755);
+  await bundlePage();
 }
 
 /** Writes type declarations for everything under `src/` but the command line into `dist/types`. */
