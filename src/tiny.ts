@@ -11,12 +11,17 @@
  *
  * @module
  */
-import { embeddedUrl, openEmbedded } from "./hub/embedded.ts";
+import { embeddedUrl, kernelsUrl as urlOfKernels, openEmbedded } from "./hub/embedded.ts";
 import { detectPlatform } from "./platform/detect.ts";
 
 /** Where its pack lies: `models/tiny.rsparse` of the package. */
 export function tinyUrl(): URL {
   return embeddedUrl();
+}
+
+/** Where a build of the kernels lies, for `rsparse/edge`, which has none inside: any runs the model, relaxed where there is relaxed SIMD. */
+export function kernelsUrl(build: "baseline" | "relaxed"): URL {
+  return urlOfKernels(build);
 }
 
 /**

@@ -140,7 +140,7 @@ export async function bundle(): Promise<void> {
     },
     outdir: "dist",
     chunkNames: CHUNKS,
-    define: { RSPARSE_MODELS: JSON.stringify("../models/") },
+    define: { RSPARSE_FOLDERS: JSON.stringify({ models: "../models/", kernels: "./" }) },
     metafile: true,
     plugins: [MINIFY_PACKAGES],
   });
@@ -151,7 +151,7 @@ export async function bundle(): Promise<void> {
     entryPoints: LIBRARY,
     outdir: "dist/browser",
     chunkNames: CHUNKS,
-    define: { RSPARSE_MODELS: JSON.stringify("../../models/") },
+    define: { RSPARSE_FOLDERS: JSON.stringify({ models: "../../models/", kernels: "../" }) },
     minify: true,
     metafile: true,
   });

@@ -14,7 +14,9 @@ function sources(): string[] {
   return FOLDERS.filter((folder) => existsSync(join(ROOT, folder))).flatMap((folder) =>
     readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
       .map((name) => `${folder}/${name}`)
-      .filter((path) => path.endsWith(".ts") && !/node_modules|assembly|edge-workers/.test(path))
+      .filter((path) =>
+        path.endsWith(".ts") && !/node_modules|assembly|edge-workers|parity_worker/.test(path)
+      )
   );
 }
 

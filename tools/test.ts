@@ -1,7 +1,7 @@
 /**
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
- * Node 24 and Bun; those that a page can run in Chromium; those of the page of `examples/browser` in Chromium and Firefox (`page-chromium`, `page-firefox`); and
- * the examples of the docstrings on Deno. The last line counts tests over all runtimes.
+ * Node 24 and Bun; those that a page can run in Chromium; those of `tests/workerd` with workerd, which Deno starts; those of the page of `examples/browser` in
+ * Chromium and Firefox (`page-chromium`, `page-firefox`); and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -9,6 +9,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
+import { findWorkerd } from "../tests/support/edge.ts";
 import { type BrowserName, BROWSERS } from "../tests/support/page.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
@@ -30,10 +31,9 @@ const HEAVY = ["golden", "parity"];
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
-/** Tests that drive a browser. */
-const PAGE_TESTS = "tests/page/";
-
-type RuntimeName = Runtime["name"] | "chromium" | `page-${BrowserName}`;
+type RuntimeName = Runtime["name"] | "chromium" | "workerd" | `page-${BrowserName}`;
+/** Tests of what runs in workerd, whose runner is Deno's; of what only Deno has; and of the page, which drive a browser. */
+const WORKERD = /^tests\/workerd\//, DENO = /^tests\/deno\//, PAGE = /^tests\/page\//;
 
 interface Job {
   readonly runtime: RuntimeName;
@@ -139,7 +139,7 @@ function testCommand(runtime: Runtime, files: readonly string[]): string[] {
 /** Numbers of the runner's own summary. */
 function readCounts(runtime: RuntimeName, output: string): Counts {
   const last = (pattern: RegExp): number => Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
-  if (runtime === "deno" || runtime.startsWith("page-")) {
+  if (runtime === "deno" || runtime === "workerd" || runtime.startsWith("page-")) {
     return {
       passed: last(/(\d+) passed(?: \(\d+ steps?\))? \| \d+ failed/g),
       failed: last(/\d+ passed(?: \(\d+ steps?\))? \| (\d+) failed/g),
@@ -201,6 +201,20 @@ function filesWithExamples(): string[] {
     .filter((path) => path.endsWith(".ts") && /^ \* ```ts/m.test(readFileSync(join(ROOT, path), "utf8")));
 }
 
+function pageName(browser: BrowserName): `page-${BrowserName}` {
+  return `page-${browser}`;
+}
+
+/** A browser and the threads of its model are a machine's work: such a job is a heavy one. */
+function pageJob(browser: BrowserName, file: string): Job {
+  return {
+    runtime: pageName(browser),
+    what: file,
+    command: [process.execPath, "test", "-A", "--no-check", "--quiet", file],
+    env: { RSPARSE_PAGE_BROWSER: browser },
+  };
+}
+
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
     options: { runtime: { type: "string" } },
@@ -213,15 +227,20 @@ async function main(): Promise<number> {
   const { pulledModel } = await import("../tests/support/models.ts");
   await pulledModel();
 
-  const found = runtimes(), pages = BROWSERS.map((browser) => `page-${browser}` as const);
-  const names: readonly RuntimeName[] = [...found.map(({ name }) => name), "chromium", ...pages];
+  const found = runtimes(), hasWorkerd = findWorkerd() !== null;
+  const names: readonly RuntimeName[] = [
+    ...found.map(({ name }) => name),
+    "chromium",
+    ...hasWorkerd ? ["workerd" as const] : [],
+    ...BROWSERS.map(pageName),
+  ];
   const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
     console.error(`Cannot test on ${values.runtime}: no such runtime, there are ${names.join(", ")}`);
     return 2;
   }
   if (values.runtime === undefined) {
-    for (const name of ["node-20", "node-24", "bun"] as const) {
+    for (const name of ["node-20", "node-24", "bun", "workerd"] as const) {
       if (!names.includes(name)) console.log(`${name}: not to be had on this platform, not tested`);
     }
   }
@@ -240,26 +259,32 @@ async function main(): Promise<number> {
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
-  const files = all.filter((path) => !path.startsWith(PAGE_TESTS));
-  const pageFiles = all.filter((path) => path.startsWith(PAGE_TESTS));
+  const inWorkerd = all.filter((path) => WORKERD.test(path)), inDeno = all.filter((path) => DENO.test(path));
+  const pageFiles = all.filter((path) => PAGE.test(path));
+  const files = all.filter((path) => ![WORKERD, DENO, PAGE].some((pattern) => pattern.test(path)));
+  const filesOf = (name: RuntimeName): readonly string[] =>
+    name === "workerd" ? inWorkerd : name === "deno" ? [...files, ...inDeno] : files;
   const light: Job[] = [], heavy: Job[] = [];
   const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
     light.push(...jobs.light);
     heavy.push(...jobs.heavy);
   };
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
-    add(jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
+    add(jobsOf(runtime.name, filesOf(runtime.name), (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
       const examples = filesWithExamples().filter((path) => path.includes(filter));
       const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
       if (examples.length > 0) light.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
+  if (chosen.includes("workerd") && inWorkerd.length > 0) {
+    const [deno] = found.find(({ name }) => name === "deno")!.command as [string];
+    add(jobsOf("workerd", inWorkerd, (some) => [deno, "test", "-A", "--no-check", "--quiet", ...some]));
+  }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
-  const hasJob = (name: RuntimeName): boolean => [...light, ...heavy].some(({ runtime }) => runtime === name);
-  for (const { name } of found) {
-    // a filter that means the page's tests leaves the others nothing to run, and is none that matches nothing
-    if (chosen.includes(name) && (hasJob(name) || pageFiles.length === 0)) totals.set(name, { ...none });
+  for (const name of chosen) {
+    if (name === "chromium" || name.startsWith("page-")) continue;
+    if (filesOf(name).length > 0 || all.length === 0) totals.set(name, { ...none });
   }
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
@@ -270,18 +295,11 @@ async function main(): Promise<number> {
       totals.set("chromium", { ...none });
     }
   }
-  for (const [i, browser] of BROWSERS.entries()) {
-    const name = pages[i]!, isHere = typeof (browser === "firefox" ? firefox : chromium) !== "string";
+  for (const browser of BROWSERS) {
+    const name = pageName(browser), isHere = typeof (browser === "firefox" ? firefox : chromium) !== "string";
     if (!chosen.includes(name) || pageFiles.length === 0) continue;
     if (isHere || process.env["CI"]) totals.set(name, { ...none });
-    if (!isHere) continue;
-    // a browser and the threads of its model are a machine's work: nothing runs beside them
-    heavy.push(...pageFiles.map((file): Job => ({
-      runtime: name,
-      what: file,
-      command: [process.execPath, "test", "-A", "--no-check", "--quiet", file],
-      env: { RSPARSE_PAGE_BROWSER: browser },
-    })));
+    if (isHere) heavy.push(...pageFiles.map((file) => pageJob(browser, file)));
   }
   const work = async (jobs: Job[]): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) {

@@ -5,15 +5,26 @@ import type { Platform } from "../platform/platform.ts";
 /** What `-m` and `Model.load` know it by. */
 export const EMBEDDED_MODEL = "tiny";
 
-/** In bundles that `tools/build.ts` makes: the way from their folder to that of the packs. */
-declare const RSPARSE_MODELS: string | undefined;
+/** In bundles that `tools/build.ts` makes: the ways from their folder to that of the packs, and to that of the kernels. */
+declare const RSPARSE_FOLDERS: { readonly models: string; readonly kernels: string } | undefined;
+
+const FOLDERS = typeof RSPARSE_FOLDERS === "object"
+  ? RSPARSE_FOLDERS
+  : { models: "../../models/", kernels: "../../build/" };
 
 /** Where its pack lies: a file beside the code, or for pages a URL beside it. */
 export function embeddedUrl(): URL {
-  const folder = typeof RSPARSE_MODELS === "string" ? RSPARSE_MODELS : "../../models/";
-  // a bundle's own folder, whichever of its files this has come to
-  const here = new URL(".", import.meta.url).href.replace(/\/chunks\/$/, "/");
-  return new URL(`${folder}${EMBEDDED_MODEL}.rsparse`, here);
+  return new URL(`${FOLDERS.models}${EMBEDDED_MODEL}.rsparse`, here());
+}
+
+/** Where a kernel build lies as a file. */
+export function kernelsUrl(build: "baseline" | "relaxed"): URL {
+  return new URL(`${FOLDERS.kernels}kernels.${build}.wasm`, here());
+}
+
+/** A bundle's own folder, whichever of its files this has come to. */
+function here(): string {
+  return new URL(".", import.meta.url).href.replace(/\/chunks\/$/, "/");
 }
 
 /** Its path, where there are files. */

@@ -400,6 +400,9 @@ export class Model {
     }
     if (!KV_TYPES.includes(kv)) throw new RangeError(`kv: ${kv} found, ${KV_TYPES.join(" or ")} wanted`);
     const platform = await detectPlatform();
+    // compiled in other threads while the model's files are read
+    const factoryReady = openKernels(options.kernels ?? "auto", threads, platform);
+    factoryReady.catch(() => {});
     const files = await openSource(source, platform, options);
     const description = await openModel(files);
     const { config } = description;
@@ -417,7 +420,7 @@ export class Model {
     const recipe = wanted === null
       ? null
       : await openRecipe(wanted, config, platform, hash!, ownRecipe?.sha256);
-    const factory = await openKernels(options.kernels ?? "auto", threads, platform);
+    const factory = await factoryReady;
     const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
     const shapes = sparseShapes(description, dtype, hints);
     const tuning = options.tuning !== undefined

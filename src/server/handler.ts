@@ -27,6 +27,8 @@ export interface HandlerOptions {
   readonly maxOutputTokens?: number;
   /** Bytes of a request's body; default 64 KiB and 32 bytes for each token of the context. */
   readonly maxBodyBytes?: number;
+  /** Milliseconds that a request's body may take to arrive, 30,000. */
+  readonly bodyMs?: number;
   /** Milliseconds for which a reader of a stream may take nothing while text waits for it, 60,000: then it is cut off. */
   readonly stallMs?: number;
   /** Sparsity of requests that don't say one; default: the recipe's. */

@@ -316,5 +316,6 @@ function isPaused({ outbox }: Sequence): boolean {
  */
 export function promptPart(done: number, total: number, most: number): number {
   const left = Math.min(MAX_TOKENS - done % MAX_TOKENS, total - done);
-  return left - most <= 1 ? left : Math.max(2, most);
+  const part = Math.max(2, most);
+  return left - part <= 1 ? left : part;
 }

@@ -146,6 +146,9 @@ function describe(
   previous: number,
 ): TokenLogprob {
   const logprob = logProbability(logits, id), sum = logits[id]! - logprob;
-  const top = topLogits(logits, count).map(([id, logit]) => ({ id, logprob: logit - sum }));
+  const top = topLogits(logits, count).map(([other, logit]) => ({
+    id: other,
+    logprob: other === id ? logprob : logit - sum,
+  }));
   return { id, logprob, top, start, previous };
 }

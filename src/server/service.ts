@@ -14,8 +14,6 @@ import type { Piece, Sequence } from "./sequence.ts";
 
 /** Tokens of an answer where nothing was said: as `rsparse chat`, and as OpenAI has it for completions. */
 const DEFAULT_OUTPUT = { chat: 512, completion: 16 } as const;
-/** Milliseconds that a body may take to arrive. */
-const BODY_MS = 30_000;
 const LIMITS = [
   "maxSequences",
   "maxQueue",
@@ -23,6 +21,7 @@ const LIMITS = [
   "maxPromptTokens",
   "maxOutputTokens",
   "maxBodyBytes",
+  "bodyMs",
   "stallMs",
 ] as const;
 /** Routes as metrics name them. */
@@ -217,8 +216,8 @@ export class Service {
       if (--this.#open === 0) this.#draining?.end();
     });
     try {
-      const { maxBodyBytes = 65_536 + 32 * model.engine.contextLength } = this.#options;
-      const body = parseBody(await readBody(request, maxBodyBytes, BODY_MS));
+      const { maxBodyBytes = 65_536 + 32 * model.engine.contextLength, bodyMs = 30_000 } = this.#options;
+      const body = parseBody(await readBody(request, maxBodyBytes, bodyMs));
       const wanted = kind === "chat" ? readChat(body) : readCompletion(body);
       const prompt = "messages" in wanted
         ? await chatTokens(model, wanted.messages, signal)
