@@ -15,6 +15,7 @@ import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
 import { installFirefox } from "./firefox.ts";
+import { installOpenai } from "./openai.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRedis } from "./redis.ts";
 import { installRuntimes } from "./runtimes.ts";
@@ -85,7 +86,7 @@ async function bundleIfOld(): Promise<void> {
       const path = join(ROOT, entry);
       if (!statSync(path).isDirectory()) return [path];
       return readdirSync(path, { recursive: true, encoding: "utf8" })
-        .filter((name) => !name.includes("node_modules")).map((name) => join(path, name));
+        .filter((name) => !/node_modules|^runtimes/.test(name)).map((name) => join(path, name));
     },
   ).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
   const made = existsSync(stamp) && existsSync(join(ROOT, "dist", "cli.js"));
@@ -264,6 +265,12 @@ async function main(): Promise<number> {
   const files = all.filter((path) => ![WORKERD, DENO, PAGE].some((pattern) => pattern.test(path)));
   const filesOf = (name: RuntimeName): readonly string[] =>
     name === "workerd" ? inWorkerd : name === "deno" ? [...files, ...inDeno] : files;
+  if (files.some((path) => path.startsWith("tests/e2e/serve"))) {
+    const reason = installOpenai();
+    if (reason !== null) {
+      console.log(`Python's openai: not to be had${process.env["CI"] ? "" : ", not tested"}: ${reason}`);
+    }
+  }
   const light: Job[] = [], heavy: Job[] = [];
   const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
     light.push(...jobs.light);

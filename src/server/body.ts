@@ -1,6 +1,6 @@
 /** Bodies of requests: read up to a limit, and answered as a stream. */
 import { ApiError } from "./errors.ts";
-import { StalledError } from "./scheduler.ts";
+import { CancelledError } from "./scheduler.ts";
 import type { Piece, Sequence } from "./sequence.ts";
 
 /**
@@ -82,8 +82,8 @@ export function eventStream(source: EventSource): Response {
   const body = new ReadableStream<Uint8Array>({
     start(controller) {
       signal.addEventListener("abort", () => {
-        // it reads nothing, so it would not come to see an event
-        if (signal.reason instanceof StalledError) controller.error(signal.reason);
+        // nobody reads, so nobody would come to see an event
+        if (signal.reason instanceof CancelledError) controller.error(signal.reason);
       });
     },
     async pull(controller) {
@@ -99,7 +99,7 @@ export function eventStream(source: EventSource): Response {
         isOver = pieces.at(-1)!.end !== null;
         if (isOver) events.push("[DONE]");
       } catch (error) {
-        if (signal.aborted && signal.reason instanceof StalledError) return;
+        if (error instanceof CancelledError) return;
         events = [source.failed(error)];
         isOver = true;
       }

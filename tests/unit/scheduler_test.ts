@@ -39,7 +39,7 @@ test("promptPart: the bits of a prompt that is run in one go, however it is cut"
       ["golden/tiny/llama-f32.gguf", "f32", "baseline"],
       ["golden/tiny/llama-f32.gguf", "int8", "baseline"],
       ["golden/tiny/llama-mixed.gguf", "int4", "baseline"],
-      ["golden/tiny/llama-mixed.gguf", "int4", "relaxed"],
+      ["golden/tiny/llama-mixed.gguf", "int4", "auto"],
     ] as const
   ) {
     await using model = await Model.load(requireShared(file), { dtype, kernels, threads: 1 });
