@@ -176,7 +176,7 @@ export function stagingBytes(model: LlamaDescription, options: PlanOptions): num
     if (!plan.balanced) continue;
     floats = Math.max(
       floats,
-      stored === undefined ? 4 * plan.nIn * padTo(plan.nOut, 64) : storedSizes(stored.matrix).w,
+      stored === undefined ? 4 * plan.nIn * padTo(plan.nOut, 64) : storedSizes(stored.matrix).bytes,
     );
   }
   return rawBytes(model) + padTo(floats, 64) + 64;

@@ -5,7 +5,7 @@ import { Checksum } from "../format/checksum.ts";
 import {
   damaged,
   readStored,
-  rowsOfStored,
+  readStoredRows,
   type StoredLayout,
   type StoredMatrix,
   storedSizes,
@@ -43,8 +43,8 @@ export class WeightLoader {
   #total = 0;
   /** Of what has been read of the tensor that is being read. */
   #checksum = new Checksum();
-  /** The pack's matrix that was read last: several tensors may be of one. */
-  #lastStored: { matrix: StoredMatrix; data: Uint8Array } | null = null;
+  /** The pack's matrix that lies in scratch: several linears may be of one. */
+  #staged: StoredMatrix | null = null;
   /** Bytes of all matrices, norms and biases in memory. */
   bytes = 0;
   /** What a user should know: a dtype that loses precision. */
@@ -118,11 +118,7 @@ export class WeightLoader {
   async #embedding(tensor: Tensor, dtype: Dtype | "auto"): Promise<Matrix> {
     const matrix = this.#placeMatrix(planEmbedding(tensor, dtype)), { stored } = tensor;
     if (stored !== undefined && matrix.layout === "pairs-i8") {
-      const { w, rowScale } = storedSizes(stored.matrix),
-        data = await this.#stored(stored.matrix, "pairs-i8");
-      const memory = new Uint8Array(this.#k.memory.buffer);
-      memory.set(data.subarray(0, w), matrix.w);
-      memory.set(data.subarray(w, w + rowScale), matrix.rowScale);
+      await this.#readInPlace(matrix, stored.matrix, "pairs-i8");
       this.#progressed(tensor.byteLength);
     } else await this.#fill(matrix, tensor, 0);
     return matrix;
@@ -216,35 +212,58 @@ export class WeightLoader {
     }
   }
 
-  /** int8 out of a pack, whose matrices are as the kernels read them: a copy, but where the plan has pairs or some of the outputs. */
+  /** int8 out of a pack, whose matrices are as the kernels read them: read in place, but where the plan has pairs or some of the outputs. */
   async #fillStored(m: Matrix, parts: LinearPlan["parts"]): Promise<void> {
     const k = this.#k, { matrix, output } = parts[0]!.tensor.stored!, sizes = storedSizes(matrix);
-    const data = await this.#stored(matrix, "channels-i8"), w = data.subarray(0, sizes.w);
-    const memory = new Uint8Array(k.memory.buffer), width = sizes.nOutPadded;
-    if (m.layout === "pairs-i8") {
-      memory.set(w, this.#floats);
-      k.pairsOfChannelsI8(m.w, this.#floats + output, m.nInPadded, m.nOutPadded, width);
-    } else if (m.nOutPadded === width) memory.set(w, m.w);
-    else {
-      for (let c = 0; c < m.nInPadded; c++) {
-        memory.set(w.subarray(c * width + output, c * width + output + m.nOutPadded), m.w + c * m.nOutPadded);
+    const width = sizes.nOutPadded;
+    if (m.layout === "channels-i8" && m.nOutPadded === width) {
+      await this.#readInPlace(m, matrix, "channels-i8");
+    } else {
+      const at = await this.#stored(matrix, "channels-i8"), memory = new Uint8Array(k.memory.buffer);
+      const move = (to: number, from: number, bytes: number): void =>
+        void memory.copyWithin(to, from, from + bytes);
+      if (m.layout === "pairs-i8") k.pairsOfChannelsI8(m.w, at + output, m.nInPadded, m.nOutPadded, width);
+      else {
+        for (let c = 0; c < m.nInPadded; c++) {
+          move(m.w + c * m.nOutPadded, at + c * width + output, m.nOutPadded);
+        }
       }
+      move(m.rowScale, at + sizes.w + 4 * output, 4 * m.nOutPadded);
+      move(m.channelScale, at + sizes.w + sizes.rowScale, sizes.channelScale);
     }
-    const rows = sizes.w + 4 * output, channels = sizes.w + sizes.rowScale;
-    memory.set(data.subarray(rows, rows + 4 * m.nOutPadded), m.rowScale);
-    memory.set(data.subarray(channels, channels + sizes.channelScale), m.channelScale);
     for (const { tensor } of parts) this.#progressed(tensor.byteLength);
   }
 
-  /** A pack's matrix, whole. */
-  async #stored(matrix: StoredMatrix, wanted: StoredLayout): Promise<Uint8Array> {
-    const { layout, file, offset } = matrix;
+  /** A pack's matrix to where it will be: its parts lie one after the other in the file as in memory. */
+  async #readInPlace(m: Matrix, stored: StoredMatrix, wanted: StoredLayout): Promise<void> {
+    this.#checkLayout(stored, wanted);
+    const { w, rowScale, bytes } = storedSizes(stored),
+      end = m.channelScale === 0 ? m.rowScale : m.channelScale;
+    if (m.rowScale !== m.w + w || (m.channelScale !== 0 && end !== m.rowScale + rowScale)) {
+      throw new Error("the parts of a matrix have room between them");
+    }
+    await readStored(stored, new Uint8Array(this.#k.memory.buffer, m.w, bytes));
+  }
+
+  /** A pack's matrix in scratch. */
+  async #stored(matrix: StoredMatrix, wanted: StoredLayout): Promise<number> {
+    this.#checkLayout(matrix, wanted);
+    if (this.#staged !== matrix) {
+      this.#staged = null;
+      await readStored(
+        matrix,
+        new Uint8Array(this.#k.memory.buffer, this.#floats, storedSizes(matrix).bytes),
+      );
+      this.#staged = matrix;
+    }
+    return this.#floats;
+  }
+
+  #checkLayout({ layout, file, offset }: StoredMatrix, wanted: StoredLayout): void {
+    this.#signal?.throwIfAborted();
     if (layout !== wanted) {
       throw new FormatError(file, offset, `a matrix of ${layout} found, ${wanted} wanted here`);
     }
-    this.#signal?.throwIfAborted();
-    if (this.#lastStored?.matrix !== matrix) this.#lastStored = { matrix, data: await readStored(matrix) };
-    return this.#lastStored.data;
   }
 
   #progressed(bytes: number): void {
@@ -294,14 +313,14 @@ export class WeightLoader {
 
   /** Rows [first, last) as floats at `out`; slices of the raw staging's size. */
   async #read(tensor: Tensor, first: number, last: number, out: number): Promise<void> {
+    this.#staged = null;
     const nIn = tensor.shape[tensor.shape.length - 1]!,
       { type, stored } = tensor,
       { values } = blockOf(type),
       step = sliceRows(tensor),
       k = this.#k;
     if (type === "I8") {
-      const { matrix, output } = stored!, data = await this.#stored(matrix, matrix.layout);
-      const floats = rowsOfStored(matrix, data, output + first, last - first);
+      const floats = await readStoredRows(stored!.matrix, stored!.output + first, last - first);
       new Float32Array(k.memory.buffer, out, floats.length).set(floats);
       return this.#progressed(nIn * (last - first));
     }
