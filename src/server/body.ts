@@ -6,7 +6,7 @@ import type { Piece, Sequence } from "./sequence.ts";
 /**
  * The bytes of a JSON body.
  *
- * @throws {ApiError} 415 if it is said to be something else, 413 if it is longer than `limit` bytes, 408 if it takes longer than `ms` milliseconds.
+ * @throws {ApiError} 415 if it is said to be something else, 413 if it is longer than `limit` bytes, 408 if it takes longer than `ms` milliseconds, 400 if it breaks.
  */
 export async function readBody(request: Request, limit: number, ms: number): Promise<Uint8Array> {
   const type = request.headers.get("content-type") ?? "";
@@ -34,7 +34,7 @@ export async function readBody(request: Request, limit: number, ms: number): Pro
   }, ms);
   try {
     for (;;) {
-      const { done, value } = await reader?.read() ?? { done: true };
+      const { done, value } = await reader?.read().catch(cut) ?? { done: true };
       if (late) throw new ApiError(408, "timeout", `the body did not come within ${ms / 1000} s`);
       if (done) break;
       length += value.length;
@@ -54,6 +54,10 @@ export async function readBody(request: Request, limit: number, ms: number): Pro
     at += chunk.length;
   }
   return all;
+}
+
+function cut(cause: unknown): never {
+  throw new ApiError(400, "body_cut", "the body ended before its end: send it again", { cause });
 }
 
 /** What an event stream is made from. */
