@@ -12,6 +12,7 @@ import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
 import { findWorkerd } from "../tests/support/edge.ts";
 import { type BrowserName, BROWSERS } from "../tests/support/page.ts";
+import { standInForTiny } from "../tests/support/stand_in.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
@@ -271,6 +272,7 @@ async function main(): Promise<number> {
   const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
   const inWorkerd = all.filter((path) => WORKERD.test(path)), inDeno = all.filter((path) => DENO.test(path));
   const pageFiles = all.filter((path) => PAGE.test(path));
+  const takeAway = standInForTiny();
   const files = all.filter((path) => ![WORKERD, DENO, PAGE].some((pattern) => pattern.test(path)));
   const filesOf = (name: RuntimeName): readonly string[] =>
     name === "workerd" ? inWorkerd : name === "deno" ? [...files, ...inDeno] : files;
@@ -331,6 +333,7 @@ async function main(): Promise<number> {
   const atOnce = Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / JOB_BYTES), 4));
   await Promise.all(Array.from({ length: atOnce }, () => work(jobs)));
   await work(alone);
+  takeAway();
 
   const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
   console.log("");
