@@ -24,6 +24,8 @@ import { SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
   openStopwatch,
+  type Picks,
+  picksOf,
   readFindings,
   type Shape,
   type Stopwatch,
@@ -310,6 +312,12 @@ export class Model {
   /** The recipe in use, or null: dense. */
   readonly recipe: LoadedRecipe | null;
   readonly #recipeBytes: number;
+  /**
+   * What was picked for the matrices of which the recipe skips channels; null without one.
+   *
+   * @internal
+   */
+  readonly picks: Picks | null;
   #hash: string | null;
 
   private constructor(parts: {
@@ -321,6 +329,7 @@ export class Model {
     weightBytes: number;
     recipe: LoadedRecipe | null;
     recipeBytes: number;
+    picks: Picks | null;
     hash: string | null;
   }) {
     this.description = parts.description;
@@ -329,6 +338,7 @@ export class Model {
     this.warnings = parts.warnings;
     this.loadMs = parts.loadMs;
     this.recipe = parts.recipe;
+    this.picks = parts.picks;
     this.#recipeBytes = parts.recipeBytes;
     this.#hash = parts.hash;
     this.#weightBytes = parts.weightBytes;
@@ -366,11 +376,12 @@ export class Model {
       : await openRecipe(options.recipe, config, platform, hash!);
     const factory = await openKernels(options.kernels ?? "auto", threads, platform);
     const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
+    const shapes = recipe === null ? [] : sparseShapes(description, dtype, hints);
     const tuning = options.tuning !== undefined
       ? options.tuning
       : recipe === null || options.kernels === "reference"
       ? UNTUNED
-      : await tuneHere(sparseShapes(description, dtype, hints), config, platform, factory);
+      : await tuneHere(shapes, config, platform, factory);
     const kernels = await factory.create(memory, tuning.touch);
     const arena = new Arena(memory, kernels.heapBase());
     const plan = { dtype, recipe: hints, build: kernels.build, tuning };
@@ -398,6 +409,7 @@ export class Model {
       warnings: loader.warnings,
       recipe,
       recipeBytes,
+      picks: recipe === null ? null : picksOf(tuning, shapes),
       hash,
       loadMs: performance.now() - began,
       weightBytes: loader.bytes,
