@@ -91,16 +91,6 @@ export function balance_scales_i8(rowScale: usize, channelScale: usize, src: usi
   }
 }
 
-/** src[r, c] /= factor[c], f32[nRows, nIn]. */
-export function divide_columns_f32(src: usize, factor: usize, nRows: u32, nIn: u32): void {
-  const bytes = <usize>nIn << 2, whole = bytes & ~15;
-  for (let r: u32 = 0; r < nRows; ++r, src += bytes) {
-    let i: usize = 0;
-    for (; i < whole; i += 16) v128.store(src + i, f32x4.div(v128.load(src + i), v128.load(factor + i)));
-    for (; i < bytes; i += 4) store<f32>(src + i, load<f32>(src + i) / load<f32>(factor + i));
-  }
-}
-
 // @ts-ignore: decorator
 @inline
 function quantise(v: f32, s: f32): i32 { return <i32>max<f32>(-127, min<f32>(127, nearest<f32>(v / s))); }
@@ -145,6 +135,25 @@ export function pack_pairs_i8(w: usize, rowScale: usize, src: usize, o0: u32, nR
         store<u8>(q, <u8>(low ? v + 128 : v));
         q += c & 1 ? 30 : 2;
       }
+    }
+  }
+}
+
+/**
+ * Pairs i8 w from channels i8: the same weights. Of eight outputs 0 2 4 6 have their byte as w + 128 there and 0 1 2 3 here, so 1 3 4 6 change.
+ *
+ * @param nIn    even
+ * @param nOut   a multiple of 16
+ * @param stride bytes between channels
+ */
+export function pairs_of_channels_i8(w: usize, channels: usize, nIn: u32, nOut: u32, stride: u32): void {
+  const column = <usize>stride, changed = i32x4(<i32>0x80008000, 0x00800080, <i32>0x80008000, 0x00800080);
+  for (let o: u32 = 0; o < nOut; o += 16) {
+    let p = channels + o;
+    for (let c: u32 = 0; c < nIn; c += 2, p += column << 1, w += 32) {
+      const a = v128.load(p), b = v128.load(p + column);
+      v128.store(w, v128.xor(v128.shuffle<i8>(a, b, 0, 4, 16, 20, 1, 5, 17, 21, 2, 6, 18, 22, 3, 7, 19, 23), changed));
+      v128.store(w, v128.xor(v128.shuffle<i8>(a, b, 8, 12, 24, 28, 9, 13, 25, 29, 10, 14, 26, 30, 11, 15, 27, 31), changed), 16);
     }
   }
 }

@@ -21,6 +21,7 @@ export { KV_TYPES, type KvType } from "./runtime/kv_cache.ts";
 export {
   type Branch,
   type DecodeOptions,
+  type DecodeStep,
   type Prefill,
   type PrefillOptions,
   type Session,

@@ -9,12 +9,14 @@ import { prepare, ROOT } from "./prepare.ts";
 
 const FOLDERS = ["src", "tests", "tools", "bench", "examples"];
 
-/** TypeScript files of the checkout's own folders, those of `assembly/` apart: they are no TypeScript. */
+/** TypeScript files of the checkout's own folders. Those of `assembly/` are no TypeScript, and what a worker imports is known to wrangler and `tsc` alone. */
 function sources(): string[] {
   return FOLDERS.filter((folder) => existsSync(join(ROOT, folder))).flatMap((folder) =>
     readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
       .map((name) => `${folder}/${name}`)
-      .filter((path) => path.endsWith(".ts") && !/node_modules|assembly/.test(path))
+      .filter((path) =>
+        path.endsWith(".ts") && !/node_modules|assembly|edge-workers|parity_worker/.test(path)
+      )
   );
 }
 
@@ -28,7 +30,9 @@ await prepare();
 await bundle();
 await stop();
 declarations();
+const tsc = join(ROOT, "node_modules", "typescript", "bin", "tsc");
 const passed = [
+  deno("types of the worker", "run", "-A", tsc, "-p", "examples/edge-workers"),
   deno("types", "check", "--quiet", ...sources()),
   deno("lint", "lint", "--quiet"),
   deno("format", "fmt", "--check", "--quiet"),
@@ -42,6 +46,11 @@ const passed = [
     "src/eval/mod.ts",
     "src/analyze/mod.ts",
     "src/search/mod.ts",
+    "src/xr/mod.ts",
+    "src/xr/plots.ts",
+    "src/tiny.ts",
+    "src/edge/mod.ts",
+    "src/server/mod.ts",
   ),
 ];
 if (passed.includes(false)) process.exit(1);

@@ -1,17 +1,22 @@
 /**
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
- * Node 24 and Bun; those that a page can run in Chromium; and the examples of the docstrings on Deno. The last line counts tests over all
- * runtimes.
+ * Node 24 and Bun; those that a page can run in Chromium; those of the page of `examples/browser` in Chromium and Firefox (`page-chromium`, `page-firefox`); those
+ * of `tests/workerd` with workerd, which Deno starts; and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { availableParallelism, freemem } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
+import { findWorkerd } from "../tests/support/edge.ts";
+import { type BrowserName, BROWSERS } from "../tests/support/page.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
+import { installFirefox } from "./firefox.ts";
+import { installOpenai } from "./openai.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRedis } from "./redis.ts";
 import { installRuntimes } from "./runtimes.ts";
@@ -23,17 +28,27 @@ import { installRuntimes } from "./runtimes.ts";
 const NOT_IN_A_PAGE =
   /node:(child_process|http|os|zlib|crypto|module)"|support\/(cli|process|runtimes|chromium)\.ts"|from "esbuild"/;
 const NOT_IN_CHROMIUM = ["tests/golden/logits_test.ts", "tests/golden/rsparse_test.ts"];
-/** A model in f32 takes 600 MB: tests of these folders run one file at a time, with nothing beside them. */
-const HEAVY = ["golden", "parity"];
+/** Folders whose files are a job each, since they run SmolLM2 for minutes, and which begin first, so that no long one is left at the end. */
+const LONG = ["parity", "golden", "e2e"];
+/** Of these a file is a job. */
+const BY_FILE = ["parity", "golden"];
+/** What a job may take: a model in f32, its copy while it loads, and the runtime. */
+const JOB_BYTES = 2.5e9;
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
-type RuntimeName = Runtime["name"] | "chromium";
+/** Tests that drive a browser. */
+const PAGE_TESTS = "tests/page/";
+/** Tests of what runs in workerd; their runner is Deno's. */
+const WORKERD_TESTS = "tests/workerd/";
+
+type RuntimeName = Runtime["name"] | "chromium" | "workerd" | `page-${BrowserName}`;
 
 interface Job {
   readonly runtime: RuntimeName;
   readonly what: string;
   readonly command: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 interface Counts {
@@ -63,7 +78,7 @@ async function bundleTests(): Promise<void> {
       name: "own-paths",
       setup(plugin) {
         plugin.onLoad(
-          { filter: /[\\/]tests[\\/].*\.ts$/ },
+          { filter: /[\\/]tests[\\/].*\.ts$|[\\/]src[\\/]hub[\\/]embedded\.ts$/ },
           ({ path }) => ({ contents: sourceAtHome(path), loader: "ts" }),
         );
       },
@@ -74,12 +89,14 @@ async function bundleTests(): Promise<void> {
 /** `dist/` and the bundled tests are made again when a file they are made of is newer. */
 async function bundleIfOld(): Promise<void> {
   const stamp = join(ROOT, "build", "tests.stamp");
-  const newest = ["src", "tests", "tools", "build/kernels.stamp", "package.json"].flatMap((entry) => {
-    const path = join(ROOT, entry);
-    if (!statSync(path).isDirectory()) return [path];
-    return readdirSync(path, { recursive: true, encoding: "utf8" })
-      .filter((name) => !name.includes("node_modules")).map((name) => join(path, name));
-  }).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
+  const newest = ["src", "tests", "tools", "examples/browser", "build/kernels.stamp", "package.json"].flatMap(
+    (entry) => {
+      const path = join(ROOT, entry);
+      if (!statSync(path).isDirectory()) return [path];
+      return readdirSync(path, { recursive: true, encoding: "utf8" })
+        .filter((name) => !/node_modules|^runtimes/.test(name)).map((name) => join(path, name));
+    },
+  ).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
   const made = existsSync(stamp) && existsSync(join(ROOT, "dist", "cli.js"));
   if (made && Number(readFileSync(stamp, "utf8")) === newest) return;
   await bundle();
@@ -89,19 +106,23 @@ async function bundleIfOld(): Promise<void> {
   writeFileSync(stamp, String(newest));
 }
 
-/** Files of a folder in one job, but for folders whose tests are heavy. */
+/** Files of a folder in one job, but for folders whose tests are long. */
 function jobsOf(
   runtime: RuntimeName,
   files: readonly string[],
   command: (files: readonly string[]) => string[],
-): { readonly light: Job[]; readonly heavy: Job[] } {
-  const light: Job[] = [], heavy: Job[] = [];
-  for (const folder of new Set(files.map(folderOf))) {
+): Job[] {
+  return [...new Set(files.map(folderOf))].flatMap((folder) => {
     const inFolder = files.filter((path) => folderOf(path) === folder);
-    if (!HEAVY.includes(folder)) light.push({ runtime, what: `tests/${folder}`, command: command(inFolder) });
-    else for (const file of inFolder) heavy.push({ runtime, what: file, command: command([file]) });
-  }
-  return { light, heavy };
+    if (!BY_FILE.includes(folder)) return [{ runtime, what: `tests/${folder}`, command: command(inFolder) }];
+    return inFolder.map((file) => ({ runtime, what: file, command: command([file]) }));
+  });
+}
+
+/** The place of a job in the order of work: long ones first, then as they come. */
+function turnOf({ what }: Job): number {
+  const at = LONG.indexOf(folderOf(what));
+  return at < 0 ? LONG.length : at;
 }
 
 function folderOf(path: string): string {
@@ -131,7 +152,7 @@ function testCommand(runtime: Runtime, files: readonly string[]): string[] {
 /** Numbers of the runner's own summary. */
 function readCounts(runtime: RuntimeName, output: string): Counts {
   const last = (pattern: RegExp): number => Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
-  if (runtime === "deno") {
+  if (runtime === "deno" || runtime === "workerd" || runtime.startsWith("page-")) {
     return {
       passed: last(/(\d+) passed(?: \(\d+ steps?\))? \| \d+ failed/g),
       failed: last(/\d+ passed(?: \(\d+ steps?\))? \| (\d+) failed/g),
@@ -160,7 +181,7 @@ function runJob(job: Job): Promise<Counts> {
     const child = spawn(program, args, {
       cwd: ROOT,
       stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, NO_COLOR: "1", RSPARSE_DENO: process.execPath },
+      env: { ...process.env, ...job.env, NO_COLOR: "1", RSPARSE_DENO: process.execPath },
     });
     const chunks: Uint8Array[] = [];
     child.stdout.on("data", (chunk: Uint8Array) => chunks.push(chunk));
@@ -174,7 +195,7 @@ function runJob(job: Job): Promise<Counts> {
       if (status !== "exit status 0" && counts.failed === 0) counts.failed = 1;
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       if (counts.failed > 0) console.log(`\n${job.runtime}: ${job.what}: ${status}\n${output}`);
-      console.log(`${job.runtime.padEnd(10)}${job.what.padEnd(36)} ${describe(counts)}, ${seconds} s`);
+      console.log(`${job.runtime.padEnd(14)}${job.what.padEnd(36)} ${describe(counts)}, ${seconds} s`);
       resolve(counts);
     };
     child.on("error", (error) => finish(`cannot start ${program}: ${error.message}`));
@@ -205,14 +226,20 @@ async function main(): Promise<number> {
   const { pulledModel } = await import("../tests/support/models.ts");
   await pulledModel();
 
-  const found = runtimes(), names: readonly RuntimeName[] = [...found.map(({ name }) => name), "chromium"];
+  const found = runtimes(), pages = BROWSERS.map((browser) => `page-${browser}` as const);
+  const names: readonly RuntimeName[] = [
+    ...found.map(({ name }) => name),
+    "chromium",
+    ...findWorkerd() === null ? [] : ["workerd" as const],
+    ...pages,
+  ];
   const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
     console.error(`Cannot test on ${values.runtime}: no such runtime, there are ${names.join(", ")}`);
     return 2;
   }
   if (values.runtime === undefined) {
-    for (const name of ["node-20", "node-24", "bun"] as const) {
+    for (const name of ["node-20", "node-24", "bun", "workerd"] as const) {
       if (!names.includes(name)) console.log(`${name}: not to be had on this platform, not tested`);
     }
   }
@@ -221,34 +248,73 @@ async function main(): Promise<number> {
   if (typeof chromium !== "string") console.log(`testing in ${chromium.version}`);
   else console.log(`chromium: not to be had${process.env["CI"] ? "" : ", not tested"}: ${chromium}`);
 
+  const firefox = chosen.includes("page-firefox") ? installFirefox() : "not asked for";
+  if (typeof firefox !== "string") console.log(`testing in ${firefox.version}`);
+  else if (chosen.includes("page-firefox")) {
+    console.log(`firefox: not to be had${process.env["CI"] ? "" : ", not tested"}: ${firefox}`);
+  }
+
   const redis = installRedis();
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
-  const files = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
-  const light: Job[] = [], heavy: Job[] = [];
-  const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
-    light.push(...jobs.light);
-    heavy.push(...jobs.heavy);
-  };
+  const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
+  const isOfOne = (path: string): boolean => path.startsWith(PAGE_TESTS) || path.startsWith(WORKERD_TESTS);
+  const files = all.filter((path) => !isOfOne(path));
+  const pageFiles = all.filter((path) => path.startsWith(PAGE_TESTS));
+  const inWorkerd = all.filter((path) => path.startsWith(WORKERD_TESTS));
+  const jobs: Job[] = [], alone: Job[] = [];
+  if (files.some((path) => path.startsWith("tests/e2e/serve"))) {
+    const reason = installOpenai();
+    if (reason !== null) {
+      console.log(`Python's openai: not to be had${process.env["CI"] ? "" : ", not tested"}: ${reason}`);
+    }
+  }
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
-    add(jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
+    jobs.push(...jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
       const examples = filesWithExamples().filter((path) => path.includes(filter));
       const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
-      if (examples.length > 0) light.push({ runtime: "deno", what: "examples in docstrings", command });
+      if (examples.length > 0) jobs.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
+  if (chosen.includes("workerd") && inWorkerd.length > 0) {
+    const [deno] = found.find(({ name }) => name === "deno")!.command as [string];
+    jobs.push(
+      ...jobsOf("workerd", inWorkerd, (some) => [deno, "test", "-A", "--no-check", "--quiet", ...some]),
+    );
+  }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
-  for (const name of chosen) if (name !== "chromium") totals.set(name, { ...none });
+  const hasJob = (name: RuntimeName): boolean => jobs.some(({ runtime }) => runtime === name);
+  for (const name of chosen) {
+    if (name === "chromium" || name.startsWith("page-")) continue;
+    // a filter that means tests of one runtime leaves the others nothing to run, and is none that matches nothing
+    if (hasJob(name) || all.length === 0) totals.set(name, { ...none });
+  }
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
     const command = [process.execPath, "run", "-A", "--no-check", "tests/support/chromium_tests.ts"];
-    if (typeof chromium !== "string") add(jobsOf("chromium", inPage, (some) => [...command, ...some]));
+    if (typeof chromium !== "string") {
+      jobs.push(...jobsOf("chromium", inPage, (some) => [...command, ...some]));
+    }
     // without one it counts as failed where a machine decides what lands
     if (inPage.length > 0 && (typeof chromium !== "string" || process.env["CI"])) {
       totals.set("chromium", { ...none });
     }
   }
+  for (const [i, browser] of BROWSERS.entries()) {
+    const name = pages[i]!, isHere = typeof (browser === "firefox" ? firefox : chromium) !== "string";
+    if (!chosen.includes(name) || pageFiles.length === 0) continue;
+    if (isHere || process.env["CI"]) totals.set(name, { ...none });
+    if (!isHere) continue;
+    // a browser and the threads of its model are a machine's work: nothing runs beside them
+    alone.push(...pageFiles.map((file): Job => ({
+      runtime: name,
+      what: file,
+      command: [process.execPath, "test", "-A", "--no-check", "--quiet", file],
+      env: { RSPARSE_PAGE_BROWSER: browser },
+    })));
+  }
+  jobs.sort((a, b) => turnOf(a) - turnOf(b));
   const work = async (jobs: Job[]): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) {
       const counts = await runJob(job);
@@ -258,8 +324,9 @@ async function main(): Promise<number> {
       total.skipped += counts.skipped;
     }
   };
-  await Promise.all([work(light), work(light)]);
-  await work(heavy);
+  const atOnce = Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / JOB_BYTES), 4));
+  await Promise.all(Array.from({ length: atOnce }, () => work(jobs)));
+  await work(alone);
 
   const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
   console.log("");

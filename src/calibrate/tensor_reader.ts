@@ -1,7 +1,8 @@
 /** Weights as floats, one tensor at a time, outside the model's own memory. */
 import { FormatError } from "../errors.ts";
-import { BLOCK, readTensor, type Tensor } from "../format/checkpoint.ts";
+import { blockOf, readTensor, type Tensor } from "../format/checkpoint.ts";
 import { Arena } from "../kernels/arena.ts";
+import { readStoredRows } from "../format/stored_matrix.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import { createWasmKernels } from "../kernels/wasm_kernels.ts";
 
@@ -30,10 +31,12 @@ export class TensorReader {
    * @throws {FormatError} If one is not finite.
    */
   async read(tensor: Tensor): Promise<Float32Array> {
-    const count = tensor.shape.reduce((a, b) => a * b, 1),
-      { values, bytes } = BLOCK[tensor.type],
-      data = await readTensor(tensor);
-    if (tensor.type === "F32") return new Float32Array(data.buffer, 0, count);
+    const { type, stored } = tensor,
+      count = tensor.shape.reduce((a, b) => a * b, 1),
+      { values, bytes } = blockOf(type);
+    if (type === "I8") return await readStoredRows(stored!.matrix, stored!.output, tensor.shape[0]!);
+    const data = await readTensor(tensor);
+    if (type === "F32") return new Float32Array(data.slice().buffer, 0, count);
     const rawBytes = Math.ceil(data.length / 64) * 64, wanted = rawBytes + 4 * count;
     if (wanted > this.#room) {
       this.#arena = new Arena(this.#k.memory, this.#k.heapBase());
@@ -41,7 +44,7 @@ export class TensorReader {
       this.#room = wanted;
     }
     new Uint8Array(this.#k.memory.buffer, this.#at, data.length).set(data);
-    const out = this.#at + rawBytes, bad = this.#k.dequantize(tensor.type, out, this.#at, count / values);
+    const out = this.#at + rawBytes, bad = this.#k.dequantize(type, out, this.#at, count / values);
     if (bad >= 0) {
       throw new FormatError(
         tensor.file,

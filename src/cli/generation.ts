@@ -96,7 +96,6 @@ export async function generateOptions(
   options: GenerationOptions,
 ): Promise<GenerateOptions & { readonly seed: number }> {
   const { temperature, topK, topP, minP, repeatPenalty, stop, sparsity, prefill, ignoreEos } = options;
-  checkDial(options.recipe, sparsity);
   const { validateSampling } = await import("../runtime/sampler.ts");
   const seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
   const sampling = { temperature, topK, topP, minP, repeatPenalty, seed };
@@ -111,37 +110,40 @@ export async function generateOptions(
 /**
  * Refuses a sparsity that the recipe can't do.
  *
- * @param recipe Its path.
- * @param model Once it is loaded: what the recipe was made for is known only then.
+ * @param recipe Its path; undefined: the pack's own, if it has one.
  */
-export function checkDial(recipe: string | undefined, sparsity: number | undefined, model?: Model): void {
+export function checkDial(recipe: string | undefined, sparsity: number | undefined, model: Model): void {
   if (sparsity === undefined || sparsity === 0) return;
-  if (recipe === undefined) {
+  if (model.recipe === null) {
     throw new UsageError(
       `Cannot run at sparsity ${sparsity} without a recipe: make one with ` +
         `\`rsparse calibrate --sparsity ${sparsity} -o FILE\` and give it with --recipe FILE`,
     );
   }
-  if (!model?.recipe) return;
   const [least, most] = dialRange(model.recipe.recipe);
   if (sparsity >= least && sparsity <= most) return;
+  const what = recipe ?? "the recipe in the pack";
   throw new UsageError(
     least === most
-      ? `Cannot run at sparsity ${sparsity}: ${recipe} has thresholds for ${most} alone: give 0 or ${most}, or calibrate another`
-      : `Cannot run at sparsity ${sparsity}: ${recipe} goes from ${least} to ${most}: give one of these, or 0`,
+      ? `Cannot run at sparsity ${sparsity}: ${what} has thresholds for ${most} alone: give 0 or ${most}, or calibrate another`
+      : `Cannot run at sparsity ${sparsity}: ${what} goes from ${least} to ${most}: give one of these, or 0`,
   );
 }
 
-/** Loads what the options name, with progress and warnings on stderr; `recipe` goes before that of the options. */
+/**
+ * Loads what the options name, with progress and warnings on stderr.
+ *
+ * @param recipe where the options name none; `own`: the pack's, if it is one and has one
+ */
 export async function loadModel(
   context: CliContext,
   options: RunOptions,
-  recipe?: LoadedRecipe,
+  recipe: LoadedRecipe | "own" | null = null,
 ): Promise<Model> {
   const { Model } = await import("../runtime/model.ts");
   const located = await locate(context, options.model);
   const model = await Model.load(located.files, {
-    recipe: recipe ?? options.recipe,
+    recipe: options.recipe ?? (recipe === "own" ? undefined : recipe),
     threads: options.threads,
     kernels: options.kernels,
     dtype: options.dtype,
@@ -158,13 +160,27 @@ export async function withModel<T>(
   context: CliContext,
   options: RunOptions,
   use: (model: Model) => Promise<T>,
+  recipe: "own" | null = null,
 ): Promise<T> {
-  const model = await loadModel(context, options);
+  const model = await loadModel(context, options, recipe);
   try {
     return await use(model);
   } finally {
     await model.close();
   }
+}
+
+/** The same for a run at `--sparsity`, which a pack's own recipe will do for. @throws {UsageError} If no recipe does. */
+export async function withDial<T>(
+  context: CliContext,
+  options: RunOptions & { readonly sparsity?: number },
+  use: (model: Model) => Promise<T>,
+): Promise<T> {
+  const { sparsity = 0, recipe } = options;
+  return await withModel(context, options, async (model) => {
+    checkDial(recipe, sparsity, model);
+    return await use(model);
+  }, sparsity === 0 ? null : "own");
 }
 
 /** A generation that ran to its end, or was cut short. */

@@ -23,11 +23,14 @@ import * as generate from "./commands/generate.ts";
 import * as inspect from "./commands/inspect.ts";
 import * as logits from "./commands/logits.ts";
 import * as models from "./commands/models.ts";
+import * as pack from "./commands/pack.ts";
 import * as pull from "./commands/pull.ts";
 import * as search from "./commands/search.ts";
+import * as serve from "./commands/serve.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
 import * as worker from "./commands/worker.ts";
+import * as xr from "./commands/xr.ts";
 import { describeError, EXIT, exitStatusOf } from "./errors.ts";
 import { type CliContext, createContext } from "./output.ts";
 
@@ -47,6 +50,9 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   worker,
   analyze,
   bench,
+  pack,
+  serve,
+  xr,
   demo,
 ];
 

@@ -15,6 +15,7 @@ import {
   readDocument,
   readSummary,
   readText,
+  splitDocuments,
 } from "./rows.ts";
 import { scoreSummary, type SummaryResult } from "./summary.ts";
 import type { TaskChoice } from "./tasks.ts";
@@ -175,13 +176,12 @@ async function openText(
 ): Promise<OpenTask> {
   const { prefill = "sparse", context = 0, signal } = options, length = pieceLengthOf(subject, options);
   const limit = options.limit ?? task.limit ?? Infinity, most = limit * length;
-  const ids = task.kind === "text"
+  const documents = task.kind === "text"
+    ? splitDocuments(text)
+    : parseRows(text, file, readDocument).map(({ row }) => row);
+  const ids = documents === null
     ? await encodeText(subject.encode, text, { most, signal })
-    : await joinDocuments(subject.encode, parseRows(text, file, readDocument).map(({ row }) => row), {
-      separator: options.separator ?? 0,
-      most,
-      signal,
-    });
+    : await joinDocuments(subject.encode, documents, { separator: options.separator ?? 0, most, signal });
   const pieces = cutPieces(ids, length, context).slice(0, limit);
   if (pieces.length === 0) {
     throw new RangeError(

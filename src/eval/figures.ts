@@ -237,12 +237,23 @@ function figuresOfPieces(
   seed: number,
 ): TaskResult {
   const weights = rows.map(({ tokens }) => tokens), tokens = weights.reduce((sum, tokens) => sum + tokens, 0);
-  const rate = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / tokens;
+  const sum = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
+  const rate = (values: readonly number[]): number => sum(values) / tokens;
+  const bytes = rows.map((row) => row.bytes);
   const measures = (nll: readonly number[]): Measures => {
     const perplexity = exp(rate(nll)), error = ratioError(nll, weights);
+    const bits = nll.map((nats) => nats / Math.LN2);
     return {
-      metrics: { perplexity: finite(perplexity), nll: finite(rate(nll)) },
-      stderr: { perplexity: error === null ? null : finite(perplexity * error), nll: error },
+      metrics: {
+        perplexity: finite(perplexity),
+        nll: finite(rate(nll)),
+        bitsPerByte: finite(sum(bits) / sum(bytes)),
+      },
+      stderr: {
+        perplexity: error === null ? null : finite(perplexity * error),
+        nll: error,
+        bitsPerByte: ratioError(bits, bytes),
+      },
     };
   };
   const own = measures(rows.map(({ nll }) => nll));

@@ -9,6 +9,8 @@ import { countWork, type EvalPrefill, type EvalSession, type Subject, type Work 
 export interface PieceResult {
   /** How many were scored: all but the first, or those after the context's next one. */
   readonly tokens: number;
+  /** Bytes of text that these tokens stand for. */
+  readonly bytes: number;
   /** Negative log-likelihood, in nats. */
   readonly nll: number;
   /** Beside the same tokens run dense; null without a recipe. */
@@ -104,6 +106,7 @@ export async function measurePiece(
   const { nll, denseNll, kl, agree } = sums;
   return {
     tokens,
+    bytes: subject.byteLength(ids, context + 1),
     nll,
     dense: !subject.isSparse
       ? null

@@ -7,7 +7,7 @@
  * SmolLM2's header (49,152 tokens, 48,900 merges), this one 25 (Deno 2.9.6, first call).
  */
 import { FormatError } from "../errors.ts";
-import { BLOCK, type Checkpoint, type StorageType, type Tensor } from "./checkpoint.ts";
+import { BLOCK, type BlockType, type Checkpoint, type Tensor } from "./checkpoint.ts";
 import { GgufHeader, type GgufValue } from "./gguf_header.ts";
 import { exactProduct, inFileOrder, quote } from "./limits.ts";
 
@@ -30,7 +30,7 @@ export interface GgufCheckpoint extends Checkpoint {
   readonly alignment: number;
 }
 
-const STORAGE: ReadonlyMap<number, StorageType> = new Map([
+const STORAGE: ReadonlyMap<number, BlockType> = new Map([
   [0, "F32"],
   [1, "F16"],
   [2, "Q4_0"],
@@ -53,7 +53,7 @@ const MAX_DIMENSIONS = 4;
 /** A tensor's entry in the table; its offset counts from the start of the data. */
 interface Entry {
   readonly name: string;
-  readonly type: StorageType;
+  readonly type: BlockType;
   readonly shape: readonly number[];
   readonly offset: number;
   readonly byteLength: number;

@@ -15,6 +15,8 @@ export const MAX_ARRAY_ELEMENTS: number = 1 << 22;
 export const MAX_ARRAY_DEPTH = 4;
 /** Bytes of a safetensors header, as in the reference reader. */
 export const MAX_SAFETENSORS_HEADER_BYTES = 100_000_000;
+/** Bytes of a pack's header. tiny's, with a table of 75 tensors, has 10,000. */
+export const MAX_PACK_HEADER_BYTES: number = 1 << 24;
 /** Bytes of `config.json`, `tokenizer.json` and their like. */
 export const MAX_JSON_BYTES: number = 1 << 26;
 /** Objects and arrays inside each other in JSON: engines' own parsers may overflow their stack on 20,000. */

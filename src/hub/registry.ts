@@ -1,4 +1,5 @@
 /** The models that go by a name, and where their files come from. */
+import { EMBEDDED_MODEL } from "./embedded.ts";
 
 /** One file of a known model; what is null is not pinned and taken as the hub has it. */
 export interface KnownFile {
@@ -22,7 +23,7 @@ export interface KnownModel {
   readonly license: string;
 }
 
-/** Every known model, the default one first. */
+/** Every known model that is downloaded. */
 export const KNOWN_MODELS: readonly KnownModel[] = [
   {
     name: "smollm2",
@@ -56,7 +57,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
 ];
 
 /** What runs when no model is named. */
-export const DEFAULT_MODEL = "smollm2";
+export const DEFAULT_MODEL: string = EMBEDDED_MODEL;
 
 /** The model of that name, or null. */
 export function findModel(name: string): KnownModel | null {
@@ -66,7 +67,7 @@ export function findModel(name: string): KnownModel | null {
 /** Known names that `name` may have been meant for: those at most two typing slips away, or that it begins. */
 export function nearNames(name: string): string[] {
   const wanted = name.toLowerCase();
-  return KNOWN_MODELS.map((model) => model.name)
+  return [EMBEDDED_MODEL, ...KNOWN_MODELS.map((model) => model.name)]
     .filter((known) => (wanted.length > 2 && known.startsWith(wanted)) || editDistance(wanted, known) <= 2);
 }
 

@@ -413,8 +413,6 @@ export interface Kernels {
   packBf16(w: number, src: number, n: number): void;
   /** rowScale f32[nRows] and channelScale f32[nIn] such that |src| <= 127 * rowScale * channelScale: 4 alternating passes of maxima. */
   balanceScalesI8(rowScale: number, channelScale: number, src: number, nRows: number, nIn: number): void;
-  /** src[r, c] /= factor[c], f32[nRows, nIn]: before packPairsI8, whose only scale is the row's. */
-  divideColumnsF32(src: number, factor: number, nRows: number, nIn: number): void;
   /** Channels i8: round(src / (rowScale[row] * channelScale[c])); rows past nRows up to nOut (padded to 32) are 0. All rows at once. */
   packChannelsI8(
     w: number,
@@ -435,6 +433,8 @@ export interface Kernels {
     nIn: number,
     nInPadded: number,
   ): void;
+  /** Pairs i8 of channels i8 that lie `stride` bytes apart: the same weights. nIn even, nOut a multiple of 16. */
+  pairsOfChannelsI8(w: number, channels: number, nIn: number, nOut: number, stride: number): void;
   /** y f32[nIn] = row o of pairs i8. */
   readRowPairsI8(y: number, w: number, rowScale: number, o: number, nIn: number, nInPadded: number): void;
   /** y f32[n] from plain bf16. */

@@ -39,8 +39,8 @@ export interface TeamOptions {
   readonly patience?: number;
 }
 
-/** Kinds of work that gain differently from threads: a token, a block of a prompt, one site of a block in calibration. */
-export type Pass = "decode" | "prefill" | `site ${number}`;
+/** Kinds of work that gain differently from threads: a token, a block of a prompt, a token of each of so many sequences, one site of a block in calibration. */
+export type Pass = "decode" | "prefill" | `together ${number}` | `site ${number}`;
 
 /** Parts a thread: more even out what a thread loses when another program takes its core, and cost 0.1 µs each. */
 const PARTS_PER_THREAD = 4;
@@ -99,6 +99,11 @@ export class Team {
   /** Why there are not as many as wanted, or null. */
   get reason(): string | null {
     return this.#crew?.lost ?? this.#reason;
+  }
+
+  /** Why it can compute no longer, or null. */
+  get failure(): string | null {
+    return this.#crew?.failure ?? null;
   }
 
   /** Begins a unit of work of one kind, such as a token: by units it is found out whether threads help. One that was not ended counts for nothing. */
@@ -228,6 +233,10 @@ class Crew {
   /** Threads that are left. */
   get threads(): number {
     return 1 + this.#alive;
+  }
+
+  get failure(): string | null {
+    return this.#failure;
   }
 
   run(n: number, body: Part): void {

@@ -1,5 +1,5 @@
 /** The kernels of a compiled WebAssembly module, behind the {@linkcode Kernels} interface. */
-import type { StorageType } from "../format/checkpoint.ts";
+import type { BlockType } from "../format/checkpoint.ts";
 import type { Kernels } from "./kernels.ts";
 
 /** What `assembly/team.ts` adds; its docs say what each does. */
@@ -51,7 +51,7 @@ export function kernelsOf(
     if (typeof value === "function") exported[camelCase(name)] = value;
   }
   const functions = methodsOf(exported, options);
-  const dequantize = (type: StorageType, y: number, blocks: number, n: number): number =>
+  const dequantize = (type: BlockType, y: number, blocks: number, n: number): number =>
     (functions[camelCase(`dequantize_${type.toLowerCase()}`)] as (
       y: number,
       blocks: number,

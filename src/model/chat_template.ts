@@ -56,13 +56,12 @@ export function renderChat(
   }
 }
 
+/** A piece of a rendered chat: a control token, or a text; in one that is `special` control tokens are recognised. */
+export type ChatPart = number | { readonly text: string; readonly special: boolean };
+
 /**
  * Renders a chat and makes ids of it. Control tokens are recognised where the template wrote them, never where a
  * message did: a user who types `<|im_end|>` sends those ten characters.
- *
- * To tell the two apart, a character that occurs nowhere else is put inside control-token texts of the messages before
- * they are rendered, and taken out after the control tokens have been found. Everything between two control tokens is
- * then encoded in one piece, so merges across the edge of a message are those of the whole text.
  *
  * BOS comes first where the tokenizer adds it; a template that has written it already gets no second one.
  *
@@ -74,6 +73,32 @@ export function tokenizeChat(
   messages: readonly ChatMessage[],
   options: { readonly addGenerationPrompt?: boolean } = {},
 ): number[] {
+  const ids = chatParts(tokenizer, template, messages, options).flatMap((part) =>
+    typeof part === "number" ? [part] : tokenizer.encode(part.text, { special: part.special })
+  );
+  return withBos(tokenizer, ids);
+}
+
+/** The ids of a chat with BOS first where the tokenizer adds it, unless the template has. */
+export function withBos({ addBos, bosId }: Tokenizer, ids: number[]): number[] {
+  return addBos && bosId !== null && ids[0] !== bosId ? [bosId, ...ids] : ids;
+}
+
+/**
+ * What {@linkcode tokenizeChat} makes ids of, for who does so piece by piece.
+ *
+ * To tell control tokens of the template from those of messages, a character that occurs nowhere else is put inside control-token texts of the messages before
+ * they are rendered, and taken out after the control tokens have been found. Everything between two control tokens is
+ * then encoded in one piece, so merges across the edge of a message are those of the whole text.
+ *
+ * @throws {Error} As {@linkcode renderChat}.
+ */
+export function chatParts(
+  tokenizer: Tokenizer,
+  template: string | null,
+  messages: readonly ChatMessage[],
+  options: { readonly addGenerationPrompt?: boolean } = {},
+): ChatPart[] {
   const { bosId, stopIds } = tokenizer;
   const rendering: ChatOptions = {
     addGenerationPrompt: options.addGenerationPrompt ?? false,
@@ -87,12 +112,10 @@ export function tokenizeChat(
     content: breakControls(content, controls, mark),
   }));
   const text = renderChat(template, marked, rendering);
-  const ids = text.includes(mark)
-    ? controls.split(text).flatMap((part) =>
-      typeof part === "number" ? [part] : tokenizer.encode(part.replaceAll(mark, ""))
-    )
-    : tokenizer.encode(text, { special: true });
-  return tokenizer.addBos && bosId !== null && ids[0] !== bosId ? [bosId, ...ids] : ids;
+  if (!text.includes(mark)) return [{ text, special: true }];
+  return controls.split(text).map((part) =>
+    typeof part === "number" ? part : { text: part.replaceAll(mark, ""), special: false }
+  );
 }
 
 const controlsOf: WeakMap<Tokenizer, ControlTokens> = new WeakMap();

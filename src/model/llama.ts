@@ -33,4 +33,10 @@ export interface LlamaDescription {
   readonly parameters: number;
   /** The storage type that most projection weights have, such as `Q4_1`. */
   readonly quantization: string;
+  /** What else the file says of it, for people: a pack's model card. */
+  readonly card?: string | null;
+  /** SHA-256 of the weights that a pack was made from, which recipes are bound to; elsewhere that of the file's own weights is taken. */
+  readonly modelHash?: string;
+  /** The file of the recipe that a pack carries, and its SHA-256 if the pack has it; or null. */
+  readonly recipe?: { readonly blob: Blob; readonly sha256: string | null } | null;
 }

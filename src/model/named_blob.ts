@@ -12,7 +12,7 @@ export function baseName(name: string): string {
 
 /** What a model is called by its file: the name without folders and ending. */
 export function stemOf(name: string): string {
-  return baseName(name).replace(/\.(gguf|bin|safetensors)$/i, "");
+  return baseName(name).replace(/\.(gguf|bin|safetensors|rsparse)$/i, "");
 }
 
 /** The folder that a file lies in, or the file's own name where that has none. */

@@ -2,6 +2,7 @@
  * How text is cut into words before merging, as configurations of `@huggingface/tokenizers`: from the name in a GGUF
  * file (patterns from llama.cpp, `llama-vocab.cpp`), or from a `tokenizer.json`.
  */
+import { type BpeSpec, UNICODE_FORMS, type UnicodeForm } from "./bpe.ts";
 
 const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const LLAMA3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" +
@@ -11,8 +12,8 @@ const DEFAULT = ["[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"
 
 /** What the name of a GGUF file's pre-tokenizer stands for. */
 export interface PreTokenizer {
-  readonly normalizer: object | null;
-  readonly preTokenizer: object;
+  readonly normalizers: readonly UnicodeForm[];
+  readonly preTokenizer: BpeSpec["preTokenizer"];
   /** A word that is a token stays one, whatever the merges say. */
   readonly ignoreMerges: boolean;
   /** Whether BOS is added where the file doesn't say. */
@@ -36,8 +37,8 @@ export function ggufPreTokenizer(name: string): PreTokenizer | null {
   const isLlama3 = names.startsWith("llama-bpe");
   return {
     // Qwen2's own tokenizer.json has NFC; GGUF has no key for it.
-    normalizer: names.startsWith("qwen2") ? { type: "NFC" } : null,
-    preTokenizer: { type: "Sequence", pretokenizers: [...patterns.map(split), BYTES] },
+    normalizers: names.startsWith("qwen2") ? ["NFC"] : [],
+    preTokenizer: { pretokenizers: [...patterns.map(split), BYTES] },
     ignoreMerges: isLlama3,
     addBos: isLlama3,
   };
@@ -57,13 +58,13 @@ type Fail = (path: string, detail: string) => Error;
  *
  * @throws What `fail` makes, if a part is not supported, or bytes are never made of the text.
  */
-export function jsonPreTokenizer(value: unknown, fail: Fail): object {
+export function jsonPreTokenizer(value: unknown, fail: Fail): BpeSpec["preTokenizer"] {
   const steps: object[] = [];
   addSteps(value, "pre_tokenizer", steps, fail, 0);
   if (!steps.some((step) => "type" in step && step.type === "ByteLevel")) {
     throw fail("pre_tokenizer", "there is no ByteLevel: only byte-level BPE is supported");
   }
-  return { type: "Sequence", pretokenizers: steps };
+  return { pretokenizers: steps };
 }
 
 function addSteps(value: unknown, path: string, steps: object[], fail: Fail, depth: number): void {
@@ -110,16 +111,18 @@ function splitStep(node: { readonly [key: string]: unknown }, path: string, fail
  *
  * @throws What `fail` makes, if it is something else.
  */
-export function jsonNormalizer(value: unknown, fail: Fail): object | null {
-  if (value === null || value === undefined) return null;
+export function jsonNormalizer(value: unknown, fail: Fail): readonly UnicodeForm[] {
+  if (value === null || value === undefined) return [];
   const { type, normalizers } = value as { readonly type?: unknown; readonly normalizers?: unknown };
   const steps: readonly unknown[] = type === "Sequence" && Array.isArray(normalizers) ? normalizers : [value];
-  const forms = steps.map((step) => {
+  return steps.map((step) => {
     const form = (step as { readonly type?: unknown } | null)?.type;
-    if (form === "NFC" || form === "NFD" || form === "NFKC" || form === "NFKD") return { type: form };
-    throw fail("normalizer", `${show(form)} found, supported are NFC, NFD, NFKC and NFKD`);
+    const known = UNICODE_FORMS.find((name) => name === form);
+    if (known === undefined) {
+      throw fail("normalizer", `${show(form)} found, supported are ${UNICODE_FORMS.join(", ")}`);
+    }
+    return known;
   });
-  return { type: "Sequence", normalizers: forms };
 }
 
 /** A value from a file, short enough for an error message, whatever it is. */

@@ -22,4 +22,6 @@ export interface Tokenizer {
   idOf(token: string): number | null;
   /** Bytes of all ids joined and decoded as UTF-8, invalid sequences as U+FFFD; `previous` is the token before the first. */
   decode(ids: readonly number[], options?: { skipSpecial?: boolean; previous?: number }): string;
+  /** What a pack keeps of it: `storedTokenizer` makes the same one of that. */
+  toJSON(): object;
 }

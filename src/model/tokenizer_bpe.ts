@@ -1,12 +1,6 @@
-/**
- * Byte-level BPE, from a GGUF file's metadata or a `tokenizer.json`. Pre-tokenizing and merging are done by
- * `@huggingface/tokenizers`; vocabulary and merges are checked here first, which it does not do, and control tokens
- * are found here: the library's instance does not know them, so text cannot become one by any path through it.
- */
-import { Tokenizer as Library } from "@huggingface/tokenizers";
+/** Byte-level BPE from a GGUF file's metadata or a `tokenizer.json`, vocabulary and merges checked. */
 import { FormatError } from "../errors.ts";
-import { byteLevelBytes, decodeTokens } from "./byte_level.ts";
-import { ControlTokens } from "./control_tokens.ts";
+import { type BpeSpec, BpeTokenizer, idsByText, type UnicodeForm } from "./bpe.ts";
 import { ggufPreTokenizer, jsonNormalizer, jsonPreTokenizer, show } from "./pre_tokenizer.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -23,8 +17,8 @@ interface BpeParts {
   /** `"left right"` or a pair each. */
   readonly merges: readonly unknown[];
   readonly ignoreMerges: boolean;
-  readonly normalizer: object | null;
-  readonly preTokenizer: object;
+  readonly normalizers: readonly UnicodeForm[];
+  readonly preTokenizer: BpeSpec["preTokenizer"];
   /** Control tokens that take the white space on a side with them. */
   readonly strip: { readonly left: ReadonlySet<number>; readonly right: ReadonlySet<number> };
   readonly bosId: number | null;
@@ -92,7 +86,7 @@ export function bpeFromGguf(metadata: ReadonlyMap<string, unknown>, file: string
     kind: (id) => kinds[id]!,
     merges,
     ignoreMerges: known.ignoreMerges,
-    normalizer: known.normalizer,
+    normalizers: known.normalizers,
     preTokenizer: known.preTokenizer,
     strip: { left: new Set(), right: new Set() },
     bosId: id("bos_token_id"),
@@ -180,7 +174,7 @@ export function bpeFromTokenizerJson(json: unknown, config: unknown, file: strin
     kind: (id) => kinds[id] ?? "normal",
     merges: model["merges"],
     ignoreMerges: model["ignore_merges"] === true,
-    normalizer: jsonNormalizer(root["normalizer"], fail),
+    normalizers: jsonNormalizer(root["normalizer"], fail),
     preTokenizer: jsonPreTokenizer(root["pre_tokenizer"], fail),
     strip,
     bosId: templateBos ?? idOf(settings["bos_token"]),
@@ -206,51 +200,51 @@ function firstOfTemplate(processor: unknown): string | null {
 
 function makeTokenizer(parts: BpeParts): Tokenizer {
   const { tokens, kind, file, offset } = parts;
-  const idOf = new Map<string, number>();
-  tokens.forEach((token, id) => {
-    if (token !== undefined && (!idOf.has(token) || kind(id) === "control")) idOf.set(token, id);
-  });
-  const vocab: [string, number][] = [], controls: [string, number][] = [], added: object[] = [];
+  const controls: number[] = [], added: number[] = [];
   tokens.forEach((token, id) => {
     if (token === undefined) return;
-    if (kind(id) === "control") controls.push([token, id]);
-    else if (idOf.get(token) !== id) return;
-    else if (kind(id) === "normal") vocab.push([token, id]);
-    else if (token !== "") added.push({ id, content: token, special: false, normalized: false });
+    if (kind(id) === "control") controls.push(id);
+    else if (kind(id) === "added") added.push(id);
   });
-  const isPlain = (token: string) => kind(idOf.get(token)!) !== "control";
-  const merges = parts.merges
-    .map((merge, i) => checkedMerge(merge, i, idOf, file, offset))
-    .filter(([left, right]) => isPlain(left) && isPlain(right) && isPlain(left + right));
-  let library: Library;
+  const idOf = idsByText({ tokens, controls }), merges: number[] = [];
+  for (const [i, merge] of parts.merges.entries()) {
+    const ids = checkedMerge(merge, i, idOf, file, offset);
+    if (ids.every((id) => kind(id) !== "control")) merges.push(...ids);
+  }
+  const named = STOP_NAMES.map((name) => idOf.get(name) ?? null).filter((id) =>
+    id !== null && kind(id) !== "normal"
+  );
+  const spec: BpeSpec = {
+    tokens,
+    controls,
+    added,
+    merges,
+    ignoreMerges: parts.ignoreMerges,
+    normalizers: parts.normalizers,
+    preTokenizer: parts.preTokenizer,
+    stripLeft: [...parts.strip.left],
+    stripRight: [...parts.strip.right],
+    bosId: parts.bosId,
+    addBos: parts.addBos,
+    stopIds: [...new Set([...parts.stopIds, ...named].filter((id) => id !== null))],
+  };
   try {
-    library = new Library({
-      model: { type: "BPE", vocab: Object.fromEntries(vocab), merges, ignore_merges: parts.ignoreMerges },
-      normalizer: parts.normalizer,
-      pre_tokenizer: parts.preTokenizer,
-      post_processor: null,
-      decoder: null,
-      added_tokens: added,
-    }, {});
+    return new BpeTokenizer(spec, idOf);
   } catch (cause) {
     throw new FormatError(file, offset, `the tokenizer cannot be built: ${(cause as Error).message}`, {
       cause,
     });
   }
-  const named = STOP_NAMES.map((name) => idOf.get(name) ?? null).filter((id) =>
-    id !== null && kind(id) !== "normal"
-  );
-  const stopIds = [...new Set([...parts.stopIds, ...named].filter((id) => id !== null))];
-  return new BpeTokenizer(parts, library, new ControlTokens(controls), idOf, stopIds);
 }
 
+/** Ids of the two tokens of a merge, and of what they make. */
 function checkedMerge(
   merge: unknown,
   i: number,
   idOf: ReadonlyMap<string, number>,
   file: string,
   offset: number,
-): [string, string] {
+): number[] {
   const pair: readonly unknown[] = typeof merge === "string"
     ? merge.split(" ")
     : Array.isArray(merge)
@@ -260,87 +254,15 @@ function checkedMerge(
   if (pair.length !== 2 || typeof left !== "string" || typeof right !== "string") {
     throw new FormatError(file, offset, `merge ${i} is ${show(merge)}: two tokens are wanted`);
   }
-  for (const token of [left, right, left + right]) {
-    if (!idOf.has(token)) {
-      throw new FormatError(
-        file,
-        offset,
-        `merge ${i} is ${show(merge)}: ${show(token)} is not in the vocabulary`,
-      );
-    }
-  }
-  return [left, right];
-}
-
-class BpeTokenizer implements Tokenizer {
-  readonly vocabSize: number;
-  readonly bosId: number | null;
-  readonly addBos: boolean;
-  readonly stopIds: readonly number[];
-  readonly #tokens: BpeParts["tokens"];
-  readonly #kind: BpeParts["kind"];
-  readonly #strip: BpeParts["strip"];
-  readonly #library: Library;
-  readonly #controls: ControlTokens;
-  readonly #idOf: ReadonlyMap<string, number>;
-
-  constructor(
-    parts: BpeParts,
-    library: Library,
-    controls: ControlTokens,
-    idOf: ReadonlyMap<string, number>,
-    stopIds: readonly number[],
-  ) {
-    this.vocabSize = parts.tokens.length;
-    this.bosId = parts.bosId;
-    this.addBos = parts.addBos && parts.bosId !== null;
-    this.stopIds = stopIds;
-    this.#tokens = parts.tokens;
-    this.#kind = parts.kind;
-    this.#strip = parts.strip;
-    this.#library = library;
-    this.#controls = controls;
-    this.#idOf = idOf;
-  }
-
-  encode(text: string, options: { special?: boolean; bos?: boolean } = {}): number[] {
-    const pieces: number[][] = [];
-    if (options.bos && this.addBos) pieces.push([this.bosId!]);
-    const parts = options.special ? this.#controls.split(text) : [text];
-    const { left, right } = this.#strip;
-    parts.forEach((part, i) => {
-      if (typeof part === "number") {
-        pieces.push([part]);
-        return;
-      }
-      const before = parts[i - 1], after = parts[i + 1];
-      if (typeof before === "number" && right.has(before)) part = part.trimStart();
-      if (typeof after === "number" && left.has(after)) part = part.trimEnd();
-      pieces.push(this.#library.encode(part, { add_special_tokens: false }).ids);
-    });
-    return pieces.flat();
-  }
-
-  bytesOf(id: number): Uint8Array {
-    if (!(Number.isInteger(id) && id >= 0 && id < this.vocabSize)) {
-      throw new RangeError(`token ${id}: the vocabulary has ${this.vocabSize} tokens`);
-    }
-    const token = this.#tokens[id] ?? "";
-    const bytes = this.#kind(id) === "normal" ? byteLevelBytes(token) : null;
-    return bytes ?? new TextEncoder().encode(token);
-  }
-
-  isSpecial(id: number): boolean {
-    return id >= 0 && id < this.vocabSize && this.#kind(id) === "control";
-  }
-
-  idOf(token: string): number | null {
-    return this.#idOf.get(token) ?? null;
-  }
-
-  decode(ids: readonly number[], options?: { skipSpecial?: boolean; previous?: number }): string {
-    return decodeTokens(this, ids, options);
-  }
+  return [left, right, left + right].map((token) => {
+    const id = idOf.get(token);
+    if (id !== undefined) return id;
+    throw new FormatError(
+      file,
+      offset,
+      `merge ${i} is ${show(merge)}: ${show(token)} is not in the vocabulary`,
+    );
+  });
 }
 
 function idInside(value: unknown, size: number): number | null {

@@ -1,6 +1,7 @@
 /** The vocabulary of a llama2.c checkpoint (`tok512.bin`, `tokenizer.bin`): SentencePiece pieces and scores. */
 import { FormatError } from "../errors.ts";
 import { decodeTokens } from "./byte_level.ts";
+import { mergePairs } from "./merge_pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 const BOS = 1, EOS = 2;
@@ -56,6 +57,25 @@ export function llama2cTokenizer(bytes: Uint8Array, vocabSize: number, file: str
   return new Llama2cTokenizer(pieces, scores);
 }
 
+/**
+ * The same from pieces, a char code for each of their bytes, and scores.
+ *
+ * @throws What `fail` makes, if bytes are not in their places.
+ */
+export function llama2cFromPieces(
+  pieces: readonly string[],
+  scores: Float32Array,
+  fail: (detail: string) => Error,
+): Tokenizer {
+  if (pieces.length < FIRST_PIECE) throw fail(`${pieces.length} found, at least ${FIRST_PIECE} wanted`);
+  for (let id = FIRST_BYTE; id < FIRST_PIECE; ++id) {
+    if (Number("0x" + BYTE_TOKEN.exec(pieces[id]!)?.[1]) !== id - FIRST_BYTE) {
+      throw fail(`token ${id} must be the byte token of ${id - FIRST_BYTE}`);
+    }
+  }
+  return new Llama2cTokenizer(pieces, scores);
+}
+
 class Llama2cTokenizer implements Tokenizer {
   readonly vocabSize: number;
   readonly bosId: number = BOS;
@@ -85,39 +105,11 @@ class Llama2cTokenizer implements Tokenizer {
       if (id !== undefined) ids.push(id);
       else for (const byte of bytes) ids.push(FIRST_BYTE + byte);
     }
-    this.#merge(ids);
+    mergePairs(ids, (left, right) => {
+      const id = this.#pieceId.get(this.#pieces[left]! + this.#pieces[right]!);
+      return id === undefined ? null : { id, score: this.#scores[id]! };
+    });
     return options.bos ? [BOS, ...ids] : ids;
-  }
-
-  /**
-   * Merges neighbours in place. Scanning for the best pair after every merge, as `run.c` does, is quadratic; a heap
-   * of pairs over a linked list of tokens finds the same one. A pair that has changed since it was put on the heap is passed over.
-   */
-  #merge(ids: number[]): void {
-    const n = ids.length;
-    const next = Int32Array.from(ids, (_, i) => i + 1), previous = Int32Array.from(ids, (_, i) => i - 1);
-    const heap = new PairHeap();
-    const offer = (left: number, right: number) => {
-      if (left < 0 || right >= n) return;
-      const id = this.#pieceId.get(this.#pieces[ids[left]!]! + this.#pieces[ids[right]!]!);
-      if (id !== undefined) {
-        heap.push({ left, right, leftId: ids[left]!, rightId: ids[right]!, id, score: this.#scores[id]! });
-      }
-    };
-    for (let i = 0; i + 1 < n; ++i) offer(i, i + 1);
-    for (let pair = heap.pop(); pair; pair = heap.pop()) {
-      const { left, right } = pair;
-      if (ids[left] !== pair.leftId || ids[right] !== pair.rightId) continue;
-      ids[left] = pair.id;
-      ids[right] = -1;
-      next[left] = next[right]!;
-      if (next[left]! < n) previous[next[left]!] = left;
-      offer(previous[left]!, left);
-      offer(left, next[left]!);
-    }
-    let kept = 0;
-    for (const id of ids) if (id >= 0) ids[kept++] = id;
-    ids.length = kept;
   }
 
   bytesOf(id: number, previous?: number): Uint8Array {
@@ -141,57 +133,15 @@ class Llama2cTokenizer implements Tokenizer {
     return decodeTokens(this, ids, options);
   }
 
+  toJSON(): object {
+    return { type: "llama2c", pieces: this.#pieces, scores: Array.from(this.#scores) };
+  }
+
   #piece(id: number): string {
     const piece = this.#pieces[id];
     if (piece === undefined) throw new RangeError(`token ${id}: the vocabulary has ${this.vocabSize} tokens`);
     return piece;
   }
-}
-
-/** Two neighbours by their places, the tokens they were when the pair was seen, and the token they make. */
-interface Pair {
-  readonly left: number;
-  readonly right: number;
-  readonly leftId: number;
-  readonly rightId: number;
-  readonly id: number;
-  readonly score: number;
-}
-
-/** Best score first, the leftmost among equals. */
-class PairHeap {
-  readonly #pairs: Pair[] = [];
-
-  push(pair: Pair): void {
-    const pairs = this.#pairs;
-    let i = pairs.length;
-    pairs.push(pair);
-    for (let parent = (i - 1) >> 1; i > 0 && before(pair, pairs[parent]!); parent = (i - 1) >> 1) {
-      pairs[i] = pairs[parent]!;
-      i = parent;
-    }
-    pairs[i] = pair;
-  }
-
-  pop(): Pair | undefined {
-    const pairs = this.#pairs, best = pairs[0], last = pairs.pop();
-    if (pairs.length === 0 || last === undefined) return best;
-    let i = 0;
-    for (;;) {
-      let child = 2 * i + 1;
-      if (child >= pairs.length) break;
-      if (child + 1 < pairs.length && before(pairs[child + 1]!, pairs[child]!)) ++child;
-      if (!before(pairs[child]!, last)) break;
-      pairs[i] = pairs[child]!;
-      i = child;
-    }
-    pairs[i] = last;
-    return best;
-  }
-}
-
-function before(a: Pair, b: Pair): boolean {
-  return a.score > b.score || (a.score === b.score && a.left < b.left);
 }
 
 function byteString(bytes: Uint8Array): string {

@@ -1,5 +1,12 @@
 /** What a runtime must hand to the library. Only this folder's adapters name `Deno`, `Bun`, `process`, `node:` or `document`. */
 
+/** A server that listens. */
+export interface HttpServer {
+  readonly port: number;
+  /** Takes no new connections; resolves when the answers that are under way have been sent and all connections are closed. */
+  close(): Promise<void>;
+}
+
 /** One runtime's files, environment and hashing. Adapters: `deno.ts`, `node.ts`, `bun.ts`, `browser.ts`. */
 export interface Platform {
   /** For example `deno 2.9.6`. */
@@ -35,6 +42,8 @@ export interface Platform {
    * The lock of a process that died counts no longer after some seconds.
    */
   tryLock(path: string): Promise<{ release(): Promise<void> } | null>;
+  /** True where a pass may not be left in the middle: other requests could wait for one whose own request has gone, and is never taken up again. */
+  readonly isUninterrupted?: boolean;
   /** The processor's name; empty where it can't be known. */
   cpu(): string;
   /** Processors that this process may use, at least 1. */
@@ -63,6 +72,16 @@ export interface Platform {
     post(message: unknown): void;
     onMessage(listen: (message: unknown) => void): void;
   } | null;
+  /**
+   * Serves HTTP. A request's signal is aborted when whoever sent it has gone; a body that is a stream is read no faster than it can be sent. Absent where
+   * nothing can listen.
+   *
+   * @throws {Error} If the port can't be had.
+   */
+  serve?(
+    handler: (request: Request) => Promise<Response>,
+    where: { readonly hostname: string; readonly port: number },
+  ): Promise<HttpServer>;
   /** Bytes of memory that are free for this process, or null where it can't be known. */
   freeBytes(): number | null;
   /** Runs a program to its end; absent where there are no processes. Rejects if it can't be started. */
@@ -71,4 +90,10 @@ export interface Platform {
     args: readonly string[],
     options?: { signal?: AbortSignal },
   ): Promise<{ code: number; stdout: string; stderr: string }>;
+}
+
+/** The error for a port that can't be had. */
+export function cannotListen(hostname: string, port: number, cause: unknown): Error {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new Error(`Cannot listen on ${hostname}:${port}: ${why}: give another --port or --host`, { cause });
 }

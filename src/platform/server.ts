@@ -66,12 +66,12 @@ export function serverPlatform(runtime: string): Platform {
     rssBytes: () => process.memoryUsage.rss(),
     uptimeMs: () => process.uptime() * 1000,
     tryLock,
-    cpu: () => cpus()[0]?.model ?? "",
+    cpu: () => ifAllowed(() => cpus()[0]?.model, undefined) ?? "",
     processors: () => availableParallelism(),
     startWorker,
     startThread,
     parentThread,
-    freeBytes,
+    freeBytes: () => ifAllowed(freeBytes, null),
     run,
   };
 }
@@ -178,6 +178,15 @@ function parentThread(): ReturnType<NonNullable<Platform["parentThread"]>> {
     post: (message) => port.postMessage(message),
     onMessage: (listen) => void port.on("message", listen),
   };
+}
+
+/** What asks the system; Deno without --allow-sys answers by an error: as if it could not be known. */
+function ifAllowed<T, U>(ask: () => T, otherwise: U): T | U {
+  try {
+    return ask();
+  } catch {
+    return otherwise;
+  }
 }
 
 /** Of the machine, or of the container that the process is in. */

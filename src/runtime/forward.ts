@@ -17,6 +17,7 @@ import {
   type Weights,
 } from "./layers.ts";
 import type { NeuronScores } from "./neuron_scores.ts";
+import { addBias, multiplyTogether, projectTogether, type Slot } from "./together.ts";
 import { MAX_TOKENS, type Workspace } from "./workspace.ts";
 
 export {
@@ -70,6 +71,11 @@ export interface RunOptions extends PassOptions {
    * way of many: a token's result is the same whatever runs beside it.
    */
   readonly spans?: readonly Span[];
+  /**
+   * One token of each of several sequences, in the way of one, to the bit; `spans` says of which, `sparseFrom` which of them is the first to run sparse. What is skipped
+   * is counted here. For recipes whose rules of the MLP are the model's own.
+   */
+  readonly slots?: readonly Slot[];
 }
 
 /** Runs tokens through the blocks of one model. */
@@ -117,8 +123,9 @@ export class Forward {
       first += span.count;
     }
     // one token's layer is too short to be timed, and the head is a third of the token
-    const isDecode = n === 1 && options.exactFirst !== true && options.spans === undefined;
-    if (isDecode) team.begin("decode", 1);
+    const isDecode = options.slots !== undefined ||
+      (n === 1 && options.exactFirst !== true && options.spans === undefined);
+    if (isDecode) team.begin(options.slots === undefined ? "decode" : `together ${n}`, 1);
     for (let l = 0; l < w.layers.length; l++) {
       if (!isDecode) team.begin("prefill", n);
       for (let site = 0; site < SITES.length; site++) {
@@ -209,6 +216,25 @@ export class Forward {
     return s.logits;
   }
 
+  /**
+   * Logits f32[slots, stride] after the tokens of the last run, which was of these slots, into `out`, each as {@linkcode Forward.logits} gives them.
+   *
+   * @returns the stride, and which tokens' activations are finite; the logits of others mean nothing
+   */
+  logitsTogether(slots: readonly Slot[], out: number): { stride: number; isFinite: boolean[] } {
+    const s = this.#s, { config, lmHead } = this.#w, { hiddenSize, rmsNormEps } = config;
+    const row = 4 * s.strides.hidden, stride = padTo(config.vocabSize, 64);
+    const isFinite = slots.map((slot, t) => {
+      this.#k.rmsNormF32(s.normed + row * t, s.hidden + row * t, this.#finalNorm(t), hiddenSize, rmsNormEps);
+      slot.s.newInput();
+      return this.#k.findNonFiniteF32(s.normed + row * t, hiddenSize) < 0;
+    });
+    const rows = { y: out, yStride: stride, x: s.normed, xStride: s.strides.hidden };
+    multiplyTogether(this.#team, slots, lmHead, rows);
+    this.#team.end();
+    return { stride, isFinite };
+  }
+
   /** Logits f32[count, stride] after tokens t … t + count - 1 of the last run, into `out`, which has room for count rounded up to 4. */
   logitsOfMany(t: number, count: number, out: number): number {
     const s = this.#s,
@@ -241,9 +267,7 @@ export class Forward {
   /** Integer kernels round NaN to numbers, so a broken pass is caught here and not in its logits. */
   #checkFinite(x: number): void {
     if (this.#k.findNonFiniteF32(x, this.#w.config.hiddenSize) < 0) return;
-    throw new NotFiniteError(
-      "Cannot go on: the model's activations are no longer finite: its weights, or the recipe's factors, overflow on these tokens",
-    );
+    throw notFinite();
   }
 
   /**
@@ -287,7 +311,7 @@ export class Forward {
     if (rule !== null) this.#addLowRank(linear.parts, y, rest, hasZ);
     for (const p of linear.parts) {
       if (rule !== null) this.#add(p, m, active);
-      this.#addBias(p, y, rule !== null);
+      addBias(this.#k, p, y, rule !== null);
     }
     return active;
   }
@@ -313,7 +337,7 @@ export class Forward {
       );
       this.#add(p, m, active);
       if (rule.u !== null) this.#addLowRank([p], y, rule.takesAll === true ? x : s.rest, false);
-      this.#addBias(p, y, true);
+      addBias(this.#k, p, y, true);
     }
     return active;
   }
@@ -407,9 +431,10 @@ export class Forward {
     n: number,
     options: RunOptions,
   ): Generator<void, void> {
-    const { observe, forceMask, sparseFrom, exactFirst = false } = options, s = this.#s;
+    const { observe, forceMask, sparseFrom, exactFirst = false, slots } = options, s = this.#s;
     observe?.(l, SITES[site]!, x, xStride, n);
     s.newInput();
+    for (const slot of slots ?? []) slot.s.newInput();
     let before: SparseRule | null = null;
     for (const linear of this.#w.layers[l]!.sites[site]!) {
       const to = y + 4 * linear.at, rule = linear.parts[0]!.rule;
@@ -417,7 +442,12 @@ export class Forward {
       const hasZ = forceMask === undefined && before !== null && rule !== null &&
         sameProductOfV(before, rule);
       before = shareMask(linear.parts) ? rule : null;
-      if ((n === 1 && !exactFirst && options.spans === undefined) || (!allDense && forceMask !== undefined)) {
+      if (slots !== undefined) {
+        const rows = { y: to, yStride, x, xStride };
+        projectTogether(this.#team, slots, linear, rows, sparseFrom - position, hasZ);
+      } else if (
+        (n === 1 && !exactFirst && options.spans === undefined) || (!allDense && forceMask !== undefined)
+      ) {
         for (let t = 0; t < n; t++) {
           const at = position + t,
             forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
@@ -450,16 +480,9 @@ export class Forward {
     yield;
   }
 
-  /** y of one token += a projection's biases, with the recipe's if it runs sparse. */
-  #addBias({ bias, rule, offset, nOut }: Projection, y: number, sparse: boolean): void {
-    const own = sparse ? rule?.bias ?? 0 : 0;
-    if (bias !== 0) this.#k.addF32(y + 4 * offset, bias, nOut);
-    if (own !== 0) this.#k.addF32(y + 4 * offset, own, nOut);
-  }
-
   #addBiases({ parts }: Linear, y: number, yStride: number, n: number, firstSparse: number): void {
     for (const p of parts) {
-      for (let t = 0; t < n; t++) this.#addBias(p, y + 4 * yStride * t, t >= firstSparse);
+      for (let t = 0; t < n; t++) addBias(this.#k, p, y + 4 * yStride * t, t >= firstSparse);
     }
   }
 
@@ -507,6 +530,13 @@ export class Forward {
     }
     this.#addBiases(linear, y, yStride, n, sparseFrom - position);
   }
+}
+
+/** The error for a pass that is broken. */
+export function notFinite(): NotFiniteError {
+  return new NotFiniteError(
+    "Cannot go on: the model's activations are no longer finite: its weights, or the recipe's factors, overflow on these tokens",
+  );
 }
 
 /** Whether projections of one linear select the same channels. */

@@ -1,8 +1,8 @@
 /** Tokens to text, one at a time: sampling, stop rules, cancellation and timings. */
+import { Continuation } from "./continuation.ts";
 import type { Model } from "./model.ts";
-import { Sampler, type SamplingOptions, validateSampling } from "./sampler.ts";
+import type { SamplingOptions } from "./sampler.ts";
 import type { Prefill } from "./session.ts";
-import { TextStream } from "./text_stream.ts";
 
 /** Settings of one generation. */
 export interface GenerateOptions extends SamplingOptions {
@@ -63,19 +63,11 @@ export async function* generateTokens(
   prompt: readonly number[],
   options: GenerateOptions,
 ): AsyncGenerator<Part> {
-  validateSampling(options);
-  const room = model.engine.contextLength - prompt.length;
-  const maxTokens = options.maxTokens ?? Math.max(1, Math.min(128, room));
-  if (!Number.isInteger(maxTokens) || maxTokens < 0) {
-    throw new RangeError(`maxTokens: ${maxTokens} found, a whole number of at least 0 wanted`);
-  }
-  if (prompt.length === 0) throw new RangeError("the prompt is empty: give at least one token");
-  model.checkContext(prompt.length, maxTokens);
-  const sampler = new Sampler(options), { tokenizer } = model.description, { signal } = options;
-  const stream = new TextStream(tokenizer, { stop: options.stop, previous: prompt[prompt.length - 1] });
-  const stopIds = new Set(options.ignoreEos === true ? [] : tokenizer.stopIds);
-  const session = model.session({ sparsity: options.sparsity }), tokens: number[] = [], recent = [...prompt];
-  let text = "", finishReason: FinishReason = "length", prefillMs = 0, prefilled = 0, decodeMs = 0;
+  const { signal } = options,
+    continuation = new Continuation(model, prompt, options),
+    { tokens } = continuation;
+  const session = model.session({ sparsity: options.sparsity });
+  let prefillMs = 0, prefilled = 0, decodeMs = 0;
   try {
     let began = performance.now(),
       logits = await unlessAborted(
@@ -85,35 +77,23 @@ export async function* generateTokens(
     prefillMs = performance.now() - began;
     prefilled = session.length;
     began = performance.now();
-    while (logits !== null && tokens.length < maxTokens) {
-      const id = sampler.sample(logits, recent);
-      if (tokens.length === 0) began = performance.now();
-      if (stopIds.has(id)) {
-        finishReason = "stop";
-        break;
-      }
-      tokens.push(id);
-      recent.push(id);
-      const piece = stream.push(id);
-      text += piece.text;
-      yield { text: piece.text, token: id };
-      if (piece.stopped) {
-        finishReason = "stop";
-        break;
-      }
-      if (tokens.length < maxTokens) {
-        logits = await unlessAborted(signal, () => session.decodeAsync(id, { signal }));
+    while (logits !== null && continuation.finishReason === null) {
+      const { token, text } = continuation.next(logits);
+      if (tokens.length <= 1) began = performance.now();
+      if (token === null) break;
+      yield { text, token };
+      if (continuation.finishReason === null) {
+        logits = await unlessAborted(signal, () => session.decodeAsync(token, { signal }));
       }
     }
-    if (logits === null) finishReason = "cancelled";
     decodeMs = performance.now() - began;
-    const rest = stream.end(), { kept, dense: full, sparseTokens } = session.count;
-    text += rest;
+    const { text: rest, finishReason } = continuation.end();
+    const { kept, dense: full, sparseTokens } = session.count;
     yield {
       text: rest,
       token: null,
       result: {
-        text,
+        text: continuation.text,
         promptTokens: prompt,
         tokens,
         finishReason,

@@ -166,12 +166,26 @@ export function addProduct(team: Team, s: Workspace, m: Matrix, y: number, x: nu
 }
 
 /**
+ * A product of one vector that is ready to run. Its units are ranges of outputs, or of channels that are added up apart; they run in any order, on
+ * any thread and with units of other products in between, and the result has the same bits.
+ */
+export interface VectorProduct {
+  readonly units: number;
+  /** How many channels passed the threshold. */
+  readonly active: number;
+  /** Runs units from … to - 1. */
+  readonly run: (k: PartKernels, from: number, to: number, scratch: number) => void;
+  /** To be called once all units have run. */
+  readonly finish?: () => void;
+}
+
+/**
  * y = W x for one token, reading all channels whose scale * |x| passes the threshold (-1: all of them). The result has the same bits however
  * many threads there are: they share outputs, or segments of channels that are the same for any number of them.
  *
- * @param y f32[nOutPadded], overwritten
- * @param x f32, zero from nIn to nInPadded
- * @param scale f32[nInPadded], the channel's weight in the test
+ * @param y       f32[nOutPadded], overwritten
+ * @param x       f32, zero from nIn to nInPadded
+ * @param scale   f32[nInPadded], the channel's weight in the test
  * @returns how many channels passed
  */
 export function multiplyVector(
@@ -183,58 +197,124 @@ export function multiplyVector(
   scale: number,
   threshold: number,
 ): number {
+  const product = prepareVector(team, s, m, y, x, scale, threshold);
+  team.each(product.units, product.run);
+  product.finish?.();
+  return product.active;
+}
+
+/** Bytes of weights that several products read one after the other: they stay in L2. 64 KB to 768 KB were equally fast (Xeon, 1 MB of L2). */
+const BLOCK_BYTES = 1 << 17;
+/** Runs of units a step, of all products: their calls (at most 48 bytes, and one for each 64 outputs of int4) fit a job of 64 KB. */
+const MAX_RUNS = 512;
+
+/** Runs products of one matrix with several vectors, each as if alone, block by block of the matrix, so that its memory is read once for all of them. */
+export function runTogether(team: Team, m: Matrix, products: readonly VectorProduct[]): void {
+  const { units } = products[0]!, unitBytes = m.sizes.w / units;
+  const most = team.threads === 1 ? units : Math.ceil(units / (4 * team.threads));
+  const block = Math.max(1, Math.min(most, Math.floor(BLOCK_BYTES / unitBytes)));
+  const blocks = Math.ceil(units / block);
+  const runs = products.length * (m.layout === "group-i4" ? Math.ceil(m.nOutPadded / 64 / blocks) : 1);
+  const step = Math.max(1, Math.floor(MAX_RUNS / runs));
+  for (let first = 0; first < blocks; first += step) {
+    team.each(Math.min(step, blocks - first), (k, from, to, scratch) => {
+      for (let i = first + from; i < first + to; i++) {
+        for (const { run } of products) run(k, block * i, Math.min(units, block * (i + 1)), scratch);
+      }
+    });
+  }
+  for (const { finish } of products) finish?.();
+}
+
+/**
+ * What {@linkcode multiplyVector} runs. What it has made of x lies in the workspace until it is finished, so several products at a time need
+ * workspaces of their own.
+ *
+ * @param segments int8 channel by channel only: how many segments the active channels are cut into, default as many as are worth it
+ */
+export function prepareVector(
+  team: Team,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  x: number,
+  scale: number,
+  threshold: number,
+  segments?: number,
+): VectorProduct {
   const k = team.kernels;
   switch (m.layout) {
     case "channels-f32":
     case "channels-bf16":
-      return multiplyFloatChannels(team, s, m, y, x, scale, threshold);
+      return prepareFloatChannels(team, s, m, y, x, scale, threshold);
     case "channels-i8": {
       const active = s.select("list", x, scale, threshold, m.nIn);
       k.gatherF32(s.gathered, m.channelScale, s.index, active);
       const padded = padTo(active, 8), unit = k.quantizeI16(s.quantised, s.value, s.gathered, active, padded);
       // kernels take six or eight columns at a time; integers add up to the same wherever they are cut
-      addSegments(team, s, s.accumulator, m.nOutPadded, evenBounds(padded, 24), (k, out, from, to) => {
-        const index = s.index + 4 * from, xq = s.quantised + 2 * from;
-        k.gemvChannelsI8(out, m.w, index, xq, to - from, m.nOutPadded, m.nOutPadded);
-      }, k.addI32);
-      k.finishChannelsI8(y, s.accumulator, m.rowScale, unit, k.sumI16(s.quantised, padded), m.nOutPadded);
-      return active;
+      const sum = inSegments(
+        s,
+        s.accumulator,
+        m.nOutPadded,
+        evenBounds(padded, 24, segments),
+        (k, out, from, to) => {
+          const index = s.index + 4 * from, xq = s.quantised + 2 * from;
+          k.gemvChannelsI8(out, m.w, index, xq, to - from, m.nOutPadded, m.nOutPadded);
+        },
+        k.addI32,
+      );
+      const finish = (): void => {
+        sum.finish();
+        k.finishChannelsI8(y, s.accumulator, m.rowScale, unit, k.sumI16(s.quantised, padded), m.nOutPadded);
+      };
+      return { ...sum, active, finish };
     }
     case "group-i4": {
-      const active = s.select("group", x, scale, threshold, m.nInPadded);
-      if (m.chunk === 64) multiplyGroupBlocks(team, s, m, y, threshold < 0);
-      else multiplyGroupChunks(team, s, m, y, threshold < 0);
-      return active - (threshold < 0 ? m.nInPadded - m.nIn : 0);
+      const selected = s.select("group", x, scale, threshold, m.nInPadded), isDense = threshold < 0;
+      const active = selected - (isDense ? m.nInPadded - m.nIn : 0);
+      return m.chunk === 64
+        ? { ...groupBlocks(s, m, y, isDense), active }
+        : { ...groupChunks(team, s, m, y, isDense), active };
     }
     case "quad-i4": {
       if (threshold >= 0) throw new Error("quad-i4 reads all channels");
       k.quantizeQuadI4(s.quadRecords, x, m.nInPadded);
       const blockBytes = m.nInPadded / 64 * quadBlockBytes(m.withMins), withMins = m.withMins ? 1 : 0;
-      team.each(m.nOutPadded / 16, (k, from, to) => {
-        const at = 64 * from, w = m.w + blockBytes * from;
-        k.gemvQuadI4(y + at, w, m.rowScale + at, s.quadRecords, m.nInPadded, 16 * (to - from), withMins);
-      });
-      return m.nIn;
+      return {
+        units: m.nOutPadded / 16,
+        active: m.nIn,
+        run(k, from, to) {
+          const at = 64 * from, w = m.w + blockBytes * from;
+          k.gemvQuadI4(y + at, w, m.rowScale + at, s.quadRecords, m.nInPadded, 16 * (to - from), withMins);
+        },
+      };
     }
     case "rows-f32":
-      team.each(m.nOut, (k, from, to) => {
-        k.gemvRowsF32(y + 4 * from, m.w + 4 * m.nIn * from, x, m.nIn, to - from);
-      });
-      return m.nIn;
+      return {
+        units: m.nOut,
+        active: m.nIn,
+        run: (k, from, to) => k.gemvRowsF32(y + 4 * from, m.w + 4 * m.nIn * from, x, m.nIn, to - from),
+      };
     case "rows-bf16":
-      team.each(m.nOut, (k, from, to, scratch) => {
-        k.gemvRowsBf16(y + 4 * from, m.w + 2 * m.nIn * from, x, m.nIn, to - from, scratch);
-      });
-      return m.nIn;
+      return {
+        units: m.nOut,
+        active: m.nIn,
+        run(k, from, to, scratch) {
+          k.gemvRowsBf16(y + 4 * from, m.w + 2 * m.nIn * from, x, m.nIn, to - from, scratch);
+        },
+      };
     case "pairs-i8": {
       if (threshold >= 0) throw new Error("pairs-i8 reads all channels");
       const factor = m.channelScale === 0 ? s.ones : m.channelScale, nIn = m.nInPadded;
       const unit = k.quantizeI16(s.quantised, x, factor, m.nIn, nIn), sum = k.sumI16(s.quantised, nIn);
-      team.each(m.nOutPadded / 16, (k, from, to) => {
-        const at = 64 * from, w = m.w + 16 * nIn * from;
-        k.gemvPairsI8(y + at, w, s.quantised, m.rowScale + at, unit, sum, nIn, 16 * (to - from));
-      });
-      return m.nIn;
+      return {
+        units: m.nOutPadded / 16,
+        active: m.nIn,
+        run(k, from, to) {
+          const at = 64 * from, w = m.w + 16 * nIn * from;
+          k.gemvPairsI8(y + at, w, s.quantised, m.rowScale + at, unit, sum, nIn, 16 * (to - from));
+        },
+      };
     }
   }
 }
@@ -247,29 +327,36 @@ export function multiplyVector(
  * @param bounds  where segments begin and the last one ends, in channels or entries of a list
  * @param segment y += the product from one bound to the next
  */
-function addSegments(
-  team: Team,
+function inSegments(
   s: Workspace,
   y: number,
   nOut: number,
   bounds: readonly number[],
   segment: (k: PartKernels, y: number, from: number, to: number) => void,
   add: Kernels["addF32"],
-): void {
+): Pick<VectorProduct, "units" | "run"> & { readonly finish: () => void } {
   const count = bounds.length - 1;
-  team.each(count, (k, from, to) => {
-    for (let i = from; i < to; i++) {
-      const out = i === 0 ? y : s.partials + s.partialBytes * (i - 1);
-      k.fillZeroF32(out, nOut);
-      segment(k, out, bounds[i]!, bounds[i + 1]!);
-    }
-  });
-  for (let i = 1; i < count; i++) add(y, s.partials + s.partialBytes * (i - 1), nOut);
+  return {
+    units: count,
+    run(k, from, to) {
+      for (let i = from; i < to; i++) {
+        const out = i === 0 ? y : s.partials + s.partialBytes * (i - 1);
+        k.fillZeroF32(out, nOut);
+        segment(k, out, bounds[i]!, bounds[i + 1]!);
+      }
+    },
+    finish() {
+      for (let i = 1; i < count; i++) add(y, s.partials + s.partialBytes * (i - 1), nOut);
+    },
+  };
 }
 
-/** Cuts 0 to n into even segments of at least 256, all but the last a multiple of `step` long. */
-function evenBounds(n: number, step: number): number[] {
-  const count = Math.min(MAX_SEGMENTS, Math.max(1, n >> 8));
+/** Cuts 0 to n into even segments, of at least 256 unless it is said how many, all but the last a multiple of `step` long. */
+function evenBounds(
+  n: number,
+  step: number,
+  count: number = Math.min(MAX_SEGMENTS, Math.max(1, n >> 8)),
+): number[] {
   return Array.from(
     { length: count + 1 },
     (_, i) => i === count ? n : Math.floor(n * i / count / step) * step,
@@ -277,7 +364,7 @@ function evenBounds(n: number, step: number): number[] {
 }
 
 /** Segments end at the same channels whether all are read or a list, so that the result is the same to the bit. */
-function multiplyFloatChannels(
+function prepareFloatChannels(
   team: Team,
   s: Workspace,
   m: Matrix,
@@ -285,54 +372,74 @@ function multiplyFloatChannels(
   x: number,
   scale: number,
   threshold: number,
-): number {
+): VectorProduct {
   const { addF32 } = team.kernels, isF32 = m.layout === "channels-f32", channels = evenBounds(m.nIn, 8);
   if (threshold < 0) {
     const column = m.nOutPadded * (isF32 ? 4 : 2), layout = isF32 ? "channels-f32" : "channels-bf16";
-    addSegments(team, s, y, m.nOutPadded, channels, (k, out, from, to) => {
+    const sum = inSegments(s, y, m.nOutPadded, channels, (k, out, from, to) => {
       addAllChannels(k, s, layout, out, m.w + column * from, x + 4 * from, to - from, m.nOut);
     }, addF32);
-    return m.nIn;
+    return { ...sum, active: m.nIn };
   }
   const active = s.select("list", x, scale, threshold, m.nIn), entries = s.entriesAt(channels, active);
-  addSegments(team, s, y, m.nOutPadded, entries, (k, out, from, to) => {
+  const sum = inSegments(s, y, m.nOutPadded, entries, (k, out, from, to) => {
     const product = isF32 ? k.gemvChannelsF32 : k.gemvChannelsBf16;
     product(out, m.w, s.index + 4 * from, s.value + 4 * from, to - from, m.nOut, m.nOutPadded);
   }, addF32);
-  return active;
+  return { ...sum, active };
 }
 
 /** Chunks of one block: any range of outputs is contiguous. */
-function multiplyGroupBlocks(team: Team, s: Workspace, m: Matrix, y: number, isDense: boolean): void {
+function groupBlocks(
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  isDense: boolean,
+): Pick<VectorProduct, "units" | "run"> {
   const pairBytes = groupBlockBytes(m.withMins), blockBytes = m.nInPadded / 64 * pairBytes;
   const mins = m.withMins ? 1 : 0;
-  team.each(m.nOutPadded / 64, (k, from, to, scratch) => {
-    const at = 256 * from, n = 64 * (to - from), product = isDense ? k.gemvGroupI4 : k.gemvGroupI4List;
-    k.fillZeroF32(y + at, n);
-    for (let b = from; b < to; b++) {
-      product(y + 256 * b, m.w + blockBytes * b, s.table, m.nInPadded, 1, pairBytes, mins, scratch);
-    }
-    k.scaleRowsF32(y + at, m.rowScale + at, n);
-  });
+  return {
+    units: m.nOutPadded / 64,
+    run(k, from, to, scratch) {
+      const at = 256 * from, n = 64 * (to - from), product = isDense ? k.gemvGroupI4 : k.gemvGroupI4List;
+      k.fillZeroF32(y + at, n);
+      for (let b = from; b < to; b++) {
+        product(y + 256 * b, m.w + blockBytes * b, s.table, m.nInPadded, 1, pairBytes, mins, scratch);
+      }
+      k.scaleRowsF32(y + at, m.rowScale + at, n);
+    },
+  };
 }
 
 /** Larger chunks: their pairs of groups are cut into segments, which is contiguous memory too. */
-function multiplyGroupChunks(team: Team, s: Workspace, m: Matrix, y: number, isDense: boolean): void {
+function groupChunks(
+  team: Team,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  isDense: boolean,
+): Omit<VectorProduct, "active"> {
   const { chunk } = m, pairs = m.nInPadded / 64, pairBytes = chunk / 64 * groupBlockBytes(m.withMins);
   const count = pairs >= 16 ? MAX_SEGMENTS : pairs >= 2 ? 2 : 1, mins = m.withMins ? 1 : 0;
-  team.each(m.nOutPadded / chunk * count, (k, from, to, scratch) => {
-    const product = isDense ? k.gemvGroupI4 : k.gemvGroupI4List;
-    for (let i = from; i < to; i++) {
-      const c = Math.floor(i / count), segment = i % count, first = Math.floor(pairs * segment / count);
-      const n = Math.floor(pairs * (segment + 1) / count) - first, w = m.w + pairBytes * (pairs * c + first);
-      const out = (segment === 0 ? y : s.partials + s.partialBytes * (segment - 1)) + 4 * chunk * c;
-      k.fillZeroF32(out, chunk);
-      product(out, w, s.table + 64 * first, 64 * n, chunk / 64, pairBytes, mins, scratch);
-    }
-  });
-  const { addF32, scaleRowsF32 } = team.kernels;
-  for (let i = 1; i < count; i++) addF32(y, s.partials + s.partialBytes * (i - 1), m.nOutPadded);
-  scaleRowsF32(y, m.rowScale, m.nOutPadded);
+  return {
+    units: m.nOutPadded / chunk * count,
+    run(k, from, to, scratch) {
+      const product = isDense ? k.gemvGroupI4 : k.gemvGroupI4List;
+      for (let i = from; i < to; i++) {
+        const c = Math.floor(i / count), segment = i % count, first = Math.floor(pairs * segment / count);
+        const n = Math.floor(pairs * (segment + 1) / count) - first,
+          w = m.w + pairBytes * (pairs * c + first);
+        const out = (segment === 0 ? y : s.partials + s.partialBytes * (segment - 1)) + 4 * chunk * c;
+        k.fillZeroF32(out, chunk);
+        product(out, w, s.table + 64 * first, 64 * n, chunk / 64, pairBytes, mins, scratch);
+      }
+    },
+    finish() {
+      const { addF32, scaleRowsF32 } = team.kernels;
+      for (let i = 1; i < count; i++) addF32(y, s.partials + s.partialBytes * (i - 1), m.nOutPadded);
+      scaleRowsF32(y, m.rowScale, m.nOutPadded);
+    },
+  };
 }
 
 /**

@@ -1,7 +1,9 @@
 /** A loaded model: the library's main class. */
 import { ContextError, FormatError } from "../errors.ts";
+import { BytesBlob } from "../format/bytes_blob.ts";
 import { Arena } from "../kernels/arena.ts";
-import { type Kernels, padTo } from "../kernels/kernels.ts";
+import { type Kernels, padTo, PAGE_POSITIONS } from "../kernels/kernels.ts";
+import { Pace } from "../kernels/pace.ts";
 import type { Team } from "../kernels/team.ts";
 import { type ChatMessage, tokenizeChat } from "../model/chat_template.ts";
 import type { LlamaConfig } from "../model/config.ts";
@@ -19,7 +21,7 @@ import { type GenerateOptions, generateTokens, type Part } from "./generate.ts";
 import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
-import { Session, type SessionOptions } from "./session.ts";
+import { type DecodeStep, Session, type SessionOptions } from "./session.ts";
 import { SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
@@ -34,6 +36,7 @@ import {
   UNTUNED,
   writeFindings,
 } from "./tuner.ts";
+import type { Slot } from "./together.ts";
 import { nextTurn } from "./turn.ts";
 import { type LoadProgress, WeightLoader } from "./weights.ts";
 import { Workspace } from "./workspace.ts";
@@ -49,8 +52,11 @@ export type ModelSource =
 
 /** Settings of {@linkcode Model.load}. */
 export interface LoadOptions {
-  /** A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense. */
-  readonly recipe?: string | Blob | LoadedRecipe;
+  /**
+   * A recipe file's path or bytes (also JSON with thresholds by module, docs/formats.md), or one that calibration made. Without one the model is dense, or a pack's
+   * own recipe is loaded, which runs where a sparsity is asked for; null: none is.
+   */
+  readonly recipe?: string | Blob | LoadedRecipe | null;
   /**
    * Threads to use, default 1; `auto`: one for each processor, at most 8. More share the work while that is faster, which is measured as it runs. Where
    * there can be no threads there is one, and `info.threadsReason` says why.
@@ -138,11 +144,16 @@ export class Engine {
   readonly contextLength: number;
   /** Sets the sparsity of the next pass; null without a recipe. */
   readonly dial: Dial | null;
+  /** Where the dial of a session stands that was given none; null: at the recipe's own sparsity. */
+  readonly restsAt: number | null;
   /** Resolved when the pass that runs in turns has ended; null while none does. */
   #turns: Promise<void> | null = null;
   #busy = false;
+  readonly #turnMs: number;
   #lastTurn = 0;
   #parts: EngineParts | null;
+  readonly #slots: Workspace[] = [];
+  readonly #paces: Pace[] = [];
   #logitsBlock: { at: number; rows: number } | null = null;
 
   constructor(
@@ -150,6 +161,7 @@ export class Engine {
     contextLength: number,
     recipe: LoadedRecipe | null,
     kv: KvType,
+    { restsAt, turnMs }: { readonly restsAt: number | null; readonly turnMs: number },
   ) {
     const { team, arena, workspace, weights } = parts;
     this.config = weights.config;
@@ -160,6 +172,8 @@ export class Engine {
     };
     this.contextLength = contextLength;
     this.dial = recipe === null ? null : new Dial(weights, recipe);
+    this.restsAt = restsAt;
+    this.#turnMs = turnMs;
   }
 
   /** @throws {Error} If the model is closed. */
@@ -200,6 +214,11 @@ export class Engine {
     return this.#open.pool.bytes;
   }
 
+  /** Bytes of the pages that a sequence of so many positions needs. */
+  kvBytesOf(positions: number): number {
+    return Math.ceil(positions / PAGE_POSITIONS) * this.#open.pool.pageBytes;
+  }
+
   /** Memory for as long as the model lives. */
   allocate(bytes: number): number {
     return this.#open.arena.allocate(bytes);
@@ -216,6 +235,31 @@ export class Engine {
       at: this.#open.arena.allocate(4 * rows * padTo(this.config.vocabSize, 64)),
       rows,
     };
+  }
+
+  /** What a pass over a token of each of n sequences needs beside the workspace, made when first asked for; null if memory does not suffice. */
+  slots(n: number): Slot[] | null {
+    const { team, arena } = this.#open;
+    try {
+      while (this.#slots.length < n) {
+        const at = arena.allocate(Workspace.size(team.kernels, this.config, 1));
+        const s = new Workspace(team.kernels, this.config, at, 1);
+        s.initialise();
+        this.#slots.push(s);
+      }
+      this.logitsBlock();
+    } catch (error) {
+      if (error instanceof RangeError) return null;
+      throw error;
+    }
+    return this.#slots.slice(0, n).map((s) => ({ s, kept: 0, dense: 0 }));
+  }
+
+  /** Whether a token of each of n sequences is faster in one pass than in turns, as was measured. */
+  paceOf(n: number): Pace {
+    const pace = this.#paces[n] ?? new Pace();
+    this.#paces[n] = pace;
+    return pace;
   }
 
   /**
@@ -249,7 +293,7 @@ export class Engine {
         signal?.throwIfAborted();
         const { done, value } = work.next();
         if (done) return value;
-        if (performance.now() - this.#lastTurn > TURN_MS) {
+        if (performance.now() - this.#lastTurn > this.#turnMs) {
           await nextTurn();
           this.#lastTurn = performance.now();
           this.checkOpen();
@@ -261,6 +305,11 @@ export class Engine {
       this.#turns = null;
       ended!();
     }
+  }
+
+  /** Whether it is open and no thread has failed. */
+  get canRun(): boolean {
+    return this.#parts !== null && this.#parts.team.failure === null;
   }
 
   /** @throws {Error} If the model is closed. */
@@ -361,6 +410,9 @@ export class Model {
     }
     if (!KV_TYPES.includes(kv)) throw new RangeError(`kv: ${kv} found, ${KV_TYPES.join(" or ")} wanted`);
     const platform = await detectPlatform();
+    // compiled in other threads while the model's files are read
+    const factoryReady = openKernels(options.kernels ?? "auto", threads, platform);
+    factoryReady.catch(() => {});
     const files = await openSource(source, platform, options);
     const description = await openModel(files);
     const { config } = description;
@@ -370,16 +422,20 @@ export class Model {
         `contextLength: ${limit} found, 1 to ${config.maxPositionEmbeddings} wanted: the model's context`,
       );
     }
-    const hash = options.recipe === undefined ? null : await platform.sha256(description.checkpoint.blobs);
-    const recipe = options.recipe === undefined
+    // a pack's own recipe waits until a sparsity is asked for
+    const ownRecipe = options.recipe === undefined && !options.separate ? description.recipe ?? null : null;
+    const wanted = options.recipe ?? ownRecipe?.blob ?? null;
+    const hash = description.modelHash ??
+      (wanted === null ? null : await platform.sha256(description.checkpoint.blobs));
+    const recipe = wanted === null
       ? null
-      : await openRecipe(options.recipe, config, platform, hash!);
-    const factory = await openKernels(options.kernels ?? "auto", threads, platform);
+      : await openRecipe(wanted, config, platform, hash!, ownRecipe?.sha256);
+    const factory = await factoryReady;
     const hints = options.separate ? SEPARATE : recipeHints(recipe), memory = factory.newMemory();
-    const shapes = recipe === null ? [] : sparseShapes(description, dtype, hints);
+    const shapes = sparseShapes(description, dtype, hints);
     const tuning = options.tuning !== undefined
       ? options.tuning
-      : recipe === null || options.kernels === "reference"
+      : shapes.length === 0 || options.kernels === "reference"
       ? UNTUNED
       : await tuneHere(shapes, config, platform, factory);
     const kernels = await factory.create(memory, tuning.touch);
@@ -401,6 +457,7 @@ export class Model {
       limit,
       recipe,
       kv,
+      { restsAt: ownRecipe === null ? null : 0, turnMs: platform.isUninterrupted ? Infinity : TURN_MS },
     );
     return new Model({
       description,
@@ -447,6 +504,16 @@ export class Model {
     return new Session(this.engine, options);
   }
 
+  /**
+   * Runs a token of each of several sessions, in one pass where that is faster, which is measured as it runs. Each gets the logits that
+   * {@linkcode Session.decodeAsync} would give, to the bit, or the error that it would throw: what happens to one is nothing to the others.
+   *
+   * @throws {RangeError} If a session is there twice, or of another model.
+   */
+  decodeTogether(steps: readonly DecodeStep[]): Promise<(Float32Array | Error)[]> {
+    return Session.decodeTogether(this.engine, steps);
+  }
+
   /** Continues a text, or the tokens of one. Yields text as it comes; the last part has the `result`. */
   generate(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<Part> {
     return generateTokens(this, typeof prompt === "string" ? this.tokenize(prompt) : prompt, options);
@@ -460,6 +527,11 @@ export class Model {
       tokenizeChat(tokenizer, chatTemplate, messages, { addGenerationPrompt: true }),
       options,
     );
+  }
+
+  /** The sparsity of a session that was given none: the recipe's own; 0 without a recipe, and where it came with the pack. */
+  get sparsity(): number {
+    return this.engine.restsAt ?? this.recipe?.recipe.sparsity ?? 0;
   }
 
   /** What it runs on. */
@@ -518,6 +590,7 @@ async function openRecipe(
   config: LlamaConfig,
   platform: Platform,
   modelHash: string,
+  sha256?: string | null,
 ): Promise<LoadedRecipe> {
   let loaded: LoadedRecipe;
   if (typeof recipe === "string" || recipe instanceof Blob) {
@@ -526,7 +599,7 @@ async function openRecipe(
     const parsed = await isJson(blob)
       ? importThresholdRecipe((await readJsonFile(blob, name)).value, config, name.replace(/^.*[/\\]/, ""))
       : await parseRecipe(blob, name);
-    loaded = { ...parsed, sha256: await platform.sha256([blob]) };
+    loaded = { ...parsed, sha256: sha256 ?? await platform.sha256([blob]) };
   } else loaded = recipe;
   checkRecipe(loaded, config, modelHash);
   return loaded;
@@ -582,7 +655,7 @@ async function openSource(
   }
   if (source instanceof Blob) return [{ name: source instanceof File ? source.name : "model", blob: source }];
   if (source instanceof Uint8Array) {
-    return [{ name: "model", blob: new Blob([source as Uint8Array<ArrayBuffer>]) }];
+    return [{ name: "model", blob: new BytesBlob(source) }];
   }
   if (source instanceof ReadableStream) {
     return [{

@@ -1,11 +1,12 @@
 /** What every tensor of a model becomes in memory: its layout, and which projections share a matrix. */
-import { BLOCK, type StorageType, type Tensor } from "../format/checkpoint.ts";
+import { blockOf, type StorageType, type Tensor } from "../format/checkpoint.ts";
+import { storedSizes } from "../format/stored_matrix.ts";
 import { type Kernels, MAX_LIST_CHANNELS, padTo } from "../kernels/kernels.ts";
 import { type ProjectionName, projectionPath } from "../model/config.ts";
 import type { LlamaDescription } from "../model/llama.ts";
 import { SITES } from "./forward.ts";
 import { type Dtype, type Layout, type MatrixPlan, planMatrix, type RunMethod } from "./matrix.ts";
-import { candidates, type Kind, type Shape, type Tuning } from "./tuner.ts";
+import { candidates, type Choice, type Kind, type Shape, type Tuning } from "./tuner.ts";
 
 /** Bytes of a file read at once, and of the floats they become. */
 const SLICE_BYTES = 2 ** 21;
@@ -105,7 +106,7 @@ function groupLayer(
       const mins = kind === "group-i4" && tensor.type === "Q4_1", path = projectionPath(layer, name);
       if (
         last !== undefined && last.kind === kind && last.mins === mins &&
-        !(kind === "i8" && names.length === 3) &&
+        canJoin(last.parts[0]!.tensor, tensor, kind === "i8" && names.length === 3, at - last.at) &&
         recipe.sharesMask(projectionPath(layer, last.parts[0]!.name), path)
       ) last.parts.push({ name, tensor, offset: at - last.at });
       else groups.push({ kind, mins, at, parts: [{ name, tensor, offset: 0 }] });
@@ -119,7 +120,21 @@ function groupLayer(
   });
 }
 
-/** Every shape of which a recipe skips channels, once. */
+function isStored({ kind }: Shape, parts: readonly PartPlan[]): boolean {
+  return kind === "i8" && parts[0]!.tensor.stored !== undefined;
+}
+
+/** Whether a tensor can be outputs of a matrix from `offset` on: in a pack's int8 where they are already, whose scales they share. */
+function canJoin(first: Tensor, tensor: Tensor, isApart: boolean, offset: number): boolean {
+  const a = first.stored, b = tensor.stored;
+  if (a === undefined || b === undefined) return a === b && !isApart;
+  return a.matrix === b.matrix && b.output === a.output + offset;
+}
+
+/**
+ * Every shape of which a recipe skips channels and that may be kept in more than one way, once. A pack's int8 is kept by channels as it comes: with 15 million
+ * weights skipping won at every sparsity from 0.3 on, and tuning would be most of the time to the first token.
+ */
 export function sparseShapes(
   model: LlamaDescription,
   dtype: Dtype | "auto",
@@ -127,8 +142,8 @@ export function sparseShapes(
 ): Shape[] {
   const shapes = new Map<string, Shape>();
   for (let l = 0; l < model.layers.length; l++) {
-    for (const { skips, shape } of groupLayer(model, l, dtype, recipe).flat()) {
-      if (skips) shapes.set(JSON.stringify(shape), shape);
+    for (const { skips, shape, parts } of groupLayer(model, l, dtype, recipe).flat()) {
+      if (skips && !isStored(shape, parts)) shapes.set(JSON.stringify(shape), shape);
     }
   }
   return [...shapes.values()];
@@ -140,7 +155,8 @@ export function planLayer(model: LlamaDescription, layer: number, options: PlanO
   return groupLayer(model, layer, dtype, recipe).map((site) =>
     site.map(({ at, parts, shape, skips }): LinearPlan => {
       const { kind, mins, nIn, nOut } = shape;
-      const { layout, method } = skips ? tuning.choose(shape) : candidates(kind, build)[0]!;
+      const [dense, skipping] = candidates(kind, build) as [Choice, Choice];
+      const { layout, method } = !skips ? dense : isStored(shape, parts) ? skipping : tuning.choose(shape);
       return {
         parts,
         at,
@@ -151,12 +167,17 @@ export function planLayer(model: LlamaDescription, layer: number, options: PlanO
   );
 }
 
-/** Scratch that loading needs: the largest slice raw, and as floats (a whole matrix where int8 balances its scales). */
+/** Scratch that loading needs: the largest slice raw, and as floats (a whole matrix where int8 balances its scales), or a pack's matrix of bytes. */
 export function stagingBytes(model: LlamaDescription, options: PlanOptions): number {
   let floats = 0;
   for (const tensor of everyTensor(model)) floats = Math.max(floats, 4 * width(tensor) * stagedRows(tensor));
-  for (const { plan } of everyLinear(model, options)) {
-    if (plan.balanced) floats = Math.max(floats, 4 * plan.nIn * padTo(plan.nOut, 64));
+  for (const { plan, parts } of everyLinear(model, options)) {
+    const { stored } = parts[0]!.tensor;
+    if (!plan.balanced) continue;
+    floats = Math.max(
+      floats,
+      stored === undefined ? 4 * plan.nIn * padTo(plan.nOut, 64) : storedSizes(stored.matrix).w,
+    );
   }
   return rawBytes(model) + padTo(floats, 64) + 64;
 }
@@ -219,7 +240,7 @@ function stagedRows(tensor: Tensor): number {
 
 /** Bytes of a row in the file. */
 export function rowBytes(tensor: Tensor): number {
-  const { values, bytes } = BLOCK[tensor.type];
+  const { values, bytes } = blockOf(tensor.type);
   return (width(tensor) / values) * bytes;
 }
 

@@ -2,9 +2,10 @@
 import { ContextError } from "../errors.ts";
 import { checkSparsity } from "../recipe/dial.ts";
 import type { KvCache } from "./kv_cache.ts";
-import { drain, type PassOptions, type SparsityCount } from "./forward.ts";
+import { drain, notFinite, type PassOptions, type SparsityCount } from "./forward.ts";
 import type { Engine } from "./model.ts";
 import type { NeuronScores } from "./neuron_scores.ts";
+import { MAX_TOGETHER, type Slot } from "./together.ts";
 import { MAX_TOKENS } from "./workspace.ts";
 
 /** Which positions of a prompt run dense: all, only the first `keepDense`, the official first 90 % (`official`), or those before a position. */
@@ -44,6 +45,14 @@ export interface DecodeOptions extends Pick<PassOptions, "observe" | "forceMask"
   readonly dense?: boolean;
 }
 
+/** A token of one of several sessions, for `model.decodeTogether`. */
+export interface DecodeStep {
+  /** The sequence. */
+  readonly session: Session;
+  /** The token, which comes next in it. */
+  readonly id: number;
+}
+
 /**
  * One sequence of a model. Made by `model.session()`; `close()` gives its cache back.
  *
@@ -68,12 +77,13 @@ export class Session {
   /** Use `model.session()`. */
   constructor(engine: Engine, { sparsity }: SessionOptions = {}) {
     this.#engine = engine;
+    this.#sparsity = engine.restsAt;
     if (sparsity !== undefined) this.sparsity = sparsity;
     this.#cache = engine.newCache();
     this.#scores = engine.weights.mlp?.newScores() ?? null;
   }
 
-  /** The share of multiply-adds that tokens skip which run sparse: the recipe's own until it is set, 0 without a recipe. */
+  /** The share of multiply-adds that tokens skip which run sparse: the recipe's own until it is set; 0 without a recipe, or with a pack's own. */
   get sparsity(): number {
     return this.#sparsity ?? this.#engine.dial?.loaded.recipe.sparsity ?? 0;
   }
@@ -174,6 +184,104 @@ export class Session {
     options: DecodeOptions & { readonly signal?: AbortSignal } = {},
   ): Promise<Float32Array> {
     return this.#inTurns(this.#step(id, options), options.signal);
+  }
+
+  /**
+   * Behind `model.decodeTogether`.
+   *
+   * @internal
+   */
+  static decodeTogether(engine: Engine, steps: readonly DecodeStep[]): Promise<(Float32Array | Error)[]> {
+    if (new Set(steps.map(({ session }) => session)).size < steps.length) {
+      throw new RangeError("a session is there twice: its second token depends on its first");
+    }
+    if (steps.some(({ session }) => session.#engine !== engine)) {
+      throw new RangeError("a session is of another model");
+    }
+    return engine.inTurns(Session.#together(engine, steps));
+  }
+
+  static *#together(
+    engine: Engine,
+    steps: readonly DecodeStep[],
+  ): Generator<void, (Float32Array | Error)[]> {
+    const found: (Float32Array | Error)[] = [];
+    const tokens = steps.map(({ session, id }, index) => ({ session, id, index, dial: session.#dialOfNext }));
+    for (const group of groupsOf(tokens)) {
+      const pace = engine.paceOf(group.length), clock = { ms: 0 };
+      const isPass = group.length > 1 && pace.together && engine.weights.mlp === undefined;
+      const slots = isPass ? engine.slots(group.length) : null;
+      if (slots !== null) yield* timed(Session.#pass(engine, group, slots, found), clock);
+      else {
+        for (const { session, id, index } of group) {
+          try {
+            found[index] = yield* timed(session.#whileRunning(session.#step(id, {})), clock);
+          } catch (error) {
+            found[index] = error as Error;
+          }
+        }
+      }
+      if (group.length > 1) pace.note(clock.ms, 1);
+    }
+    return found;
+  }
+
+  /** The dial at which the next token runs; null: dense. */
+  get #dialOfNext(): number | null {
+    const keepDense = this.#engine.dial?.loaded.recipe.keepDense ?? Infinity;
+    return this.length < keepDense || this.#sparsity === 0 ? null : this.sparsity;
+  }
+
+  /** One pass over tokens that run dense, the first of them, or at one dial. */
+  static *#pass(
+    engine: Engine,
+    group: readonly { session: Session; id: number; index: number; dial: number | null }[],
+    all: readonly Slot[],
+    found: (Float32Array | Error)[],
+  ): Generator<void, void> {
+    const { forward, memory, config } = engine;
+    const ready = group.filter(({ session, id, index }) => {
+      try {
+        session.#check([id]);
+        session.#cache.reserve(session.length + 1);
+        return true;
+      } catch (error) {
+        found[index] = error as Error;
+        return false;
+      }
+    });
+    if (ready.length === 0) return;
+    const firstSparse = ready.findIndex(({ dial }) => dial !== null), slots = all.slice(0, ready.length);
+    if (firstSparse >= 0) engine.dial!.set(ready[firstSparse]!.dial!);
+    // what is skipped is counted by slots
+    forward.count = { kept: 0, dense: 0, sparseTokens: 0, tokens: 0 };
+    for (const { session } of ready) session.#running = true;
+    try {
+      yield* forward.run(ready.map(({ id }) => id), 0, ready[0]!.session.#cache, {
+        sparseFrom: firstSparse < 0 ? Infinity : firstSparse,
+        spans: ready.map(({ session }) => ({ cache: session.#cache, position: session.length, count: 1 })),
+        slots,
+      });
+      const block = engine.logitsBlock(), { stride, isFinite } = forward.logitsTogether(slots, block.at);
+      for (const [t, { session, id, index, dial }] of ready.entries()) {
+        if (session.#closed) found[index] = new Error("the session is closed");
+        else if (!isFinite[t]) found[index] = notFinite();
+        else {
+          const { count } = session, { kept, dense } = slots[t]!;
+          session.#tokens.push(id);
+          count.tokens++;
+          if (dial !== null) count.sparseTokens++;
+          count.kept += kept;
+          count.dense += dense;
+          found[index] = new Float32Array(memory.buffer, block.at + 4 * stride * t, config.vocabSize).slice();
+        }
+      }
+    } finally {
+      for (const { session } of ready) {
+        session.#running = false;
+        if (session.#closed) session.#release();
+      }
+    }
   }
 
   /** Forgets all tokens past the first n. @throws {Error} While a pass of this session is running. */
@@ -381,6 +489,32 @@ export class Session {
     if (this.length + ids.length > limit) {
       throw new ContextError(this.length + ids.length, limit, "these tokens");
     }
+  }
+}
+
+/** Tokens that one pass can take: those that run dense, then with them those of one dial, and those of others; evenly, where there are too many. */
+function groupsOf<T extends { readonly dial: number | null }>(tokens: readonly T[]): T[][] {
+  const [first, ...others] = new Set(tokens.flatMap(({ dial }) => dial ?? []));
+  const lists = [first, ...others].map((wanted) => tokens.filter(({ dial }) => dial === wanted));
+  lists[0] = [...tokens.filter(({ dial }) => dial === null), ...lists[0]!];
+  return lists.flatMap((list) => {
+    const groups = Math.ceil(list.length / MAX_TOGETHER);
+    const at = (i: number): number => Math.floor(list.length * i / groups);
+    return Array.from({ length: groups }, (_, i) => list.slice(at(i), at(i + 1)));
+  });
+}
+
+/** Work whose time is added up, without that between its pieces. */
+function* timed<T>(work: Generator<void, T>, clock: { ms: number }): Generator<void, T> {
+  try {
+    for (;;) {
+      const began = performance.now(), { done, value } = work.next();
+      clock.ms += performance.now() - began;
+      if (done) return value;
+      yield;
+    }
+  } finally {
+    work.return(undefined as T);
   }
 }
 

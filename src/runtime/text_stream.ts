@@ -39,6 +39,11 @@ export class TextStream {
     }
   }
 
+  /** Characters that are held back; of an unfinished one nothing counts. */
+  get heldLength(): number {
+    return this.#held.length;
+  }
+
   /** Text that token `id` completes, and whether a stop text was reached; after that, nothing more comes. */
   push(id: number): { text: string; stopped: boolean } {
     if (this.#ended) return { text: "", stopped: true };

@@ -13,6 +13,11 @@ export function nextTurn(): Promise<void> {
       immediate(resolve);
       return;
     }
+    // Cloudflare's workers have neither unless they are asked for
+    if (typeof MessageChannel === "undefined") {
+      setTimeout(resolve, 0);
+      return;
+    }
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {
       port1.close();

@@ -1,6 +1,15 @@
 /** Weights from a file straight into the runtime's memory, slice by slice, each tensor in the layout its dtype asks for. */
 import { FormatError } from "../errors.ts";
-import { BLOCK, readTensor, type Tensor } from "../format/checkpoint.ts";
+import { blockOf, readTensor, type Tensor } from "../format/checkpoint.ts";
+import { Checksum } from "../format/checksum.ts";
+import {
+  damaged,
+  readStored,
+  rowsOfStored,
+  type StoredLayout,
+  type StoredMatrix,
+  storedSizes,
+} from "../format/stored_matrix.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
 import type { LlamaConfig } from "../model/config.ts";
@@ -32,6 +41,10 @@ export class WeightLoader {
   readonly #signal: AbortSignal | undefined;
   #loaded = 0;
   #total = 0;
+  /** Of what has been read of the tensor that is being read. */
+  #checksum = new Checksum();
+  /** The pack's matrix that was read last: several tensors may be of one. */
+  #lastStored: { matrix: StoredMatrix; data: Uint8Array } | null = null;
   /** Bytes of all matrices, norms and biases in memory. */
   bytes = 0;
   /** What a user should know: a dtype that loses precision. */
@@ -103,8 +116,15 @@ export class WeightLoader {
   }
 
   async #embedding(tensor: Tensor, dtype: Dtype | "auto"): Promise<Matrix> {
-    const matrix = this.#placeMatrix(planEmbedding(tensor, dtype));
-    await this.#fill(matrix, tensor, 0);
+    const matrix = this.#placeMatrix(planEmbedding(tensor, dtype)), { stored } = tensor;
+    if (stored !== undefined && matrix.layout === "pairs-i8") {
+      const { w, rowScale } = storedSizes(stored.matrix),
+        data = await this.#stored(stored.matrix, "pairs-i8");
+      const memory = new Uint8Array(this.#k.memory.buffer);
+      memory.set(data.subarray(0, w), matrix.w);
+      memory.set(data.subarray(w, w + rowScale), matrix.rowScale);
+      this.#progressed(tensor.byteLength);
+    } else await this.#fill(matrix, tensor, 0);
     return matrix;
   }
 
@@ -115,7 +135,8 @@ export class WeightLoader {
     model: LlamaDescription,
   ): Promise<Linear> {
     const matrix = this.#placeMatrix(plan), projections: Projection[] = [];
-    if (plan.balanced) await this.#fillBalanced(matrix, parts);
+    if (plan.balanced && parts[0]!.tensor.stored !== undefined) await this.#fillStored(matrix, parts);
+    else if (plan.balanced) await this.#fillBalanced(matrix, parts);
     else for (const { tensor, offset } of parts) await this.#fill(matrix, tensor, offset);
     for (const { name, tensor, offset } of parts) {
       const tensorOfBias = model.layers[layer]!.biases[name];
@@ -140,7 +161,7 @@ export class WeightLoader {
       const last = Math.min(rows, first + step), count = last - first, o = offset + first;
       if (layout === "group-i4") {
         await this.#raws(tensor, first, last);
-        const bytes = rowBytes(tensor), rowBlocks = nIn / BLOCK[tensor.type].values;
+        const bytes = rowBytes(tensor), rowBlocks = nIn / blockOf(tensor.type).values;
         for (let i = 0; i < count; i += 64) {
           const bad = k.packGroupI4(
             matrix.w,
@@ -159,7 +180,7 @@ export class WeightLoader {
       }
       if (layout === "quad-i4") {
         await this.#raws(tensor, first, last);
-        const rowBlocks = nIn / BLOCK[tensor.type].values, mins = withMins ? 1 : 0;
+        const rowBlocks = nIn / blockOf(tensor.type).values, mins = withMins ? 1 : 0;
         const bad = k.packQuadI4(matrix.w, matrix.rowScale, this.#raw, mins, o, count, rowBlocks, nInPadded);
         if (bad >= 0) throw notFinite(tensor, first * rowBlocks + bad);
         continue;
@@ -180,19 +201,68 @@ export class WeightLoader {
     new Float32Array(k.memory.buffer, m.rowScale, m.nOutPadded).fill(1);
     new Float32Array(k.memory.buffer, m.channelScale, m.nInPadded).fill(1);
     k.balanceScalesI8(m.rowScale, m.channelScale, floats, m.nOut, m.nIn);
-    if (m.layout === "pairs-i8") {
-      k.divideColumnsF32(floats, m.channelScale, m.nOut, m.nIn);
-      k.packPairsI8(m.w, m.rowScale, floats, 0, m.nOut, m.nIn, m.nInPadded);
+    if (m.layout === "channels-i8") {
+      k.packChannelsI8(m.w, floats, m.rowScale, m.channelScale, m.nOut, m.nIn, m.nOutPadded);
+      this.#padChannels(m.w, m);
       return;
     }
-    k.packChannelsI8(m.w, floats, m.rowScale, m.channelScale, m.nOut, m.nIn, m.nOutPadded);
-    // channels nIn to nInPadded, which prefill reads, were zero bytes in fresh memory: as weights that is -128 in even outputs
-    const pad = new Uint8Array(
-      k.memory.buffer,
-      m.w + m.nIn * m.nOutPadded,
-      (m.nInPadded - m.nIn) * m.nOutPadded,
+    // by way of channels, so that a weight is the same in both layouts: one more rounding made some differ by 1
+    const channels = this.#raw;
+    for (let o = 0; o < m.nOut; o += 16) {
+      const rows = Math.min(16, m.nOut - o), src = floats + 4 * o * m.nIn;
+      k.packChannelsI8(channels, src, m.rowScale + 4 * o, m.channelScale, rows, m.nIn, 16);
+      this.#padChannels(channels, { ...m, nOutPadded: 16 });
+      k.pairsOfChannelsI8(m.w + o * m.nInPadded, channels, m.nInPadded, 16, 16);
+    }
+  }
+
+  /** int8 out of a pack, whose matrices are as the kernels read them: a copy, but where the plan has pairs or some of the outputs. */
+  async #fillStored(m: Matrix, parts: LinearPlan["parts"]): Promise<void> {
+    const k = this.#k, { matrix, output } = parts[0]!.tensor.stored!, sizes = storedSizes(matrix);
+    const data = await this.#stored(matrix, "channels-i8"), w = data.subarray(0, sizes.w);
+    const memory = new Uint8Array(k.memory.buffer), width = sizes.nOutPadded;
+    if (m.layout === "pairs-i8") {
+      memory.set(w, this.#floats);
+      k.pairsOfChannelsI8(m.w, this.#floats + output, m.nInPadded, m.nOutPadded, width);
+    } else if (m.nOutPadded === width) memory.set(w, m.w);
+    else {
+      for (let c = 0; c < m.nInPadded; c++) {
+        memory.set(w.subarray(c * width + output, c * width + output + m.nOutPadded), m.w + c * m.nOutPadded);
+      }
+    }
+    const rows = sizes.w + 4 * output, channels = sizes.w + sizes.rowScale;
+    memory.set(data.subarray(rows, rows + 4 * m.nOutPadded), m.rowScale);
+    memory.set(data.subarray(channels, channels + sizes.channelScale), m.channelScale);
+    for (const { tensor } of parts) this.#progressed(tensor.byteLength);
+  }
+
+  /** A pack's matrix, whole. */
+  async #stored(matrix: StoredMatrix, wanted: StoredLayout): Promise<Uint8Array> {
+    const { layout, file, offset } = matrix;
+    if (layout !== wanted) {
+      throw new FormatError(file, offset, `a matrix of ${layout} found, ${wanted} wanted here`);
+    }
+    this.#signal?.throwIfAborted();
+    if (this.#lastStored?.matrix !== matrix) this.#lastStored = { matrix, data: await readStored(matrix) };
+    return this.#lastStored.data;
+  }
+
+  #progressed(bytes: number): void {
+    this.#loaded += bytes;
+    this.#progress(this.#loaded, this.#total);
+  }
+
+  /** Channels nIn to nInPadded, which products read too, hold anything: even outputs are kept as w + 128. */
+  #padChannels(
+    w: number,
+    { nIn, nInPadded, nOutPadded }: Pick<Matrix, "nIn" | "nInPadded" | "nOutPadded">,
+  ): void {
+    const pad = new Uint16Array(
+      this.#k.memory.buffer,
+      w + nIn * nOutPadded,
+      (nInPadded - nIn) * nOutPadded / 2,
     );
-    for (let i = 0; i < pad.length; i += 2) pad[i] = 128;
+    pad.fill(128);
   }
 
   /** Bytes of rows [first, last) to the raw staging. */
@@ -208,25 +278,42 @@ export class WeightLoader {
       );
     }
     new Uint8Array(this.#k.memory.buffer, this.#raw, data.length).set(data);
-    this.#loaded += data.length;
-    this.#progress(this.#loaded, this.#total);
+    if (tensor.sum !== undefined) this.#check(tensor, data, first, last);
+    this.#progressed(data.length);
+  }
+
+  /** Adds rows to the tensor's checksum, which are read in their order, and compares it after the last. */
+  #check(tensor: Tensor, data: Uint8Array, first: number, last: number): void {
+    if (first === 0) this.#checksum = new Checksum();
+    this.#checksum.update(data);
+    if (last < (tensor.shape.length === 2 ? tensor.shape[0]! : 1) || this.#checksum.digest() === tensor.sum) {
+      return;
+    }
+    throw damaged(tensor.file, tensor.offset, tensor.byteLength);
   }
 
   /** Rows [first, last) as floats at `out`; slices of the raw staging's size. */
   async #read(tensor: Tensor, first: number, last: number, out: number): Promise<void> {
     const nIn = tensor.shape[tensor.shape.length - 1]!,
-      { values } = BLOCK[tensor.type],
+      { type, stored } = tensor,
+      { values } = blockOf(type),
       step = sliceRows(tensor),
       k = this.#k;
+    if (type === "I8") {
+      const { matrix, output } = stored!, data = await this.#stored(matrix, matrix.layout);
+      const floats = rowsOfStored(matrix, data, output + first, last - first);
+      new Float32Array(k.memory.buffer, out, floats.length).set(floats);
+      return this.#progressed(nIn * (last - first));
+    }
     for (let r = first; r < last; r += step, out += 4 * step * nIn) {
       const end = Math.min(last, r + step);
       await this.#raws(tensor, r, end);
       const blocks = ((end - r) * nIn) / values;
       let bad: number;
-      if (tensor.type === "F32") {
+      if (type === "F32") {
         new Uint8Array(k.memory.buffer).copyWithin(out, this.#raw, this.#raw + 4 * blocks);
         bad = k.findNonFiniteF32(out, blocks);
-      } else bad = k.dequantize(tensor.type, out, this.#raw, blocks);
+      } else bad = k.dequantize(type, out, this.#raw, blocks);
       if (bad >= 0) throw notFinite(tensor, (r * nIn) / values + bad);
     }
   }
@@ -260,7 +347,7 @@ export class WeightLoader {
 }
 
 function notFinite(tensor: Tensor, block: number): FormatError {
-  const { bytes } = BLOCK[tensor.type];
+  const { bytes } = blockOf(tensor.type);
   return new FormatError(
     tensor.file,
     tensor.offset + block * bytes,

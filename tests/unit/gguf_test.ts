@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FormatError } from "../../src/errors.ts";
-import { BLOCK, readTensor, type StorageType } from "../../src/format/checkpoint.ts";
+import { BLOCK, type BlockType, readTensor } from "../../src/format/checkpoint.ts";
 import { type GgufCheckpoint, openGguf } from "../../src/format/gguf.ts";
 import {
   Bytes,
@@ -117,7 +117,7 @@ test("openGguf: a header longer than any window is read by slices, and no byte o
 });
 
 test("openGguf: tensors of every storage type, in the order of their bytes, outermost size first", async () => {
-  const types = Object.keys(BLOCK) as StorageType[];
+  const types = Object.keys(BLOCK) as BlockType[];
   const tensors = types.map((type, i): WrittenTensor => {
     const { values, bytes } = BLOCK[type];
     return { name: type, type, shape: [3, values * 2], data: new Uint8Array(bytes * 6).fill(i + 1) };

@@ -3,7 +3,7 @@ import { openAsBlob, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FormatError } from "../../src/errors.ts";
-import { readTensor } from "../../src/format/checkpoint.ts";
+import { type BlockType, readTensor } from "../../src/format/checkpoint.ts";
 import { openSafetensors } from "../../src/format/safetensors.ts";
 import { dequantizeReference } from "../../src/kernels/reference/dequantize.ts";
 import { type NamedBlob, openModel } from "../../src/model/open.ts";
@@ -77,7 +77,7 @@ for (const name of ["scale-nan", "scale-inf"]) {
     });
     const { layers } = await openModel([file!]);
     for (const tensor of Object.values(layers[0]!.projections)) {
-      const values = dequantizeReference(tensor.type, await readTensor(tensor));
+      const values = dequantizeReference(tensor.type as BlockType, await readTensor(tensor));
       const bad = tensor.name === "blk.0.attn_q.weight" ? [1, 1] : [-1, -1];
       const found = [
         values.findIndex((v) => !Number.isFinite(v)),

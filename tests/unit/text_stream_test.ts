@@ -18,6 +18,7 @@ function tokenizerOf(pieces: readonly (string | Uint8Array)[]): Tokenizer {
     isSpecial: (id) => String(pieces[id]).startsWith("<|"),
     idOf: () => null,
     decode: (ids, options) => decodeTokens(tokenizer, ids, options),
+    toJSON: () => ({}),
   };
   return tokenizer;
 }

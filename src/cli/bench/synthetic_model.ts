@@ -2,7 +2,7 @@
  * A model of any shape with random weights, as a GGUF file that is made as it is read: speed does not depend on what the weights are, as long as they
  * and the activations they give stay normal numbers.
  */
-import { BLOCK, type StorageType } from "../../format/checkpoint.ts";
+import { BLOCK, type BlockType } from "../../format/checkpoint.ts";
 import { GGUF_NAMES } from "../../model/assemble.ts";
 import { byteLevelChar } from "../../model/byte_level.ts";
 import { type LlamaConfig, PROJECTIONS, projectionShape } from "../../model/config.ts";
@@ -20,7 +20,7 @@ const MAGIC = 0x46554747, VERSION = 3, ALIGNMENT = 32;
 /** GGUF's numbers of value types. */
 const U32 = 4, F32 = 6, STRING = 8, ARRAY = 9;
 const TYPE_NUMBER = { F32: 0, Q4_1: 3, Q8_0: 8, BF16: 30 } as const satisfies {
-  readonly [type in StorageType]?: number;
+  readonly [type in BlockType]?: number;
 };
 type MadeType = keyof typeof TYPE_NUMBER;
 

@@ -8,7 +8,7 @@ import type { BenchHost, Variant } from "../bench/variants.ts";
 import { dtypeOf } from "../dtype.ts";
 import { UsageError } from "../errors.ts";
 import { checkDial, describeRun, loadModel } from "../generation.ts";
-import { addRunOptions, decimal, integer, locate, type RunOptions } from "../model_option.ts";
+import { addRunOptions, decimal, describe, integer, locate, type RunOptions } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 
 interface BenchOptions extends RunOptions {
@@ -110,7 +110,6 @@ async function checkOptions(what: What, options: BenchOptions, modelGiven: boole
   if (what === "kernels" && tokens !== undefined && tokens > 128) {
     refuse(`-n ${tokens}: a chunk of a prompt has at most 128 tokens`);
   }
-  for (const sparsity of options.sparsity ?? []) if (recipe !== undefined) checkDial(recipe, sparsity);
   if (shape === undefined) return;
   const { SHAPES } = await import("../bench/shapes.ts");
   const { numHiddenLayers, maxPositionEmbeddings, vocabSize } = SHAPES[shape];
@@ -192,8 +191,9 @@ async function openVariants(
   const { kernelRecipe, loadVariants, modelOfShape } = await import("../bench/variants.ts");
   const { shape, layers, vocab, threads, kernels, signal } = { ...options, signal: context.signal };
   const sparsities = options.sparsity ?? [0];
-  if (shape === undefined && what !== "kernels" && options.recipe !== undefined) {
-    return await openWithRecipe(context, options);
+  if (shape === undefined && what !== "kernels") {
+    const hasOwn = options.recipe === undefined && (await describe(context, options.model)).recipe;
+    if (options.recipe !== undefined || hasOwn) return await openWithRecipe(context, options);
   }
   const { Model } = await import("../../runtime/model.ts");
   const dtype = options.dtype === "auto" ? "int4" : options.dtype;
@@ -206,7 +206,7 @@ async function openVariants(
     sparsities,
     async (recipe) => {
       const model = await Model.load(files, {
-        recipe,
+        recipe: recipe ?? null,
         threads,
         kernels,
         dtype: options.dtype,
@@ -226,9 +226,10 @@ async function openVariants(
   );
 }
 
-/** Dense is a model of its own: one with a recipe may hold its weights in a layout that was picked for skipping. */
+/** With the recipe that was given, or a pack's own. Dense is a model of its own: one with a recipe may hold its weights in a layout that was picked for skipping. */
 async function openWithRecipe(context: CliContext, options: BenchOptions): Promise<Variant[]> {
-  const model = await loadModel(context, options), own = model.recipe!.recipe, variants: Variant[] = [];
+  const model = await loadModel(context, options, "own"), own = model.recipe!.recipe;
+  const variants: Variant[] = [];
   try {
     for (const sparsity of options.sparsity ?? [0, own.sparsity]) {
       checkDial(options.recipe, sparsity, model);

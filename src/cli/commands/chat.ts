@@ -8,7 +8,6 @@ import type { Model } from "../../runtime/model.ts";
 import { EXIT, UsageError } from "../errors.ts";
 import {
   addGenerationOptions,
-  checkDial,
   emptyPrompt,
   generateOptions,
   type GenerationOptions,
@@ -16,7 +15,7 @@ import {
   readPrompt,
   stream,
   timingLine,
-  withModel,
+  withDial,
 } from "../generation.ts";
 import type { CliContext } from "../output.ts";
 
@@ -45,8 +44,7 @@ export function register(program: Command, context: CliContext): void {
       }
       const prompt = interactive ? null : await readPrompt(context, options.prompt);
       if (prompt === "") throw emptyPrompt(options.prompt);
-      await withModel(context, options, async (model) => {
-        checkDial(options.recipe, options.sparsity, model);
+      await withDial(context, options, async (model) => {
         if (model.description.chatTemplate === null) {
           throw new UsageError(
             `Cannot chat with ${options.model}: the model has no chat template: use generate`,

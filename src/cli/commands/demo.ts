@@ -2,20 +2,20 @@
 import type { Command } from "commander";
 import type { Model } from "../../runtime/model.ts";
 import { UsageError } from "../errors.ts";
-import { loadModel, type Run, runDocument, stream, timingLine, withModel } from "../generation.ts";
-import { addRunOptions, decimal, integer, type RunOptions } from "../model_option.ts";
+import { checkDial, loadModel, type Run, runDocument, stream, timingLine, withModel } from "../generation.ts";
+import { addRunOptions, decimal, describe, integer, type RunOptions } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 
 interface DemoOptions extends RunOptions {
   readonly prompt: string;
   readonly maxTokens: number;
-  readonly sparsity: number;
+  readonly sparsity?: number;
 }
 
 /** Thresholds are then half a percent (95 of 100: 2 %) off those of 8,192 tokens, after 4 s instead of 30. */
 const CALIBRATION_TOKENS = 1024;
-/** The last of it is what SmolLM2 still answers well: at 0.5 it begins to repeat itself. */
-const DEFAULT_SPARSITY = 0.4;
+/** What a recipe that came with the model runs at; one that is made here is worse: SmolLM2 answers well at 0.4, at 0.5 it begins to repeat itself. */
+const OWN_SPARSITY = 0.5, CALIBRATED_SPARSITY = 0.4;
 /** Tokens before the runs that count: engines compile kernels better once they have run. */
 const WARM_UP = 8;
 
@@ -24,36 +24,45 @@ export function register(program: Command, context: CliContext): void {
   const command = program.command("demo")
     .description("answer one question dense and sparse, and compare speed and text");
   addRunOptions(command)
-    .option("-p, --prompt <text>", "the question", "What is gravity?")
+    .option("-p, --prompt <text>", "the question", "Tell me a short story about a lighthouse.")
     .option("-n, --max-tokens <n>", "most new tokens of each answer", integer(2), 80)
     .option(
       "--sparsity <s>",
-      "share of the multiply-adds to skip",
+      `share of the multiply-adds to skip (${OWN_SPARSITY}; ${CALIBRATED_SPARSITY} where a recipe has to be made)`,
       decimal(0.01, 0.99),
-      DEFAULT_SPARSITY,
     )
     .action(async (options: DemoOptions) => {
       if (options.prompt === "") {
         throw new UsageError("Cannot run an empty prompt: give at least one character after -p");
       }
       const began = performance.now();
-      const model = await loadSparse(context, options);
+      const sparse = await loadSparse(context, options);
       try {
-        await compare(context, model, options);
+        // a model of its own: one with a recipe may hold its weights in a layout that was picked for skipping
+        await withModel(
+          context,
+          { ...options, recipe: undefined },
+          (dense) => compare(context, dense, sparse, options),
+        );
       } finally {
-        await model.close();
+        await sparse.close();
       }
       context.note(`${((performance.now() - began) / 1000).toFixed(1)} s in all`);
     });
 }
 
-/** The model with a recipe: the one that was given, or one made now. */
+/** The model with a recipe: the one that was given, the pack's own, or one made now. */
 async function loadSparse(context: CliContext, options: DemoOptions): Promise<Model> {
-  if (options.recipe !== undefined) return await loadModel(context, options);
+  if (options.recipe !== undefined || (await describe(context, options.model)).recipe) {
+    const model = await loadModel(context, options, "own");
+    checkDial(options.recipe, options.sparsity, model);
+    return model;
+  }
+  const { sparsity = CALIBRATED_SPARSITY } = options;
   const recipe = await withModel(context, options, async (model) => {
     const { calibrateModel } = await import("../../calibrate/calibrate.ts");
     const { defaultCalibrationText } = await import("../../calibrate/default_text.ts");
-    const { sparsity } = options, { text, source } = await defaultCalibrationText();
+    const { text, source } = await defaultCalibrationText();
     context.note(
       `calibrating: ${model.description.name} reads ${CALIBRATION_TOKENS} tokens of ${
         source.replace("built-in ", "")
@@ -73,11 +82,17 @@ async function loadSparse(context: CliContext, options: DemoOptions): Promise<Mo
   return await loadModel(context, options, recipe);
 }
 
-async function compare(context: CliContext, model: Model, options: DemoOptions): Promise<void> {
+async function compare(
+  context: CliContext,
+  dense: Model,
+  sparse: Model,
+  options: DemoOptions,
+): Promise<void> {
   const { prompt, maxTokens } = options, { signal } = context, { json } = context.options;
-  const sparsity = model.recipe!.recipe.sparsity;
+  // a pack's recipe rests at 0
+  const sparsity = options.sparsity ?? (sparse.sparsity || OWN_SPARSITY);
   const answer = (sparsity: number, maxTokens: number) => {
-    const settings = { sparsity, maxTokens, signal };
+    const settings = { sparsity, maxTokens, signal }, model = sparsity === 0 ? dense : sparse;
     return model.description.chatTemplate === null
       ? model.generate(prompt, settings)
       : model.chat([{ role: "user", content: prompt }], settings);
@@ -99,17 +114,17 @@ async function compare(context: CliContext, model: Model, options: DemoOptions):
     );
     runs[name] = run;
     if (!json) await context.print(`\n${speedOf(run)}`);
-    context.note(timingLine(model, { ...run, firstTokenMs: null }, { sparsity: each }));
+    context.note(timingLine(each === 0 ? dense : sparse, { ...run, firstTokenMs: null }, { sparsity: each }));
   }
-  const { dense, sparse } = runs;
-  const a = dense?.result.decodeTokensPerSecond ?? null, b = sparse?.result.decodeTokensPerSecond ?? null;
+  const a = runs["dense"]?.result.decodeTokensPerSecond ?? null,
+    b = runs["sparse"]?.result.decodeTokensPerSecond ?? null;
   const speedup = a === null || b === null ? null : b / a;
   if (json) {
-    const documentOf = (run: Run | undefined, sparsity: number) =>
+    const documentOf = (model: Model, run: Run | undefined, sparsity: number) =>
       run === undefined ? null : runDocument(model, run, { sparsity });
     return await context.printJson({
-      dense: documentOf(dense, 0),
-      sparse: documentOf(sparse, sparsity),
+      dense: documentOf(dense, runs["dense"], 0),
+      sparse: documentOf(sparse, runs["sparse"], sparsity),
       speedup,
     });
   }

@@ -22,14 +22,7 @@ import {
 } from "../eval_document.ts";
 import { EvalState } from "../eval_state.ts";
 import { waitNote } from "../journal.ts";
-import {
-  checkDial,
-  describeRun,
-  modelDocument,
-  recipeDocument,
-  sparsityOption,
-  withModel,
-} from "../generation.ts";
+import { describeRun, modelDocument, recipeDocument, sparsityOption, withDial } from "../generation.ts";
 import { addRunOptions, integer, type RunOptions } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
@@ -163,7 +156,6 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
   if (part !== undefined && out === undefined && !context.options.json) {
     throw new UsageError(`Cannot keep part ${part.number}/${part.of} for --join: give -o FILE`);
   }
-  checkDial(options.recipe, options.sparsity);
   if (options.dense !== undefined && options.recipe === undefined) {
     throw new UsageError("Cannot compare with --dense without a recipe: give --recipe FILE");
   }
@@ -171,8 +163,7 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
   if (out !== undefined) await checkOutput(platform, out, "the results");
   // told before the model is loaded where there is none
   if (options.queue !== undefined) await (await import("../../search/queue.ts")).checkQueue(options.queue);
-  await withModel(context, options, async (model) => {
-    checkDial(options.recipe, options.sparsity, model);
+  await withDial(context, options, async (model) => {
     const { subjectOf } = await import("../../eval/mod.ts");
     const subject = subjectOf(model, options),
       seed = options.seed ?? 0,

@@ -2,13 +2,12 @@
 import type { Command } from "commander";
 import {
   addGenerationOptions,
-  checkDial,
   emptyPrompt,
   generateOptions,
   type GenerationOptions,
   printRun,
   readPrompt,
-  withModel,
+  withDial,
 } from "../generation.ts";
 import type { CliContext } from "../output.ts";
 
@@ -20,8 +19,7 @@ export function register(program: Command, context: CliContext): void {
     const generation = await generateOptions(options);
     const prompt = await readPrompt(context, options.prompt);
     const settings = { ...generation, maxTokens: options.maxTokens, signal: context.signal };
-    await withModel(context, options, async (model) => {
-      checkDial(options.recipe, options.sparsity, model);
+    await withDial(context, options, async (model) => {
       // a model that puts BOS first can begin with nothing
       const ids = model.tokenize(prompt);
       if (ids.length === 0) throw emptyPrompt(options.prompt);

@@ -26,7 +26,7 @@ export function register(program: Command, context: CliContext): void {
         ? await recipeResult(located.files[0]!, tables)
         : tables && !located.files.some((file) => /(^|[/\\])config\.json$/.test(file.name))
         ? containerResult(tables)
-        : modelResult(await (await import("../../model/open.ts")).openModel(located.files));
+        : await modelResult(await (await import("../../model/open.ts")).openModel(located.files));
       if (context.options.json) return await context.printJson(result);
       const { tensors, ...rest } = result;
       for (const [key, value] of Object.entries(rest)) {
@@ -49,7 +49,7 @@ async function openTables(
   return await openSafetensors(parts);
 }
 
-function modelResult(model: LlamaDescription) {
+async function modelResult(model: LlamaDescription) {
   const { tokenizer, config } = model;
   return {
     name: model.name,
@@ -66,12 +66,28 @@ function modelResult(model: LlamaDescription) {
     },
     chatTemplate: model.chatTemplate !== null,
     license: model.license,
+    ...(model.checkpoint.format === "pack" && await packFields(model)),
     tensors: [...model.checkpoint.tensors.values()].map(({ name, type, shape, byteLength }): TensorRow => ({
       name,
       dtype: type,
       shape,
       bytes: byteLength,
     })),
+  };
+}
+
+/** What only a pack says. */
+async function packFields({ modelHash, card, recipe }: LlamaDescription) {
+  if (!recipe) return { modelHash, card, recipe: null };
+  const { parseRecipe } = await import("../../recipe/recipe.ts");
+  const { recipe: { method, sparsity, rho, points } } = await parseRecipe(
+    recipe.blob,
+    "the recipe in the pack",
+  );
+  return {
+    modelHash,
+    card,
+    recipe: { method, sparsity, rho, from: points[0] ?? sparsity, to: points.at(-1) ?? sparsity },
   };
 }
 

@@ -4,7 +4,7 @@ import type { Model } from "../../runtime/model.ts";
 import type { Prefill } from "../../runtime/session.ts";
 import { nextTurn } from "../../runtime/turn.ts";
 import { UsageError } from "../errors.ts";
-import { checkDial, describeRun, prefillOption, sparsityOption, withModel } from "../generation.ts";
+import { describeRun, prefillOption, sparsityOption, withDial } from "../generation.ts";
 import { addRunOptions, integer, type RunOptions } from "../model_option.ts";
 import { type CliContext, isArrayOf, readJsonInput } from "../output.ts";
 import { formatTable } from "../table.ts";
@@ -51,10 +51,8 @@ export function register(program: Command, context: CliContext): void {
     .addOption(sparsityOption())
     .addOption(prefillOption())
     .action(async (options: LogitsOptions) => {
-      checkDial(options.recipe, options.sparsity);
       const sequences = await readSequences(context, options);
-      await withModel(context, options, (model) => {
-        checkDial(options.recipe, options.sparsity, model);
+      await withDial(context, options, (model) => {
         return run(context, model, sequences, options);
       });
     });

@@ -1,6 +1,6 @@
 /** Scalar twins of `assembly/dequantize.ts`, one number at a time. Layouts: ggml's `ggml-common.h`. */
 
-import type { StorageType } from "../../format/checkpoint.ts";
+import type { BlockType } from "../../format/checkpoint.ts";
 
 /** Values and bytes of a block, and what turns one at `at` into values. */
 interface Decoder {
@@ -103,7 +103,7 @@ const q6K: Decoder = {
 
 const bf16Bits = new DataView(new ArrayBuffer(4));
 
-const DECODERS: { readonly [type in StorageType]: Decoder } = {
+const DECODERS: { readonly [type in BlockType]: Decoder } = {
   F32: single(4, (view, at) => view.getFloat32(at, true)),
   F16: single(2, half),
   BF16: single(2, (view, at) => {
@@ -128,7 +128,7 @@ const DECODERS: { readonly [type in StorageType]: Decoder } = {
  *
  * @throws {RangeError} If the bytes are not a whole number of blocks.
  */
-export function dequantizeReference(type: StorageType, bytes: Uint8Array): Float32Array {
+export function dequantizeReference(type: BlockType, bytes: Uint8Array): Float32Array {
   const decoder = DECODERS[type];
   const nBlocks = bytes.length / decoder.bytes;
   if (!Number.isInteger(nBlocks)) {

@@ -22,9 +22,9 @@ type Pack = Pick<
   | "packChannelsBf16"
   | "packBf16"
   | "balanceScalesI8"
-  | "divideColumnsF32"
   | "packChannelsI8"
   | "packPairsI8"
+  | "pairsOfChannelsI8"
   | "readRowPairsI8"
   | "readRowBf16"
   | "packGroupI4"
@@ -69,16 +69,6 @@ export function packKernels(memory: WebAssembly.Memory): Pack {
     packBf16(w, src, n) {
       const { f32, u16 } = views();
       for (let i = 0; i < n; ++i) u16[(w >>> 1) + i] = f32ToBf16(f32[(src >>> 2) + i]!);
-    },
-
-    divideColumnsF32(src, factor, nRows, nIn) {
-      const { f32 } = views();
-      for (let row = 0; row < nRows; ++row) {
-        for (let c = 0; c < nIn; ++c) {
-          const at = (src >>> 2) + row * nIn + c;
-          f32[at] = f32[at]! / f32[(factor >>> 2) + c]!;
-        }
-      }
     },
 
     balanceScalesI8(rowScale, channelScale, src, nRows, nIn) {
@@ -140,6 +130,16 @@ export function packKernels(memory: WebAssembly.Memory): Pack {
         for (let c = 0; c < nInPadded; ++c) {
           const quantised = clamp(roundHalfEven(Math.fround(weight(c) / unit)), 127);
           u8[w + pairsI8Offset(o, c, nInPadded)] = quantised + pairsI8Bias(o);
+        }
+      }
+    },
+
+    pairsOfChannelsI8(w, channels, nIn, nOut, stride) {
+      const { u8 } = views();
+      for (let o = 0; o < nOut; ++o) {
+        for (let c = 0; c < nIn; ++c) {
+          const quantised = signedByte(u8[channels + c * stride + o]!, channelsI8Bias(o));
+          u8[w + pairsI8Offset(o, c, nIn)] = quantised + pairsI8Bias(o);
         }
       }
     },
