@@ -74,7 +74,7 @@ function bodies(): Case["body"][] {
   return NAMES.flatMap((name, i) =>
     [0, 1].map((drawn) => ({
       prompt: `${
-        "The day was long and the sun was warm. ".repeat(i % 4 === 3 ? 25 : i % 4)
+        "The day was long and the sun was warm. ".repeat(i % 4 === 3 ? 12 : i % 4)
       }${name} went to the`,
       max_tokens: 4 + 17 * (i % 6),
       temperature: drawn,

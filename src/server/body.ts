@@ -82,12 +82,16 @@ export function eventStream(source: EventSource): Response {
         "",
       ),
     );
-  let first = source.begin();
+  let first = source.begin(), isCancelled = false;
   const body = new ReadableStream<Uint8Array>({
     start(controller) {
       signal.addEventListener("abort", () => {
         // nobody reads, so nobody would come to see an event
-        if (signal.reason instanceof CancelledError) controller.error(signal.reason);
+        const { reason } = signal;
+        if (!(reason instanceof CancelledError)) return;
+        if (reason.reason === "stalled") controller.error(reason);
+        // Deno prints the errors of streams, and here there was none
+        else if (!isCancelled) controller.close();
       });
     },
     async pull(controller) {
@@ -111,7 +115,10 @@ export function eventStream(source: EventSource): Response {
       controller.enqueue(encode(events));
       if (isOver) controller.close();
     },
-    cancel: () => source.cancel(),
+    cancel() {
+      isCancelled = true;
+      source.cancel();
+    },
   }, { highWaterMark: 0 });
   return new Response(body, {
     headers: {

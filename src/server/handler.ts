@@ -59,7 +59,8 @@ export function createHandler(model: Model | PromiseLike<Model>, options: Handle
   const { cors: origin, apiKeys } = options;
   if (origin !== undefined) {
     app.use(cors({
-      origin: typeof origin === "string" ? origin : [...origin],
+      // in a list hono would take it for an origin
+      origin: typeof origin === "string" ? origin : origin.includes("*") ? "*" : [...origin],
       allowMethods: ["GET", "POST"],
       exposeHeaders: ["Retry-After"],
       maxAge: 86_400,
