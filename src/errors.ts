@@ -67,3 +67,22 @@ export class NotFiniteError extends Error {
   /** Always `"NotFiniteError"`. */
   override readonly name = "NotFiniteError";
 }
+
+/** What {@linkcode XrError} is about. */
+export type XrErrorCode = "scenario" | "hardware" | "trace" | "result" | "batch";
+
+/** A scenario, hardware, trace or result of the XR workload that is malformed, or names what there is not. */
+export class XrError extends Error {
+  /** Always `"XrError"`. */
+  override readonly name = "XrError";
+  /** What was read, for programs; stable across releases. */
+  readonly code: XrErrorCode;
+  /** Where in it, dotted; empty for the whole. */
+  readonly path: string;
+  /** `source` is the file or what the caller called it; `detail` is found, wanted and what to do. */
+  constructor(code: XrErrorCode, source: string, path: string, detail: string, options?: ErrorOptions) {
+    super(`Cannot read ${code} ${source}: ${path === "" ? "" : `${path}: `}${detail}`, options);
+    this.code = code;
+    this.path = path;
+  }
+}

@@ -1,4 +1,4 @@
-/** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types. */
+/** `deno task build`: the kernels, then `dist/`: JavaScript modules that Node 20, Deno and Bun run, and their types; and the page of `examples/browser`. */
 import { spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { builtinModules } from "node:module";
@@ -6,6 +6,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { build, type BuildOptions, type Plugin, stop, transform } from "esbuild";
+import { bundlePage } from "./build_page.ts";
 import { prepare, ROOT } from "./prepare.ts";
 
 /** What `dist/` and the bundled tests have in common; npm packages and `node:` modules stay imports. */
@@ -46,12 +47,13 @@ const CHUNKS = "chunks/[name]-[hash]";
 /** Kernel builds that come as files, for whoever imports or compiles them himself. */
 const KERNELS = ["kernels.baseline.wasm", "kernels.relaxed.wasm"];
 
-/** Entry points of the library, by their names in `dist/`; those for pages are without the analysis, whose plots take 0.8 MB. */
+/** Entry points of the library, by their names in `dist/`; those for pages are without what draws plots, which takes 0.8 MB. */
 const LIBRARY = {
   tiny: "src/tiny.ts",
   mod: "src/mod.ts",
   calibrate: "src/calibrate/mod.ts",
   eval: "src/eval/mod.ts",
+  xr: "src/xr/mod.ts",
   serve: "src/server/mod.ts",
 };
 /** Packages that `npm install rsparse` brings; others are bundled, in chunks that are read when a plot is drawn. */
@@ -70,8 +72,8 @@ const MINIFY_PACKAGES: Plugin = {
   },
 };
 
-/** The licences of the packages that these inputs of a bundle are of, each once: what is shipped with it has to name them. */
-function licencesOf(inputs: readonly string[]): string {
+/** The licences of the packages and data that these inputs of a bundle are of, each once: what is shipped with it has to name them. */
+export function licencesOf(inputs: readonly string[]): string {
   const folders = new Set(
     inputs.flatMap((path) => /^.*[\\/]node_modules[\\/](@[^\\/]+[\\/])?[^\\/]+/.exec(path)?.[0] ?? []),
   );
@@ -85,6 +87,9 @@ function licencesOf(inputs: readonly string[]): string {
       file === undefined ? "" : readFileSync(file, "utf8").trim()
     }\n`;
   });
+  if (inputs.some((path) => path.startsWith("src/xr/data/"))) {
+    texts.push(readFileSync(join(ROOT, "src", "xr", "data", "LICENSE"), "utf8"));
+  }
   return texts.join(`\n${"-".repeat(80)}\n\n`);
 }
 
@@ -122,7 +127,7 @@ export function edgeBundle(outfile: string, more: Partial<BuildOptions> = {}): B
   };
 }
 
-/** Bundles the library, for runtimes and for browsers, and the command line program into `dist/`, in place of what was there. */
+/** Bundles the library, for runtimes and for browsers, and the command line program into `dist/`, in place of what was there; and the page into `build/page/`. */
 export async function bundle(): Promise<void> {
   rmSync(join(ROOT, "dist"), { recursive: true, force: true });
   const { metafile } = await build({
@@ -135,6 +140,7 @@ export async function bundle(): Promise<void> {
       analyze: "src/analyze/mod.ts",
       search: "src/search/mod.ts",
       search_worker: "src/search/worker.ts",
+      xr_plots: "src/xr/plots.ts",
       cli: "src/cli/main.ts",
     },
     outdir: "dist",
@@ -163,6 +169,7 @@ export async function bundle(): Promise<void> {
     writeFileSync(join(ROOT, folder, "THIRD_PARTY_LICENSES.txt"), licencesOf(Object.keys(inputs)));
   }
   chmodSync(join(ROOT, "dist", "cli.js"), 0o755);
+  await bundlePage();
 }
 
 /** Writes type declarations for everything under `src/` but the command line into `dist/types`. */

@@ -46,6 +46,8 @@ const passed = [
     "src/eval/mod.ts",
     "src/analyze/mod.ts",
     "src/search/mod.ts",
+    "src/xr/mod.ts",
+    "src/xr/plots.ts",
     "src/tiny.ts",
     "src/edge/mod.ts",
     "src/server/mod.ts",

@@ -6,6 +6,7 @@ import process from "node:process";
 import { pipeline } from "node:stream/promises";
 import { createBrotliDecompress } from "node:zlib";
 import { type Chromium, findChromium, INSTALLED } from "../tests/support/chromium.ts";
+import { installFromDebian } from "./apt.ts";
 import { ROOT } from "./prepare.ts";
 
 /** The Chromium of this machine, installed if there is none; or why there is none. */
@@ -13,7 +14,7 @@ export async function installChromium(): Promise<Chromium | string> {
   const here = findChromium();
   if (here !== null) return here;
   const reasons: string[] = [];
-  for (const install of [fromNpm, fromDebian]) {
+  for (const install of [fromNpm, () => installFromDebian("chromium")]) {
     try {
       await install();
       const installed = findChromium();
@@ -54,14 +55,4 @@ async function fromNpm(): Promise<void> {
   const program = await unpack("chromium.br", "chromium.tmp");
   chmodSync(program, 0o755);
   renameSync(program, join(INSTALLED, "chromium"));
-}
-
-function fromDebian(): Promise<void> {
-  if (process.platform !== "linux" || process.getuid?.() !== 0) {
-    throw new Error("apt-get needs a Debian and its administrator");
-  }
-  const install = ["install", "-y", "--no-install-recommends", "chromium"];
-  run("apt-get", ["update", "-q"]);
-  run("apt-get", ["-q", ...install]);
-  return Promise.resolve();
 }

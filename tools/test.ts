@@ -1,18 +1,23 @@
 /**
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
- * Node 24 and Bun; those that a page can run in Chromium; those of `tests/workerd` with workerd, which Deno starts; and the examples of the docstrings on
- * Deno. The last line counts tests over all runtimes.
+ * Node 24 and Bun; those that a page can run in Chromium; those of `tests/workerd` with workerd, which Deno starts; those of the page of `examples/browser` in
+ * Chromium and Firefox (`page-chromium`, `page-firefox`); and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { availableParallelism, freemem } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
 import { findWorkerd } from "../tests/support/edge.ts";
+import { type BrowserName, BROWSERS } from "../tests/support/page.ts";
+import { standInForTiny } from "../tests/support/stand_in.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
+import { installFirefox } from "./firefox.ts";
+import { installOpenai } from "./openai.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import { installRedis } from "./redis.ts";
 import { installRuntimes } from "./runtimes.ts";
@@ -24,19 +29,24 @@ import { installRuntimes } from "./runtimes.ts";
 const NOT_IN_A_PAGE =
   /node:(child_process|http|os|zlib|crypto|module)"|support\/(cli|process|runtimes|chromium)\.ts"|from "esbuild"/;
 const NOT_IN_CHROMIUM = ["tests/golden/logits_test.ts", "tests/golden/rsparse_test.ts"];
-/** A model in f32 takes 600 MB: tests of these folders run one file at a time, with nothing beside them. */
-const HEAVY = ["golden", "parity"];
+/** Folders whose files are a job each, since they run SmolLM2 for minutes, and which begin first, so that no long one is left at the end. */
+const LONG = ["parity", "golden", "e2e"];
+/** Of these a file is a job. */
+const BY_FILE = ["parity", "golden"];
+/** What a job may take: a model in f32, its copy while it loads, and the runtime. */
+const JOB_BYTES = 2.5e9;
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
-type RuntimeName = Runtime["name"] | "chromium" | "workerd";
-/** Tests of what runs in workerd, whose runner is Deno's; and of what only Deno has. */
-const WORKERD = /^tests\/workerd\//, DENO = /^tests\/deno\//;
+type RuntimeName = Runtime["name"] | "chromium" | "workerd" | `page-${BrowserName}`;
+/** Tests of what runs in workerd, whose runner is Deno's; of what only Deno has; and of the page, which drive a browser. */
+const WORKERD = /^tests\/workerd\//, DENO = /^tests\/deno\//, PAGE = /^tests\/page\//;
 
 interface Job {
   readonly runtime: RuntimeName;
   readonly what: string;
   readonly command: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 interface Counts {
@@ -77,12 +87,14 @@ async function bundleTests(): Promise<void> {
 /** `dist/` and the bundled tests are made again when a file they are made of is newer. */
 async function bundleIfOld(): Promise<void> {
   const stamp = join(ROOT, "build", "tests.stamp");
-  const newest = ["src", "tests", "tools", "build/kernels.stamp", "package.json"].flatMap((entry) => {
-    const path = join(ROOT, entry);
-    if (!statSync(path).isDirectory()) return [path];
-    return readdirSync(path, { recursive: true, encoding: "utf8" })
-      .filter((name) => !name.includes("node_modules")).map((name) => join(path, name));
-  }).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
+  const newest = ["src", "tests", "tools", "examples/browser", "build/kernels.stamp", "package.json"].flatMap(
+    (entry) => {
+      const path = join(ROOT, entry);
+      if (!statSync(path).isDirectory()) return [path];
+      return readdirSync(path, { recursive: true, encoding: "utf8" })
+        .filter((name) => !/node_modules|^runtimes/.test(name)).map((name) => join(path, name));
+    },
+  ).reduce((time, path) => Math.max(time, statSync(path).mtimeMs), 0);
   const made = existsSync(stamp) && existsSync(join(ROOT, "dist", "cli.js"));
   if (made && Number(readFileSync(stamp, "utf8")) === newest) return;
   await bundle();
@@ -92,19 +104,23 @@ async function bundleIfOld(): Promise<void> {
   writeFileSync(stamp, String(newest));
 }
 
-/** Files of a folder in one job, but for folders whose tests are heavy. */
+/** Files of a folder in one job, but for folders whose tests are long. */
 function jobsOf(
   runtime: RuntimeName,
   files: readonly string[],
   command: (files: readonly string[]) => string[],
-): { readonly light: Job[]; readonly heavy: Job[] } {
-  const light: Job[] = [], heavy: Job[] = [];
-  for (const folder of new Set(files.map(folderOf))) {
+): Job[] {
+  return [...new Set(files.map(folderOf))].flatMap((folder) => {
     const inFolder = files.filter((path) => folderOf(path) === folder);
-    if (!HEAVY.includes(folder)) light.push({ runtime, what: `tests/${folder}`, command: command(inFolder) });
-    else for (const file of inFolder) heavy.push({ runtime, what: file, command: command([file]) });
-  }
-  return { light, heavy };
+    if (!BY_FILE.includes(folder)) return [{ runtime, what: `tests/${folder}`, command: command(inFolder) }];
+    return inFolder.map((file) => ({ runtime, what: file, command: command([file]) }));
+  });
+}
+
+/** The place of a job in the order of work: long ones first, then as they come. */
+function turnOf({ what }: Job): number {
+  const at = LONG.indexOf(folderOf(what));
+  return at < 0 ? LONG.length : at;
 }
 
 function folderOf(path: string): string {
@@ -134,7 +150,7 @@ function testCommand(runtime: Runtime, files: readonly string[]): string[] {
 /** Numbers of the runner's own summary. */
 function readCounts(runtime: RuntimeName, output: string): Counts {
   const last = (pattern: RegExp): number => Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
-  if (runtime === "deno" || runtime === "workerd") {
+  if (runtime === "deno" || runtime === "workerd" || runtime.startsWith("page-")) {
     return {
       passed: last(/(\d+) passed(?: \(\d+ steps?\))? \| \d+ failed/g),
       failed: last(/\d+ passed(?: \(\d+ steps?\))? \| (\d+) failed/g),
@@ -163,7 +179,7 @@ function runJob(job: Job): Promise<Counts> {
     const child = spawn(program, args, {
       cwd: ROOT,
       stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, NO_COLOR: "1", RSPARSE_DENO: process.execPath },
+      env: { ...process.env, ...job.env, NO_COLOR: "1", RSPARSE_DENO: process.execPath },
     });
     const chunks: Uint8Array[] = [];
     child.stdout.on("data", (chunk: Uint8Array) => chunks.push(chunk));
@@ -177,7 +193,7 @@ function runJob(job: Job): Promise<Counts> {
       if (status !== "exit status 0" && counts.failed === 0) counts.failed = 1;
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       if (counts.failed > 0) console.log(`\n${job.runtime}: ${job.what}: ${status}\n${output}`);
-      console.log(`${job.runtime.padEnd(10)}${job.what.padEnd(36)} ${describe(counts)}, ${seconds} s`);
+      console.log(`${job.runtime.padEnd(14)}${job.what.padEnd(36)} ${describe(counts)}, ${seconds} s`);
       resolve(counts);
     };
     child.on("error", (error) => finish(`cannot start ${program}: ${error.message}`));
@@ -194,6 +210,20 @@ function filesWithExamples(): string[] {
   return readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf8" })
     .map((name) => `src/${name}`)
     .filter((path) => path.endsWith(".ts") && /^ \* ```ts/m.test(readFileSync(join(ROOT, path), "utf8")));
+}
+
+function pageName(browser: BrowserName): `page-${BrowserName}` {
+  return `page-${browser}`;
+}
+
+/** A browser and the threads of its model are a machine's work: such a job is a heavy one. */
+function pageJob(browser: BrowserName, file: string): Job {
+  return {
+    runtime: pageName(browser),
+    what: file,
+    command: [process.execPath, "test", "-A", "--no-check", "--quiet", file],
+    env: { RSPARSE_PAGE_BROWSER: browser },
+  };
 }
 
 async function main(): Promise<number> {
@@ -213,6 +243,7 @@ async function main(): Promise<number> {
     ...found.map(({ name }) => name),
     "chromium",
     ...hasWorkerd ? ["workerd" as const] : [],
+    ...BROWSERS.map(pageName),
   ];
   const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
@@ -229,44 +260,67 @@ async function main(): Promise<number> {
   if (typeof chromium !== "string") console.log(`testing in ${chromium.version}`);
   else console.log(`chromium: not to be had${process.env["CI"] ? "" : ", not tested"}: ${chromium}`);
 
+  const firefox = chosen.includes("page-firefox") ? installFirefox() : "not asked for";
+  if (typeof firefox !== "string") console.log(`testing in ${firefox.version}`);
+  else if (chosen.includes("page-firefox")) {
+    console.log(`firefox: not to be had${process.env["CI"] ? "" : ", not tested"}: ${firefox}`);
+  }
+
   const redis = installRedis();
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
   const inWorkerd = all.filter((path) => WORKERD.test(path)), inDeno = all.filter((path) => DENO.test(path));
-  const files = all.filter((path) => !WORKERD.test(path) && !DENO.test(path));
+  const pageFiles = all.filter((path) => PAGE.test(path));
+  const takeAway = standInForTiny();
+  const files = all.filter((path) => ![WORKERD, DENO, PAGE].some((pattern) => pattern.test(path)));
   const filesOf = (name: RuntimeName): readonly string[] =>
     name === "workerd" ? inWorkerd : name === "deno" ? [...files, ...inDeno] : files;
-  const light: Job[] = [], heavy: Job[] = [];
-  const add = (jobs: { readonly light: Job[]; readonly heavy: Job[] }): void => {
-    light.push(...jobs.light);
-    heavy.push(...jobs.heavy);
-  };
+  const jobs: Job[] = [], alone: Job[] = [];
+  if (files.some((path) => path.startsWith("tests/e2e/serve"))) {
+    const reason = installOpenai();
+    if (reason !== null) {
+      console.log(`Python's openai: not to be had${process.env["CI"] ? "" : ", not tested"}: ${reason}`);
+    }
+  }
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
-    add(jobsOf(runtime.name, filesOf(runtime.name), (some) => testCommand(runtime, some)));
+    jobs.push(...jobsOf(runtime.name, filesOf(runtime.name), (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
       const examples = filesWithExamples().filter((path) => path.includes(filter));
       const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
-      if (examples.length > 0) light.push({ runtime: "deno", what: "examples in docstrings", command });
+      if (examples.length > 0) jobs.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
   if (chosen.includes("workerd") && inWorkerd.length > 0) {
     const [deno] = found.find(({ name }) => name === "deno")!.command as [string];
-    add(jobsOf("workerd", inWorkerd, (some) => [deno, "test", "-A", "--no-check", "--quiet", ...some]));
+    jobs.push(
+      ...jobsOf("workerd", inWorkerd, (some) => [deno, "test", "-A", "--no-check", "--quiet", ...some]),
+    );
   }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
   for (const name of chosen) {
-    if (name !== "chromium" && (filesOf(name).length > 0 || all.length === 0)) totals.set(name, { ...none });
+    if (name === "chromium" || name.startsWith("page-")) continue;
+    if (filesOf(name).length > 0 || all.length === 0) totals.set(name, { ...none });
   }
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
     const command = [process.execPath, "run", "-A", "--no-check", "tests/support/chromium_tests.ts"];
-    if (typeof chromium !== "string") add(jobsOf("chromium", inPage, (some) => [...command, ...some]));
+    if (typeof chromium !== "string") {
+      jobs.push(...jobsOf("chromium", inPage, (some) => [...command, ...some]));
+    }
     // without one it counts as failed where a machine decides what lands
     if (inPage.length > 0 && (typeof chromium !== "string" || process.env["CI"])) {
       totals.set("chromium", { ...none });
     }
   }
+  for (const browser of BROWSERS) {
+    const name = pageName(browser), isHere = typeof (browser === "firefox" ? firefox : chromium) !== "string";
+    if (!chosen.includes(name) || pageFiles.length === 0) continue;
+    if (isHere || process.env["CI"]) totals.set(name, { ...none });
+    // a browser and the threads of its model are a machine's work: nothing runs beside them
+    if (isHere) alone.push(...pageFiles.map((file) => pageJob(browser, file)));
+  }
+  jobs.sort((a, b) => turnOf(a) - turnOf(b));
   const work = async (jobs: Job[]): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) {
       const counts = await runJob(job);
@@ -276,8 +330,10 @@ async function main(): Promise<number> {
       total.skipped += counts.skipped;
     }
   };
-  await Promise.all([work(light), work(light)]);
-  await work(heavy);
+  const atOnce = Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / JOB_BYTES), 4));
+  await Promise.all(Array.from({ length: atOnce }, () => work(jobs)));
+  await work(alone);
+  takeAway();
 
   const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
   console.log("");

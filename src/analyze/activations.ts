@@ -1,8 +1,8 @@
 /** Figure: how large the inputs of each site are, and where the thresholds lie. */
 import { drawPlot, type Plot } from "../plot/draw.ts";
 import { log } from "../runtime/exp.ts";
-import { type Cell, csv } from "./csv.ts";
-import type { Figure } from "./figure.ts";
+import { type Cell, csv } from "../plot/csv.ts";
+import type { Figure } from "../plot/figure.ts";
 import { sampleNote, shortName } from "./layers.ts";
 import type { Magnitudes } from "./magnitudes.ts";
 import type { ChannelTest } from "./masks.ts";

@@ -7,7 +7,7 @@ import type { Model } from "../runtime/model.ts";
 import { activationsFigure } from "./activations.ts";
 import { BIAS_TOKENS, type BiasRank, biasRankFigure, type KeptInputs, measureBiasRank } from "./bias_rank.ts";
 import { contributionFigure, contributionOf } from "./contribution.ts";
-import type { Figure } from "./figure.ts";
+import type { Figure } from "../plot/figure.ts";
 import { KeptChannels, keptFigure, overlapFigure } from "./kept.ts";
 import { sampleLayers, shortName } from "./layers.ts";
 import { Magnitudes } from "./magnitudes.ts";

@@ -11,8 +11,8 @@
  */
 import { type ProjectionName, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { drawPlot, type Plot } from "../plot/draw.ts";
-import { csv } from "./csv.ts";
-import type { Figure } from "./figure.ts";
+import { csv } from "../plot/csv.ts";
+import type { Figure } from "../plot/figure.ts";
 import { sampleNote, shortName } from "./layers.ts";
 import { type ChannelTest, maskOf } from "./masks.ts";
 import { ranksOf } from "./spectra.ts";

@@ -7,8 +7,8 @@
  */
 import { drawPlot, type Plot } from "../plot/draw.ts";
 import type { TruncatedSvd } from "../calibrate/svd.ts";
-import { type Cell, csv } from "./csv.ts";
-import type { Figure } from "./figure.ts";
+import { type Cell, csv } from "../plot/csv.ts";
+import type { Figure } from "../plot/figure.ts";
 
 /** Cells along each side of a heatmap, and points of a curve. */
 const CELLS = 48, POINTS = 64;

@@ -2,8 +2,8 @@
 import { type ProjectionName, PROJECTIONS, projectionShape } from "../model/config.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import { drawPlot, type Plot } from "../plot/draw.ts";
-import { type Cell, csv } from "./csv.ts";
-import type { Figure } from "./figure.ts";
+import { type Cell, csv } from "../plot/csv.ts";
+import type { Figure } from "../plot/figure.ts";
 import { shortName } from "./layers.ts";
 import { type ChannelTest, MaskStatistics, type Overlap } from "./masks.ts";
 import { layerAxis } from "./spectra.ts";

@@ -5,7 +5,7 @@
  */
 export { analyzeModel, type AnalyzeOptions, type Omitted } from "./analyze.ts";
 export { type FigureName, FIGURES } from "./names.ts";
-export type { Figure } from "./figure.ts";
+export type { Figure } from "../plot/figure.ts";
 export {
   mergeQuality,
   parseQuality,

@@ -1,7 +1,7 @@
 /** Figure: quality against sparsity, for every method that there are results of. */
 import { COLOURS, drawPlot } from "../plot/draw.ts";
-import { csv } from "./csv.ts";
-import type { Figure } from "./figure.ts";
+import { csv } from "../plot/csv.ts";
+import type { Figure } from "../plot/figure.ts";
 import { type QualityRun, taskOf, tasksMean } from "./quality_results.ts";
 
 /** Past so many times the least of a panel nothing is drawn: methods that break the model would leave the others one line. */

@@ -76,6 +76,7 @@ export interface QualityRun {
 const METRICS: { readonly [metric: string]: { readonly least: number; readonly most: number } } = {
   perplexity: { least: 1, most: Infinity },
   nll: { least: 0, most: Infinity },
+  bitsPerByte: { least: 0, most: Infinity },
   // a mean of differences: rounding may leave it just below
   kl: { least: -1e-6, most: Infinity },
   agreement: { least: 0, most: 1 },

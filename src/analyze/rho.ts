@@ -2,8 +2,8 @@
 import { drawPlot, type Plot } from "../plot/draw.ts";
 import { PROJECTIONS } from "../model/config.ts";
 import type { Recipe } from "../recipe/recipe.ts";
-import { csv } from "./csv.ts";
-import type { Figure } from "./figure.ts";
+import { csv } from "../plot/csv.ts";
+import type { Figure } from "../plot/figure.ts";
 import { shortName } from "./layers.ts";
 
 /** rho of each layer and projection. Null where it is the same everywhere: then there is nothing to see. */

@@ -2,8 +2,8 @@
 import { PROJECTIONS, projectionShape } from "../model/config.ts";
 import { drawPlot, type Plot } from "../plot/draw.ts";
 import { exp, log } from "../runtime/exp.ts";
-import { csv } from "./csv.ts";
-import type { Figure } from "./figure.ts";
+import { csv } from "../plot/csv.ts";
+import type { Figure } from "../plot/figure.ts";
 import { sampleLayers, sampleNote, shortName } from "./layers.ts";
 import type { WeightReader } from "./weights.ts";
 

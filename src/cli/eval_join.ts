@@ -23,7 +23,7 @@ export async function joinParts(
 ): Promise<{ document: EvalDocument; notes: string[] }> {
   const { figuresOf, parseTasks } = await import("../eval/mod.ts");
   const parts: OpenPart[] = [];
-  for (const path of paths) parts.push({ path, document: await readPart(platform, path) });
+  for (const path of paths) parts.push({ path, document: await readPart(platform, path, "join") });
   parts.sort((a, b) => a.document.part.number - b.document.part.number);
   const first = parts[0]!, { of } = first.document.part, used = seed ?? first.document.seed;
   for (const part of parts) checkSame(first, part);
@@ -58,7 +58,8 @@ export async function joinParts(
   return { document: evalDocument(first.document, tasks, all, { seconds, seed: used }), notes };
 }
 
-async function readPart(platform: Platform, path: string): Promise<PartDocument> {
+/** Reads what `eval --part` has written, with all rows of the part. @param use what errors call that which can't be done */
+export async function readPart(platform: Platform, path: string, use: string): Promise<PartDocument> {
   const found = await platform.stat(path);
   if (found?.kind !== "file") {
     throw new Error(
@@ -66,7 +67,7 @@ async function readPart(platform: Platform, path: string): Promise<PartDocument>
     );
   }
   const { rangeOfPart } = await import("../eval/mod.ts");
-  const fail = (detail: string): Error => new Error(`Cannot join ${path}: ${detail}`);
+  const fail = (detail: string): Error => new Error(`Cannot ${use} ${path}: ${detail}`);
   let document: PartDocument;
   try {
     document = JSON.parse(await (await platform.openBlob(path)).text());

@@ -30,6 +30,7 @@ import * as serve from "./commands/serve.ts";
 import * as template from "./commands/template.ts";
 import * as tokenize from "./commands/tokenize.ts";
 import * as worker from "./commands/worker.ts";
+import * as xr from "./commands/xr.ts";
 import { describeError, EXIT, exitStatusOf } from "./errors.ts";
 import { type CliContext, createContext } from "./output.ts";
 
@@ -51,6 +52,7 @@ const COMMANDS: readonly { register(program: Command, context: CliContext): void
   bench,
   pack,
   serve,
+  xr,
   demo,
 ];
 

@@ -1,11 +1,11 @@
 /** From tasks and their files to figures. */
 import { encodeText } from "../runtime/encode_text.ts";
 import { figuresOf, type RowResult, type TaskResult } from "./figures.ts";
-import { scoreCloze } from "./lambada.ts";
-import type { EvalPrefill, EvalSession, Subject } from "./likelihood.ts";
-import { scoreChoices } from "./multiple_choice.ts";
-import { checkPart, type Part, rowsOfPart } from "./parts.ts";
-import { cutPieces, joinDocuments, measurePiece } from "./perplexity.ts";
+import { type ClozeResult, scoreCloze } from "./lambada.ts";
+import type { EvalPrefill, Subject } from "./likelihood.ts";
+import { type ChoiceResult, scoreChoices } from "./multiple_choice.ts";
+import { checkPart, type Part, rangeOfPart } from "./parts.ts";
+import { cutPieces, joinDocuments, measurePiece, type PieceResult } from "./perplexity.ts";
 import {
   type Numbered,
   parseRows,
@@ -15,8 +15,9 @@ import {
   readDocument,
   readSummary,
   readText,
+  splitDocuments,
 } from "./rows.ts";
-import { scoreSummary } from "./summary.ts";
+import { scoreSummary, type SummaryResult } from "./summary.ts";
 import type { TaskChoice } from "./tasks.ts";
 
 /** A task with the file that holds its rows. */
@@ -47,8 +48,41 @@ export interface EvaluateOptions {
   readonly signal?: AbortSignal;
   /** Results of rows that an earlier run has finished, from the first on. They don't run again. */
   readonly finished?: readonly RowResult[];
+  /**
+   * Results of the same rows of the same model without its recipe, as {@linkcode Evaluation.rows} has them: they don't run dense again. Of texts only perplexities are
+   * compared then, without `kl` and `agreement`.
+   */
+  readonly denseRows?: readonly RowResult[];
+  /** Who runs rows instead of this model: all that are left are asked for at once, and are taken in their order. */
+  readonly runRows?: (range: RowRange) => Promise<readonly RowResult[]>;
   /** Called with each new result, in the order of the rows. */
   readonly onRow?: (result: RowResult, done: number, total: number) => void | Promise<void>;
+}
+
+/** Rows or pieces of a task that follow one another. */
+export interface RowRange {
+  /** The first, of all that there are. */
+  readonly from: number;
+  /** After the last. */
+  readonly to: number;
+  /** The same rows without a recipe, as {@linkcode EvaluateOptions.denseRows}. */
+  readonly denseRows?: readonly RowResult[];
+}
+
+/** A task whose rows are read and, where it is a text, cut in pieces of tokens. */
+export interface OpenTask {
+  /** Rows or pieces that there are. */
+  readonly total: number;
+  /**
+   * What one comes to.
+   *
+   * @param before its result without a recipe, which then does not run dense
+   * @throws {Error} If it can't be run, with its line.
+   * @throws The signal's reason, once it is aborted.
+   */
+  run(row: number, before?: RowResult): Promise<RowResult>;
+  /** Closes its sessions. */
+  close(): void;
 }
 
 /** A task's result, and what it is made from. */
@@ -64,6 +98,9 @@ export interface Evaluation {
 /** Tokens of a piece. */
 const PIECE = 1024;
 
+/** Rows that are run together elsewhere: a piece takes seconds, a question some tens of milliseconds. */
+const ROWS_TOGETHER = 8;
+
 /**
  * Evaluates a model on one task.
  *
@@ -75,98 +112,132 @@ export async function evaluateTask(
   input: TaskInput,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  const { limit, part } = options;
+  const { task, name } = input, { seed = 0, context = 0, part, signal } = options;
   if (part !== undefined) checkPart(part);
+  const isText = task.kind === "text" || task.kind === "documents";
+  const shape = isText ? { pieceLength: pieceLengthOf(subject, options), context } : {};
+  const open = await unlessAborted(signal, () => openTask(subject, input, options));
+  if (open === null) {
+    return { rows: [], total: null, result: figuresOf(task, [], { name, complete: false, seed, ...shape }) };
+  }
+  const range = part === undefined ? [0, open.total] as const : rangeOfPart(open.total, part);
+  try {
+    const { rows, complete } = await runAll(open, range, isText ? 1 : ROWS_TOGETHER, options);
+    return {
+      rows,
+      total: open.total,
+      result: figuresOf(task, rows, { name, complete, seed, ...shape }),
+    };
+  } finally {
+    open.close();
+  }
+}
+
+/**
+ * Reads a task's rows.
+ *
+ * @throws As {@linkcode evaluateTask}, or the signal's reason, once it is aborted.
+ */
+export async function openTask(
+  subject: Subject,
+  input: TaskInput,
+  options: EvaluateOptions = {},
+): Promise<OpenTask> {
+  const { limit } = options;
   if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1)) {
     throw new RangeError(`limit: ${limit} found, at least 1 wanted`);
   }
   const text = await readText(input.blob, input.file);
   const { task } = input;
   return task.kind === "text" || task.kind === "documents"
-    ? await evaluateText(subject, input, text, options)
-    : await evaluateRows(subject, input, text, options);
+    ? await openText(subject, input, text, options)
+    : openRows(subject, input, text, options);
 }
 
-async function evaluateText(
-  subject: Subject,
-  { task, name, file }: TaskInput,
-  text: string,
-  options: EvaluateOptions,
-): Promise<Evaluation> {
-  const { prefill = "sparse", seed = 0, context = 0, signal } = options;
-  const pieceLength = options.pieceLength ?? Math.min(PIECE, subject.contextLength);
-  if (!(Number.isInteger(pieceLength) && pieceLength >= 2 && pieceLength <= subject.contextLength)) {
+/** @throws {RangeError} If it, or the context, is out of range. */
+function pieceLengthOf(subject: Subject, { pieceLength, context = 0 }: EvaluateOptions): number {
+  const length = pieceLength ?? Math.min(PIECE, subject.contextLength);
+  if (!(Number.isInteger(length) && length >= 2 && length <= subject.contextLength)) {
     throw new RangeError(
-      `piece length: ${pieceLength} found, 2 to ${subject.contextLength} wanted: the model's context`,
+      `piece length: ${length} found, 2 to ${subject.contextLength} wanted: the model's context`,
     );
   }
-  if (!(Number.isInteger(context) && context >= 0 && context <= pieceLength - 2)) {
-    throw new RangeError(`context: ${context} found, 0 to ${pieceLength - 2} wanted: less than a piece has`);
+  if (!(Number.isInteger(context) && context >= 0 && context <= length - 2)) {
+    throw new RangeError(`context: ${context} found, 0 to ${length - 2} wanted: less than a piece has`);
   }
-  const limit = options.limit ?? task.limit ?? Infinity, most = limit * pieceLength;
-  const encode = async (): Promise<number[]> =>
-    task.kind === "text"
-      ? await encodeText(subject.encode, text, { most, signal })
-      : await joinDocuments(subject.encode, parseRows(text, file, readDocument).map(({ row }) => row), {
-        separator: options.separator ?? 0,
-        most,
-        signal,
-      });
-  const ids = await unlessAborted(signal, encode);
-  if (ids === null) {
-    return {
-      rows: [],
-      total: null,
-      result: figuresOf(task, [], { name, complete: false, seed, pieceLength, context }),
-    };
-  }
-  const pieces = cutPieces(ids, pieceLength, context).slice(0, limit);
+  return length;
+}
+
+async function openText(
+  subject: Subject,
+  { task, file }: TaskInput,
+  text: string,
+  options: EvaluateOptions,
+): Promise<OpenTask> {
+  const { prefill = "sparse", context = 0, signal } = options, length = pieceLengthOf(subject, options);
+  const limit = options.limit ?? task.limit ?? Infinity, most = limit * length;
+  const documents = task.kind === "text"
+    ? splitDocuments(text)
+    : parseRows(text, file, readDocument).map(({ row }) => row);
+  const ids = documents === null
+    ? await encodeText(subject.encode, text, { most, signal })
+    : await joinDocuments(subject.encode, documents, { separator: options.separator ?? 0, most, signal });
+  const pieces = cutPieces(ids, length, context).slice(0, limit);
   if (pieces.length === 0) {
     throw new RangeError(
       `Cannot evaluate ${file}: it has less than ${context === 0 ? "two" : context + 2} tokens`,
     );
   }
   const own = subject.session(), dense = subject.isSparse ? subject.session() : own;
-  const { rows, complete } = await runAll(
-    rowsOfPart(pieces, options.part),
-    options,
-    [own, dense],
-    (piece) => measurePiece(subject, { own, dense }, piece, { prefill, context, signal }),
-  );
-  const result = figuresOf(task, rows, { name, complete, seed, pieceLength, context });
-  return { rows, total: pieces.length, result };
+  return {
+    total: pieces.length,
+    run: (row, before?: RowResult) =>
+      measurePiece(subject, { own, dense }, pieces[row]!, {
+        prefill,
+        context,
+        before: before as PieceResult | undefined,
+        signal,
+      }),
+    close() {
+      own.close();
+      dense.close();
+    },
+  };
 }
 
-async function evaluateRows(
+function openRows(
   subject: Subject,
-  { task, name, file }: TaskInput,
+  { task, file }: TaskInput,
   text: string,
-  options: EvaluateOptions,
-): Promise<Evaluation> {
-  const { prefill = "sparse", seed = 0, signal, limit } = options;
+  { prefill = "sparse", limit, signal }: EvaluateOptions,
+): OpenTask {
   const session = subject.session();
-  const runRows = async <T>(
+  const open = <T, R extends RowResult>(
     read: (value: unknown) => T,
-    score: (row: T) => Promise<RowResult>,
-  ): Promise<Evaluation> => {
+    score: (row: T, before?: R) => Promise<R>,
+  ): OpenTask => {
     const all: Numbered<T>[] = parseRows(text, file, read, limit);
-    const { rows, complete } = await runAll(
-      rowsOfPart(all, options.part),
-      options,
-      [session],
-      ({ row, line }) => atLine(file, line, () => score(row)),
-    );
-    return { rows, total: all.length, result: figuresOf(task, rows, { name, complete, seed }) };
+    return {
+      total: all.length,
+      run: (row, before) => atLine(file, all[row]!.line, () => score(all[row]!.row, before as R | undefined)),
+      close: () => session.close(),
+    };
   };
   switch (task.kind) {
     case "cloze":
-      return await runRows(readCloze, (row) => scoreCloze(subject, session, row, prefill, signal));
+      return open(
+        readCloze,
+        (row, before?: ClozeResult) => scoreCloze(subject, session, row, prefill, signal, before),
+      );
     case "summary":
-      return await runRows(readSummary, (row) => scoreSummary(subject, session, row, prefill, signal));
+      return open(
+        readSummary,
+        (row, before?: SummaryResult) => scoreSummary(subject, session, row, prefill, signal, before),
+      );
     default:
-      return await runRows(
+      return open(
         task.kind === "choices" ? readChoices : readContexts,
-        (row) => scoreChoices(subject, session, row, prefill, signal),
+        (row, before?: ChoiceResult) => scoreChoices(subject, session, row, prefill, signal, before),
       );
   }
 }
@@ -185,25 +256,37 @@ async function unlessAborted<T>(
 }
 
 /** Runs what is not finished, one after the other, until the end or the signal. */
-async function runAll<T>(
-  all: readonly T[],
-  { finished = [], signal, onRow }: EvaluateOptions,
-  sessions: readonly EvalSession[],
-  run: (one: T) => Promise<RowResult>,
+async function runAll(
+  open: OpenTask,
+  [from, to]: readonly [from: number, to: number],
+  together: number,
+  { finished = [], denseRows, runRows, signal, onRow }: EvaluateOptions,
 ): Promise<{ rows: RowResult[]; complete: boolean }> {
-  const rows = finished.slice(0, all.length);
-  try {
-    await unlessAborted(signal, async () => {
-      for (let i = rows.length; i < all.length && !signal?.aborted; i++) {
-        const result = await run(all[i]!);
-        rows.push(result);
-        await onRow?.(result, rows.length, all.length);
-      }
-    });
-  } finally {
-    for (const session of sessions) session.close();
+  const total = to - from, rows = finished.slice(0, total);
+  if (denseRows !== undefined && denseRows.length !== total) {
+    throw new RangeError(`the dense run has ${denseRows.length} rows, ${total} wanted`);
   }
-  return { rows, complete: rows.length === all.length };
+  const add = async (result: RowResult): Promise<void> => {
+    rows.push(result);
+    await onRow?.(result, rows.length, total);
+  };
+  await unlessAborted(signal, async () => {
+    if (runRows === undefined) {
+      for (let i = rows.length; i < total && !signal?.aborted; i++) {
+        await add(await open.run(from + i, denseRows?.[i]));
+      }
+      return;
+    }
+    const ranges: Promise<readonly RowResult[]>[] = [];
+    for (let i = rows.length; i < total; i += together) {
+      const end = Math.min(total, i + together);
+      ranges.push(runRows({ from: from + i, to: from + end, denseRows: denseRows?.slice(i, end) }));
+    }
+    // the first that fails is told by the loop, which may not have come to it yet
+    for (const range of ranges) range.catch(() => {});
+    for (const range of ranges) for (const result of await range) await add(result);
+  });
+  return { rows, complete: rows.length === total };
 }
 
 async function atLine<T>(file: string, line: number, run: () => Promise<T>): Promise<T> {

@@ -237,24 +237,43 @@ function figuresOfPieces(
   seed: number,
 ): TaskResult {
   const weights = rows.map(({ tokens }) => tokens), tokens = weights.reduce((sum, tokens) => sum + tokens, 0);
-  const rate = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / tokens;
+  const sum = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
+  const rate = (values: readonly number[]): number => sum(values) / tokens;
+  const bytes = rows.map((row) => row.bytes);
   const measures = (nll: readonly number[]): Measures => {
     const perplexity = exp(rate(nll)), error = ratioError(nll, weights);
+    const bits = nll.map((nats) => nats / Math.LN2);
     return {
-      metrics: { perplexity: finite(perplexity), nll: finite(rate(nll)) },
-      stderr: { perplexity: error === null ? null : finite(perplexity * error), nll: error },
+      metrics: {
+        perplexity: finite(perplexity),
+        nll: finite(rate(nll)),
+        bitsPerByte: finite(sum(bits) / sum(bytes)),
+      },
+      stderr: {
+        perplexity: error === null ? null : finite(perplexity * error),
+        nll: error,
+        bitsPerByte: ratioError(bits, bytes),
+      },
     };
   };
   const own = measures(rows.map(({ nll }) => nll));
   const start = { ...common(name, rows.map(({ work }) => work), complete), ...own, tokens };
   if (rows.length === 0 || rows[0]!.dense === null) return start;
   const dense = rows.map(({ dense }) => dense!);
-  const kl = dense.map(({ kl }) => kl), agree = dense.map(({ agree }) => agree);
+  const perToken = dense.every(({ kl, agree }) => kl !== undefined && agree !== undefined)
+    ? [["kl", dense.map(({ kl }) => kl!)], ["agreement", dense.map(({ agree }) => agree!)]] as const
+    : [];
   const differences = rows.map(({ nll }, i) => nll - dense[i]!.nll);
   return {
     ...start,
-    metrics: { ...own.metrics, kl: finite(rate(kl)), agreement: finite(rate(agree)) },
-    stderr: { ...own.stderr, kl: ratioError(kl, weights), agreement: ratioError(agree, weights) },
+    metrics: {
+      ...own.metrics,
+      ...Object.fromEntries(perToken.map(([name, sums]) => [name, finite(rate(sums))])),
+    },
+    stderr: {
+      ...own.stderr,
+      ...Object.fromEntries(perToken.map(([name, sums]) => [name, ratioError(sums, weights)])),
+    },
     dense: measures(dense.map(({ nll }) => nll)),
     paired: {
       nll: {

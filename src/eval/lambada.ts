@@ -27,19 +27,29 @@ export interface ClozeResult extends Score {
   readonly work: Work;
 }
 
-/** Scores the last word. @throws {RangeError} If the row can't be tokenised, or is too long. */
+/**
+ * Scores the last word.
+ *
+ * @param before the row's result without the recipe, which then does not run dense
+ * @throws {RangeError} If the row can't be tokenised, or is too long.
+ */
 export async function scoreCloze(
   subject: Subject,
   session: EvalSession,
   row: ClozeRow,
   prefill: EvalPrefill,
   signal?: AbortSignal,
+  before?: ClozeResult,
 ): Promise<ClozeResult> {
   const tokens = tokenizeRequest(subject, row.context, ` ${row.target}`);
   const request = { ...tokens, sparseFrom: sparseFromOf(subject, prefill, tokens) };
   const dense = { ...request, sparseFrom: Infinity };
   const { value: [score, denseScore], ...counted } = await countWork([session], async () => {
     if (!subject.isSparse) return await scoreRequests(session, [request], signal);
+    if (before !== undefined) {
+      const { logProbability, greedy } = before;
+      return [...await scoreRequests(session, [request], signal), { logProbability, greedy }];
+    }
     if (prefill !== "sparse") return await scoreRequests(session, [request, dense], signal);
     const sparse = await scoreRequests(session, [request], signal);
     return [...sparse, ...await scoreRequests(session, [dense], signal)];

@@ -1,4 +1,5 @@
 /** The one thing that is asked of a model: how likely it finds tokens after others. Tokens that sequences have in common run once. */
+import type { Tokenizer } from "../model/tokenizer.ts";
 import { checkSparsity } from "../recipe/dial.ts";
 import type { Model } from "../runtime/model.ts";
 import { type Branch, type Session, type SessionOptions, sparseStart } from "../runtime/session.ts";
@@ -22,6 +23,8 @@ export interface Subject {
   encode(text: string): number[];
   /** Control tokens are left out. */
   decode(ids: readonly number[]): string;
+  /** UTF-8 bytes of text that ids[from…] stand for, control tokens for none. */
+  byteLength(ids: readonly number[], from: number): number;
   /** Tokens that end a text. */
   readonly stopIds: readonly number[];
   /** A new, empty sequence. */
@@ -41,10 +44,19 @@ export function subjectOf(model: Model, { sparsity }: SessionOptions = {}): Subj
     isSparse: model.recipe !== null && (sparsity ?? model.engine.restsAt) !== 0,
     keepDense: model.recipe?.recipe.keepDense ?? 0,
     decode: (ids) => model.description.tokenizer.decode(ids, { skipSpecial: true }),
+    byteLength: (ids, from) => byteLength(model.description.tokenizer, ids, from),
     stopIds: model.description.tokenizer.stopIds,
     encode: (text) => model.description.tokenizer.encode(text),
     session: () => model.session({ sparsity }),
   };
+}
+
+function byteLength(tokenizer: Tokenizer, ids: readonly number[], from: number): number {
+  let bytes = 0;
+  for (let i = from; i < ids.length; i++) {
+    if (!tokenizer.isSpecial(ids[i]!)) bytes += tokenizer.bytesOf(ids[i]!, ids[i - 1]).length;
+  }
+  return bytes;
 }
 
 /** Which positions run sparse: all but `keepDense`; only those of the continuation (`dense` is what the context is); or the last tenth. */

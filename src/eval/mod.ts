@@ -3,7 +3,15 @@
  *
  * @module
  */
-export { type EvaluateOptions, evaluateTask, type Evaluation, type TaskInput } from "./evaluate.ts";
+export {
+  type EvaluateOptions,
+  evaluateTask,
+  type Evaluation,
+  type OpenTask,
+  openTask,
+  type RowRange,
+  type TaskInput,
+} from "./evaluate.ts";
 export {
   type FigureOptions,
   figuresOf,

@@ -42,7 +42,8 @@ export interface ChoiceResult {
  *
  * Where the context is dense (`dense`), the dense run and the sparse one share it.
  *
- * @throws {RangeError} If it can't be tokenised, or is too long.
+ * @param before the row's result without the recipe, which then does not run dense
+ * @throws {RangeError} If it can't be tokenised, or is too long, or `before` is of another row.
  */
 export async function scoreChoices(
   subject: Subject,
@@ -50,6 +51,7 @@ export async function scoreChoices(
   row: ChoiceRow,
   prefill: EvalPrefill,
   signal?: AbortSignal,
+  before?: ChoiceResult,
 ): Promise<ChoiceResult> {
   const count = Math.max(row.contexts.length, row.continuations.length);
   const requests = Array.from({ length: count }, (_, i): Request => {
@@ -57,9 +59,12 @@ export async function scoreChoices(
       request = tokenizeRequest(subject, context, ` ${row.continuations[i % row.continuations.length]}`);
     return { ...request, sparseFrom: sparseFromOf(subject, prefill, request) };
   });
+  if (before !== undefined && before.scores.length !== count) {
+    throw new RangeError(`the dense run scored ${before.scores.length} answers, ${count} wanted`);
+  }
   const { value: [scores, denseScores], kept, dense } = await countWork(
     [session],
-    () => scoreBoth(subject, session, requests, prefill, signal),
+    () => scoreBoth(subject, session, requests, prefill, signal, before),
   );
   const lengths = requests.map((_, i) => [...row.continuations[i % row.continuations.length]!].length);
   return { scores, denseScores, lengths, gold: row.gold, work: { kept, dense, ...positionsOf(requests) } };
@@ -71,10 +76,11 @@ async function scoreBoth(
   requests: readonly Request[],
   prefill: EvalPrefill,
   signal?: AbortSignal,
-): Promise<[scores: number[], denseScores: number[] | null]> {
+  before?: ChoiceResult,
+): Promise<[scores: number[], denseScores: readonly number[] | null]> {
   const score = async (some: readonly Request[]): Promise<number[]> =>
     (await scoreRequests(session, some, signal)).map(({ logProbability }) => logProbability);
-  if (!subject.isSparse) return [await score(requests), null];
+  if (!subject.isSparse || before !== undefined) return [await score(requests), before?.scores ?? null];
   const dense = requests.map((request) => ({ ...request, sparseFrom: Infinity }));
   if (prefill === "sparse") return [await score(requests), await score(dense)];
   const all = await score([...requests, ...dense]);

@@ -18,8 +18,3 @@ export function checkPart({ number, of }: Part): void {
 export function rangeOfPart(total: number, { number, of }: Part): readonly [from: number, to: number] {
   return [Math.floor(total * (number - 1) / of), Math.floor(total * number / of)];
 }
-
-/** The rows of a part; without one all. */
-export function rowsOfPart<T>(all: readonly T[], part: Part | undefined): readonly T[] {
-  return part === undefined ? all : all.slice(...rangeOfPart(all.length, part));
-}

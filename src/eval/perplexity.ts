@@ -9,15 +9,17 @@ import { countWork, type EvalPrefill, type EvalSession, type Subject, type Work 
 export interface PieceResult {
   /** How many were scored: all but the first, or those after the context's next one. */
   readonly tokens: number;
+  /** Bytes of text that these tokens stand for. */
+  readonly bytes: number;
   /** Negative log-likelihood, in nats. */
   readonly nll: number;
   /** Beside the same tokens run dense; null without a recipe. */
   readonly dense: null | {
     readonly nll: number;
-    /** KL(dense || sparse), in nats. */
-    readonly kl: number;
-    /** Tokens at which both find the same next token likeliest. */
-    readonly agree: number;
+    /** KL(dense || sparse), in nats; absent where the dense run is an earlier one, of which only sums are left. */
+    readonly kl?: number;
+    /** Tokens at which both find the same next token likeliest; absent likewise. */
+    readonly agree?: number;
   };
   /** What it took. */
   readonly work: Work;
@@ -68,17 +70,19 @@ export interface PieceSessions {
  * token number `context` (the first is number 0), and with `dense` the context runs dense. Without a context `dense` is as `sparse`.
  *
  * With a recipe it runs dense as well, a chunk of each in turn, so that only a chunk's logits are held; the tokens before the first sparse position
- * run once where what follows fits a chunk.
+ * run once where what follows fits a chunk. `before`, the piece's result without the recipe, spares it that.
  *
+ * @throws {RangeError} If `before` is of another piece.
  * @throws The signal's reason, once it is aborted.
  */
 export async function measurePiece(
   subject: Subject,
   sessions: PieceSessions,
   ids: readonly number[],
-  { prefill, context = 0, signal }: {
+  { prefill, context = 0, before, signal }: {
     readonly prefill: EvalPrefill;
     readonly context?: number;
+    readonly before?: PieceResult;
     readonly signal?: AbortSignal;
   },
 ): Promise<PieceResult> {
@@ -87,20 +91,28 @@ export async function measurePiece(
     : prefill === "dense"
     ? Math.max(subject.keepDense, context)
     : sparseStart(prefill, 0, ids.length, subject.keepDense);
-  const inputs = ids.slice(0, -1);
+  const inputs = ids.slice(0, -1), tokens = inputs.length - context;
+  if (before !== undefined && before.tokens !== tokens) {
+    throw new RangeError(`the dense run scored ${before.tokens} tokens, ${tokens} wanted`);
+  }
   const sums = { nll: 0, denseNll: 0, kl: 0, agree: 0 };
   const { kept, dense } = await countWork([sessions.own, sessions.dense], async () => {
     sessions.own.truncate(0);
     sessions.dense.truncate(0);
     const piece = { ids, inputs, sparseFrom, context };
-    if (!subject.isSparse) return await measureDense(sessions.own, piece, sums, signal);
+    if (!subject.isSparse || before !== undefined) return await measureOne(sessions.own, piece, sums, signal);
     await measureBoth(sessions, piece, sums, signal);
   });
   const { nll, denseNll, kl, agree } = sums;
   return {
-    tokens: inputs.length - context,
+    tokens,
+    bytes: subject.byteLength(ids, context + 1),
     nll,
-    dense: subject.isSparse ? { nll: denseNll, kl, agree } : null,
+    dense: !subject.isSparse
+      ? null
+      : before === undefined
+      ? { nll: denseNll, kl, agree }
+      : { nll: before.nll },
     work: { kept, dense, positions: inputs.length, sparse: Math.max(0, inputs.length - sparseFrom) },
   };
 }
@@ -121,9 +133,9 @@ interface Sums {
   agree: number;
 }
 
-async function measureDense(
+async function measureOne(
   session: EvalSession,
-  { ids, inputs, context }: Piece,
+  { ids, inputs, sparseFrom, context }: Piece,
   sums: Sums,
   signal?: AbortSignal,
 ): Promise<void> {
@@ -131,7 +143,7 @@ async function measureDense(
     session.prefillAll(inputs.slice(first, first + CHUNK), (i, logits) => {
       if (first + i < context) return;
       sums.nll += normalise(logits).logSum - logits[ids[first + i + 1]!]!;
-    });
+    }, { prefill: sparseFrom });
     await pause(signal);
   }
 }

@@ -124,6 +124,13 @@ export function readSummary(value: unknown): SummaryRow {
   return { article: textOf(row, "article"), summary: textOf(row, "summary") };
 }
 
+/** The documents of a text that has lines `<|endoftext|>` between them; null for a text without. */
+export function splitDocuments(text: string): string[] | null {
+  const documents = text.split(/^<\|endoftext\|>\r?\n?/m);
+  if (documents.length === 1) return null;
+  return documents.map((one) => one.replace(/\r?\n$/, "")).filter((one) => one !== "");
+}
+
 /** The text of a row of `{text}`: C4's. */
 export function readDocument(value: unknown): string {
   return textOf(objectOf(value), "text");

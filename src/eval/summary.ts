@@ -54,6 +54,7 @@ export function rouge(candidate: string, reference: string): Rouge {
  * Has an article summarised, greedily, and scores the summary. Too long an article is cut from the left. Where the prompt is dense (`dense`), it runs
  * once for the sparse summary and the dense one.
  *
+ * @param before the row's result without the recipe, which then does not run dense
  * @throws The signal's reason, once it is aborted.
  */
 export async function scoreSummary(
@@ -62,6 +63,7 @@ export async function scoreSummary(
   row: SummaryRow,
   prefill: EvalPrefill,
   signal?: AbortSignal,
+  before?: SummaryResult,
 ): Promise<SummaryResult> {
   const room = subject.contextLength - MAX_TOKENS;
   if (room < 1) throw new RangeError(`the model's context of ${subject.contextLength} holds no article`);
@@ -77,18 +79,23 @@ export async function scoreSummary(
   };
   const { value, kept, dense } = await countWork([session], async () => {
     const after = await read(first), own = await write(subject, session, after, !subject.isSparse, signal);
-    if (!subject.isSparse) return { own, other: null };
+    if (!subject.isSparse || before !== undefined) return { own, other: null };
     if (prefill === "dense") session.truncate(ids.length);
     const afterDense = prefill === "dense" ? after : await read(Infinity);
     return { own, other: await write(subject, session, afterDense, true, signal) };
   });
   const { own, other } = value, positions = ids.length + own.ran;
+  const wholly = other === null ? null : { ...rouge(other.text, row.summary), text: other.text };
   return {
     ...rouge(own.text, row.summary),
     text: own.text,
-    dense: other === null ? null : { ...rouge(other.text, row.summary), text: other.text },
+    dense: before === undefined ? wholly : textOf(before),
     work: { kept, dense, positions, sparse: Math.max(0, positions - first) },
   };
+}
+
+function textOf({ rouge1, rouge2, rougeL, text }: SummaryResult): Rouge & { readonly text: string } {
+  return { rouge1, rouge2, rougeL, text };
 }
 
 /** Takes the best token each time until the stop text, an end-of-text token, or 64 tokens. `ran`: how many of them went through the model. */

@@ -68,8 +68,6 @@ export function applyRecipe(
           packed.set(key, packer.rows(layouts.v, matrix.nIn, owners.map((path) => loaded.factors(path)!.v)));
         }
         const v = packed.get(key)!;
-        const keepsZ = v !== null && v.nOutPadded <= workspace.strides.hidden &&
-          plans.filter((plan) => plan.key === key).length > 1;
         for (const [i, p] of parts.entries()) {
           const path = projectionPath(l, p.name), { mode, threshold, rank } = rules.get(path)!;
           const factors = loaded.factors(path), bias = loaded.bias(path), own = loaded.scale(path);
@@ -86,7 +84,6 @@ export function applyRecipe(
             firstRank: firstRanks[i]!,
             u: factors === null ? null : packer.columns(layouts.u, rank, p.nOut, factors.u),
             takesAll,
-            keepsZ,
             bias: bias === null ? 0 : place(bias),
           };
         }

@@ -7,7 +7,7 @@ import { attend, eachToken, type Span } from "./attend.ts";
 import type { KvCache } from "./kv_cache.ts";
 import { addProduct, type Matrix, multiplyByRule, multiplyVector, readRow } from "./matrix.ts";
 import { gateDense } from "./mlp_rule.ts";
-import { clearTokens, multiplyTokens } from "./multiply_tokens.ts";
+import { addTokens, clearTokens, FOUR, multiplyTokens } from "./multiply_tokens.ts";
 import {
   type Linear,
   type Projection,
@@ -276,7 +276,7 @@ export class Forward {
    * @param y f32, the linear's first output
    * @param x f32[nIn padded]
    * @param forced masks for its projections instead of the rule's test; null keeps the test
-   * @param z where V^T x goes, f32[ranks padded], and whether it is there already
+   * @param hasZ whether V^T x is in the workspace already
    * @returns how many channels were active; with masks given, those of the last one
    */
   project(
@@ -285,7 +285,7 @@ export class Forward {
     x: number,
     sparse: boolean,
     forced: ((name: ProjectionName) => Uint8Array | null) | null = null,
-    z: ProductOfV = { at: this.#s.z, isReady: false },
+    hasZ: boolean = false,
   ): number {
     const k = this.#k, s = this.#s, m = linear.matrix, rule = sparse ? linear.parts[0]!.rule : null;
     let active = m.nIn;
@@ -302,15 +302,13 @@ export class Forward {
       active = multiplyByRule(this.#team, s, m, linear.method, y, x, rule.scale, rule.threshold);
     }
     let rest = x;
-    if (
-      rule !== null && rule.mode !== "low_rank" && rule.v !== null && rule.takesAll !== true && !z.isReady
-    ) {
+    if (rule !== null && rule.mode !== "low_rank" && rule.v !== null && rule.takesAll !== true && !hasZ) {
       rest = s.rest;
       if (linear.method !== "dense") {
         k.maskChannelsF32(s.active, rest, x, rule.scale, rule.threshold, m.nIn);
       }
     }
-    if (rule !== null) this.#addLowRank(linear.parts, y, rest, z);
+    if (rule !== null) this.#addLowRank(linear.parts, y, rest, hasZ);
     for (const p of linear.parts) {
       if (rule !== null) this.#add(p, m, active);
       addBias(this.#k, p, y, rule !== null);
@@ -338,9 +336,7 @@ export class Forward {
         s.replayed + 4 * (p.offset + p.nOut),
       );
       this.#add(p, m, active);
-      if (rule.u !== null) {
-        this.#addLowRank([p], y, rule.takesAll === true ? x : s.rest, { at: s.z, isReady: false });
-      }
+      if (rule.u !== null) this.#addLowRank([p], y, rule.takesAll === true ? x : s.rest, false);
       addBias(this.#k, p, y, true);
     }
     return active;
@@ -365,23 +361,43 @@ export class Forward {
   }
 
   /** y += U z, z = V^T x, of some projections of a linear: V's rows are dense dot products, all in one call, U's columns channels that are always active. */
-  #addLowRank(parts: readonly Projection[], y: number, x: number, z: ProductOfV): void {
+  #addLowRank(parts: readonly Projection[], y: number, x: number, hasZ: boolean): void {
     const s = this.#s, { v } = parts[0]!.rule!;
     if (v === null) return;
-    if (!z.isReady) {
-      multiplyVector(this.#team, s, v, z.at, x, s.ones, -1);
+    if (!hasZ) {
+      multiplyVector(this.#team, s, v, s.z, x, s.ones, -1);
       this.#pass.kept += v.nIn * v.nOut;
     }
     for (const { rule, offset } of parts) {
       const { u, firstRank } = rule!;
-      if (u !== null) addProduct(this.#team, s, u, y + 4 * offset, z.at + 4 * firstRank);
+      if (u !== null) addProduct(this.#team, s, u, y + 4 * offset, s.z + 4 * firstRank);
     }
   }
 
-  /** Where V^T x of token t lies at a site: kept for the site's other linears where they have the same V. */
-  #placeOfZ(rule: SparseRule | null, t: number): number {
-    // only q, k, v, gate and up share one, and while they run nothing else is there
-    return rule?.keepsZ === true ? this.#s.output + 4 * this.#s.strides.hidden * t : this.#s.z;
+  /** The same for tokens `from` to n, whose rows lie xStride and yStride apart. */
+  *#addLowRankOfMany(
+    parts: readonly Projection[],
+    y: number,
+    yStride: number,
+    x: number,
+    xStride: number,
+    from: number,
+    n: number,
+    hasZ: boolean,
+  ): Generator<void, void> {
+    const team = this.#team, s = this.#s, zStride = s.strides.z, { v } = parts[0]!.rule!;
+    if (v === null) return;
+    // fours begin where they do for the other products, whose buffers have room for them; z of tokens that run dense is 0
+    const first = from - from % FOUR, z = s.z + 4 * zStride * first;
+    if (!hasZ) {
+      yield* multiplyTokens(team, s, v, z, zStride, x + 4 * xStride * first, xStride, n - first, false);
+      for (let t = first; t < from; t++) this.#k.fillZeroF32(s.z + 4 * zStride * t, v.nOut);
+      this.#pass.kept += (n - from) * v.nIn * v.nOut;
+    }
+    for (const { rule, offset } of parts) {
+      const { u, firstRank } = rule!, to = y + 4 * yStride * first + 4 * offset;
+      if (u !== null) yield* addTokens(team, s, u, to, yStride, z + 4 * firstRank, zStride, n - first);
+    }
   }
 
   /** normed = rms norm of the stream, whose tokens from `firstSparse` on have a weight of their own. */
@@ -423,12 +439,12 @@ export class Forward {
     for (const linear of this.#w.layers[l]!.sites[site]!) {
       const to = y + 4 * linear.at, rule = linear.parts[0]!.rule;
       const allDense = rule === null || rule.mode === "dense" || sparseFrom >= position + n;
-      const isReady = forceMask === undefined && before !== null && rule !== null &&
+      const hasZ = forceMask === undefined && before !== null && rule !== null &&
         sameProductOfV(before, rule);
-      before = rule;
+      before = shareMask(linear.parts) ? rule : null;
       if (slots !== undefined) {
         const rows = { y: to, yStride, x, xStride };
-        projectTogether(this.#team, slots, linear, rows, sparseFrom - position, isReady);
+        projectTogether(this.#team, slots, linear, rows, sparseFrom - position, hasZ);
       } else if (
         (n === 1 && !exactFirst && options.spans === undefined) || (!allDense && forceMask !== undefined)
       ) {
@@ -436,10 +452,7 @@ export class Forward {
           const at = position + t,
             forced = forceMask === undefined ? null : (name: ProjectionName) => forceMask(l, name, at);
           if (n > 1) s.newInput();
-          this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced, {
-            at: this.#placeOfZ(rule, t),
-            isReady,
-          });
+          this.project(linear, to + 4 * yStride * t, x + 4 * xStride * t, at >= sparseFrom, forced, hasZ);
         }
       } else if (allDense) {
         yield* multiplyTokens(this.#team, s, linear.matrix, to, yStride, x, xStride, n, exactFirst);
@@ -460,7 +473,7 @@ export class Forward {
           n,
           sparseFrom,
           exactFirst,
-          isReady,
+          hasZ,
         );
       }
     }
@@ -473,7 +486,7 @@ export class Forward {
     }
   }
 
-  /** Sparse rule over many tokens: x masked, then the ordinary product; the low-rank part token by token. */
+  /** Sparse rule over many tokens: x masked, then the ordinary product, and the low-rank part's for those that run sparse. */
   *#projectTokens(
     linear: Linear,
     y: number,
@@ -484,7 +497,7 @@ export class Forward {
     n: number,
     sparseFrom: number,
     exactFirst: boolean,
-    isReady: boolean,
+    hasZ: boolean,
   ): Generator<void, void> {
     const k = this.#k, s = this.#s, m = linear.matrix, stride = s.strides.widest;
     const isShared = shareMask(linear.parts);
@@ -504,17 +517,16 @@ export class Forward {
           m.nIn,
         );
         k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
+        k.fillZeroF32(rest + 4 * m.nIn, m.nInPadded - m.nIn);
         for (const p of parts) if (sparse) this.#add(p, m, count);
       }
       const outputs = isShared ? undefined : { from: offset, to: offset + padTo(nOut, 64) };
       if (rule.mode === "low_rank" && sparseFrom <= position) {
         clearTokens(this.#team, y, yStride, m, n, outputs);
       } else yield* multiplyTokens(this.#team, s, m, y, yStride, s.active, stride, n, exactFirst, outputs);
-      for (let t = Math.max(0, sparseFrom - position); t < n; t++) {
-        const rest = rule.takesAll === true ? x + 4 * xStride * t : s.rest + 4 * stride * t;
-        const z = { at: this.#placeOfZ(rule, t), isReady: isReady && isShared };
-        this.#addLowRank(parts, y + 4 * yStride * t, rest, z);
-      }
+      const [rest, restStride] = rule.takesAll === true ? [x, xStride] : [s.rest, stride];
+      const from = Math.max(0, sparseFrom - position), isReady = hasZ && isShared;
+      yield* this.#addLowRankOfMany(parts, y, yStride, rest, restStride, from, n, isReady);
     }
     this.#addBiases(linear, y, yStride, n, sparseFrom - position);
   }
@@ -533,15 +545,9 @@ function shareMask(parts: readonly Projection[]): boolean {
   return parts.every(({ rule }) => rule?.threshold === first?.threshold && rule?.scale === first?.scale);
 }
 
-/** Where V^T x of a token lies, and whether it is there already. */
-interface ProductOfV {
-  readonly at: number;
-  readonly isReady: boolean;
-}
-
 /** Whether V^T x of one linear is that of the next as well: the same V, and the same of x before it. */
 function sameProductOfV(a: SparseRule, b: SparseRule): boolean {
-  if (a.v === null || a.v !== b.v || a.keepsZ !== true) return false;
+  if (a.v === null || a.v !== b.v) return false;
   if (a.takesAll === true) return true;
   return (a.mode === "low_rank") === (b.mode === "low_rank") && a.threshold === b.threshold &&
     a.scale === b.scale;

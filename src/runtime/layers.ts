@@ -26,8 +26,6 @@ export interface SparseRule {
   readonly u: Matrix | null;
   /** Whether v multiplies all of x and not what is left of it beside the active channels. */
   readonly takesAll?: boolean;
-  /** Whether v is also that of the site's other linears, so that V^T x of all tokens is kept for them. */
-  readonly keepsZ?: boolean;
   /** f32[nOut], added at sparse positions; 0 or left out: nothing is. */
   readonly bias?: number;
 }

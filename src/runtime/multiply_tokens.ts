@@ -12,7 +12,7 @@ export const YIELD_AFTER: number = 2 ** 28;
 const MAX_OUTPUTS = 4096;
 
 /** Products are computed for tokens in fours. */
-const FOUR = 4;
+export const FOUR = 4;
 
 /** Some outputs of a matrix: `from` is a multiple of 64, `to` one too or the matrix's end. */
 export interface Outputs {
@@ -76,14 +76,47 @@ export function* multiplyTokens(
   exactFirst: boolean,
   outputs: Outputs = { from: 0, to: m.nOutPadded },
 ): Generator<void, void> {
-  const onBytes = m.layout === "quad-i4" || (m.layout === "group-i4" && team.kernels.build === "relaxed");
-  if (!onBytes) clearTokens(team, y, yStride, m, nTokens, outputs);
   const operands = { team, s, m, y, yStride, x, xStride, nTokens };
-  const [width, product] = onBytes
-    ? byteProduct(operands, exactFirst)
-    : m.layout.endsWith("f32") || m.layout.endsWith("bf16")
+  if (m.layout === "quad-i4" || (m.layout === "group-i4" && team.kernels.build === "relaxed")) {
+    return yield* runProduct(operands, byteProduct(operands, exactFirst), outputs);
+  }
+  clearTokens(team, y, yStride, m, nTokens, outputs);
+  yield* runProduct(operands, sumProduct(operands), outputs);
+}
+
+/**
+ * y += x W^T for many tokens and a factor, which is never int4; otherwise as {@linkcode multiplyTokens}.
+ *
+ * @param x f32[nTokens, xStride], finite from nIn to nInPadded rounded up to 32, where a channel's scale is 0
+ */
+export function* addTokens(
+  team: Team,
+  s: Workspace,
+  m: Matrix,
+  y: number,
+  yStride: number,
+  x: number,
+  xStride: number,
+  nTokens: number,
+): Generator<void, void> {
+  const operands = { team, s, m, y, yStride, x, xStride, nTokens };
+  yield* runProduct(operands, sumProduct(operands), { from: 0, to: m.nOutPadded });
+}
+
+/** A product that adds to y. */
+function sumProduct(operands: Operands): [width: number, product: Product] {
+  const { layout } = operands.m;
+  return layout.endsWith("f32") || layout.endsWith("bf16")
     ? floatProduct(operands)
     : integerProduct(operands);
+}
+
+/** All panels of some outputs, shared out among threads. */
+function* runProduct(
+  { team, m, nTokens }: Operands,
+  [width, product]: [width: number, product: Product],
+  outputs: Outputs,
+): Generator<void, void> {
   const begin = outputs.from / width, units = Math.ceil(Math.min(outputs.to, m.nOutPadded) / width);
   const work = width * nTokens * m.nInPadded;
   // as many for each thread, where that is few
@@ -151,7 +184,9 @@ function floatProduct(
 function integerProduct(
   { team, s, m, y, yStride, x, xStride, nTokens }: Operands,
 ): [width: number, product: Product] {
-  const { nInPadded: nIn, w, rowScale, chunk, layout, nOutPadded } = m, mins = m.withMins ? 1 : 0;
+  const { w, rowScale, chunk, layout, nOutPadded } = m,
+    mins = m.withMins ? 1 : 0,
+    nIn = padTo(m.nInPadded, GROUP);
   const factor = m.channelScale === 0 ? s.ones : m.channelScale, scales = 4 * FOUR * nIn / GROUP;
   packTokens(team, nTokens, (k, four, n) => {
     const at = scales * four, from = x + 4 * FOUR * xStride * four;
@@ -171,7 +206,7 @@ function integerProduct(
     const d = panels + width * nIn, mAt = d + width * nIn / 8;
     if (layout === "group-i4") k.unpackGroupI4(panels, d, mAt, w, rowScale, mins, o, nIn, chunk);
     else if (layout === "channels-i8") k.unpackChannelsI8(panels, d, mAt, w, rowScale, o, nIn, nOutPadded);
-    else k.unpackPairsI8(panels, d, mAt, w, rowScale, o, nIn);
+    else k.unpackPairsI8(panels, d, mAt, w, rowScale, o, m.nInPadded);
     for (let j = 0; j < width && o + j < m.nOut; j += 8) {
       const panel = panels + j * nIn, at = j / 8 * nIn;
       k.gemmI16(

@@ -39,6 +39,30 @@ export interface Tuning {
   choose(shape: Shape): Choice;
 }
 
+/** What was picked for some shapes, as plain data: what another process has to be told to keep a model just so. */
+export interface Picks {
+  readonly touch: Tuning["touch"];
+  readonly choices: readonly { readonly shape: Shape; readonly choice: Choice }[];
+}
+
+/** Writes down what was found for shapes. */
+export function picksOf({ touch, choose }: Tuning, shapes: readonly Shape[]): Picks {
+  return { touch, choices: shapes.map((shape) => ({ shape, choice: choose(shape) })) };
+}
+
+/** Picks that were written down. */
+export function tuningOf({ touch, choices }: Picks): Tuning {
+  const byShape = new Map(choices.map(({ shape, choice }) => [JSON.stringify(shape), choice]));
+  return {
+    touch,
+    choose(shape) {
+      const choice = byShape.get(JSON.stringify(shape));
+      if (choice === undefined) throw new Error(`nothing was picked for ${JSON.stringify(shape)}`);
+      return choice;
+    },
+  };
+}
+
 /** Bytes of made-up weights that are gone through: several times L3, whose contents would flatter sparse kernels. */
 const WEIGHT_BYTES = 96 * 2 ** 20;
 /** Milliseconds that a sample takes at least, and that tuning takes from opening the stopwatch on. */

@@ -29,6 +29,8 @@ export interface Strides {
   readonly gateUp: number;
   /** The widest input of a projection. */
   readonly widest: number;
+  /** Ranks of a linear's projections side by side, and what a product of the last one's may read past it. */
+  readonly z: number;
 }
 
 /** Byte offsets of every buffer. Shapes are given as [rows, columns] of f32 unless said otherwise. */
@@ -74,7 +76,7 @@ export class Workspace {
   readonly list: number;
   /** Records of quantizeQuadI4. */
   readonly quadRecords: number;
-  /** [ranks of all projections of a linear]: z = V^T x; each rank is at most its projection's outputs. */
+  /** [MAX_TOKENS, strides.z]: z = V^T x of all projections of a linear; each rank is at most its projection's inputs and outputs. */
   readonly z: number;
   /** u8[widest / 8]: a mask that a test gave. */
   readonly mask: number;
@@ -110,8 +112,9 @@ export class Workspace {
       mlp = padTo(config.intermediateSize, 64),
       qkv = q + 2 * kv,
       gateUp = 2 * mlp,
-      widest = Math.max(hidden, q, mlp);
-    this.strides = { hidden, q, kv, qkv, mlp, gateUp, widest };
+      widest = Math.max(hidden, q, mlp),
+      z = Math.max(Math.min(hidden, q) + 2 * Math.min(hidden, kv), 2 * Math.min(hidden, mlp)) + 64;
+    this.strides = { hidden, q, kv, qkv, mlp, gateUp, widest, z };
     let at = start;
     const take = (bytes: number): number => {
       const here = at;
@@ -142,7 +145,7 @@ export class Workspace {
     this.table = take((widest / GROUP) * 32);
     this.list = take(2 * LIST_SPAN);
     this.quadRecords = take((widest / 64) * QUAD_RECORD);
-    this.z = outputs();
+    this.z = rows(z);
     this.mask = take(widest / 8);
     this.packed = rows(widest);
     this.tokenScale = take(4 * tokens * (widest / GROUP));

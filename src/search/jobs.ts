@@ -1,9 +1,11 @@
-/** The work of a search in pieces that any worker can do, and what does them. */
+/** The work of a search, or of an evaluation, in pieces that any worker can do, and what does them. */
+import { type EvaluationSetup, packEvaluation, type RowsJob, unpackEvaluation } from "./evaluation.ts";
+import { fromBase64, toBase64 } from "./base64.ts";
 import type { LoadOptions } from "../runtime/model.ts";
 import type { Shares } from "./shares.ts";
 import type { Tables } from "./tables.ts";
 
-/** Everything that a worker has to know before its first job; plain data. */
+/** Everything that a worker has to know of a search before its first job; plain data. */
 export interface Setup {
   /** What `-m` would say. */
   readonly model: string;
@@ -25,7 +27,7 @@ export interface Setup {
   readonly keptFactors: number;
 }
 
-/** A piece of work. */
+/** A piece of a search. */
 export type Job =
   /** The perplexity of each of some samples at a point. Blocks before `split` are as in most other points now: their work may be kept. */
   | {
@@ -44,8 +46,13 @@ export type Job =
     readonly rhos: readonly number[];
   };
 
-/** Does jobs, in any order and as many at a time as it can. */
-export interface Executor {
+/** What workers do. */
+export type WorkSetup = Setup | EvaluationSetup;
+/** A piece of it. */
+export type WorkJob = Job | RowsJob;
+
+/** Does jobs, in any order and as many at a time as it can; a job's result is a list that JSON can hold, of a search's numbers. */
+export interface Executor<J extends WorkJob = Job, V = number> {
   /** Who works, for people. */
   readonly workers: string;
   /**
@@ -53,40 +60,35 @@ export interface Executor {
    *
    * @throws What the job failed with, or the signal's reason.
    */
-  run(job: Job, signal?: AbortSignal): Promise<number[]>;
+  run(job: J, signal?: AbortSignal): Promise<V[]>;
   /** Ends what still runs. */
   close(): Promise<void>;
 }
 
 /** Starts an executor once it is known what there is to work on; the signal ends the start with its reason. */
-export type ExecutorFactory = (setup: Setup, signal?: AbortSignal) => Promise<Executor>;
+export type ExecutorFactory<S extends WorkSetup = Setup, J extends WorkJob = Job, V = number> = (
+  setup: S,
+  signal?: AbortSignal,
+) => Promise<Executor<J, V>>;
 
 /** A setup as text. */
-export function packSetup(setup: Setup): string {
+export function packSetup(setup: WorkSetup): string {
+  if ("tasks" in setup) return packEvaluation(setup);
   const { abs, columnNorm, norms } = setup.tables;
-  return JSON.stringify({ ...setup, tables: [abs, columnNorm, norms].map(toBase64) });
+  const tables = [abs, columnNorm, norms].map(({ buffer, byteOffset, byteLength }) =>
+    toBase64(new Uint8Array(buffer, byteOffset, byteLength))
+  );
+  return JSON.stringify({ ...setup, tables });
 }
 
 /** What {@linkcode packSetup} made. */
-export function unpackSetup(text: string): Setup {
+export function unpackSetup(text: string): WorkSetup {
   const packed = JSON.parse(text) as Omit<Setup, "tables"> & { readonly tables: readonly string[] };
-  const [abs, columnNorm, norms] = packed.tables.map(fromBase64) as [
+  if ("tasks" in packed) return unpackEvaluation(packed);
+  const [abs, columnNorm, norms] = packed.tables.map((text) => new Float32Array(fromBase64(text).buffer)) as [
     Float32Array,
     Float32Array,
     Float32Array,
   ];
   return { ...packed, tables: { abs, columnNorm, norms } satisfies Tables };
-}
-
-function toBase64(values: Float32Array): string {
-  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-  let text = "";
-  for (let at = 0; at < bytes.length; at += 0x8000) {
-    text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
-  }
-  return btoa(text);
-}
-
-function fromBase64(text: string): Float32Array {
-  return new Float32Array(Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer);
 }

@@ -5,7 +5,8 @@
  */
 export type { Step, StepSettings } from "./evolution.ts";
 export type { EvolveSettings, Generation } from "./evolve.ts";
-export type { Executor, ExecutorFactory, Job, Setup } from "./jobs.ts";
+export type { EvaluationSetup, RowsJob, SentTask } from "./evaluation.ts";
+export type { Executor, ExecutorFactory, Job, Setup, WorkJob, WorkSetup } from "./jobs.ts";
 export { inThisThread, inThreads } from "./pool.ts";
 export { sharesFromOfficial } from "./recipe.ts";
 export {

@@ -2,7 +2,7 @@
 import { detectPlatform } from "../platform/detect.ts";
 import type { ModelSource } from "../runtime/model.ts";
 import { Evaluator } from "./evaluator.ts";
-import type { Executor, ExecutorFactory, Job, Setup } from "./jobs.ts";
+import type { Executor, ExecutorFactory, Job, Setup, WorkJob, WorkSetup } from "./jobs.ts";
 
 /** Where a thread's code is: an entry point of the package, whether that is sources or a bundle. */
 const WORKER = "rsparse/search/worker";
@@ -34,18 +34,18 @@ export function inThisThread(source?: ModelSource): ExecutorFactory {
 /** What a thread says. */
 export type FromThread =
   | { readonly ready: true }
-  | { readonly done: number; readonly value: readonly number[] }
+  | { readonly done: number; readonly value: readonly unknown[] }
   | { readonly failed: number | null; readonly name: string; readonly message: string };
 
 /** What a thread is told. */
 export interface ToThread {
   readonly id: number;
-  readonly job: Job;
+  readonly job: WorkJob;
 }
 
 interface Waiting {
-  readonly job: Job;
-  readonly resolve: (value: number[]) => void;
+  readonly job: WorkJob;
+  readonly resolve: (value: unknown[]) => void;
   readonly reject: (reason: unknown) => void;
 }
 
@@ -61,10 +61,12 @@ interface Thread {
  * @param count how many
  * @throws {Error} If there are no threads here, or one can't load the model; the signal's reason, if it is aborted before all have.
  */
-export function inThreads(count: number): ExecutorFactory {
-  return async (setup: Setup, signal?: AbortSignal): Promise<Executor> => {
+export function inThreads<S extends WorkSetup = Setup, J extends WorkJob = Job, V = number>(
+  count: number,
+): ExecutorFactory<S, J, V> {
+  return async (setup: S, signal?: AbortSignal): Promise<Executor<J, V>> => {
     const platform = await detectPlatform(), { startThread } = platform;
-    if (startThread === undefined) throw new Error(`Cannot search on threads: ${platform.runtime} has none`);
+    if (startThread === undefined) throw new Error(`Cannot work on threads: ${platform.runtime} has none`);
     const url = import.meta.resolve(WORKER), waiting: Waiting[] = [], threads: Thread[] = [];
     const signals = new WeakSet<AbortSignal>();
     let ended: Error | null = null;
@@ -94,7 +96,7 @@ export function inThreads(count: number): ExecutorFactory {
             hand(thread);
           },
           end(reason) {
-            const error = new Error(`Cannot go on with the search: one of its threads ended: ${reason}`);
+            const error = new Error(`Cannot go on: one of the threads ended: ${reason}`);
             fail(error);
             reject(error);
           },
@@ -103,7 +105,7 @@ export function inThreads(count: number): ExecutorFactory {
         threads.push(thread);
       });
     const close = async (): Promise<void> => {
-      ended ??= new Error("the search has ended");
+      ended ??= new Error("the work has ended");
       await Promise.all(threads.map(({ terminate }) => terminate()));
     };
     signal?.throwIfAborted();
@@ -130,7 +132,7 @@ export function inThreads(count: number): ExecutorFactory {
             // what runs can't be stopped but by ending the threads, which whoever aborts does next
             signal.addEventListener("abort", () => fail(signal.reason), { once: true });
           }
-          waiting.push({ job, resolve, reject });
+          waiting.push({ job, resolve: (value) => resolve(value as V[]), reject });
           const free = threads.find(({ busy }) => busy === null);
           if (free !== undefined) hand(free);
         }),

@@ -1,21 +1,30 @@
 /**
- * Workers on many machines, by BullMQ on Redis or Valkey. A search puts what its workers have to know under a key that expires when it is gone, and its jobs in one queue for
- * all searches; workers take jobs and find there what they belong to. What a search makes of the results does not depend on who computes them.
+ * Workers on many machines, by BullMQ on Redis or Valkey. A search or an evaluation puts what its workers have to know under a key that expires when it is gone, and its jobs
+ * in one queue for all; workers take jobs and find there what they belong to. What is made of the results does not depend on who computes them.
  */
 import type { Job as QueueJob, Queue, QueueEvents } from "bullmq";
 import type { Redis } from "ioredis";
-import { type Executor, type ExecutorFactory, type Job, packSetup, type Setup, unpackSetup } from "./jobs.ts";
-import { Turns } from "./turns.ts";
+import {
+  type Executor,
+  type ExecutorFactory,
+  type Job,
+  packSetup,
+  type Setup,
+  unpackSetup,
+  type WorkJob,
+  type WorkSetup,
+} from "./jobs.ts";
+import { type AnyExecutor, Turns } from "./turns.ts";
 
 /** Where jobs wait. */
-const QUEUE = "rsparse-search";
-/** What a search left in Redis, by its id. */
-const keyOf = (search: string): string => `rsparse:search:${search}`;
-/** A search that has not said for so long that it lives is gone: its jobs are dropped. */
+const QUEUE = "rsparse-work";
+/** What a search or an evaluation left in Redis, by its id. */
+const keyOf = (work: string): string => `rsparse:work:${work}`;
+/** One that has not said for so long that it lives is gone: its jobs are dropped. */
 const ALIVE_MS = 60_000, BEAT_MS = 10_000;
 /** A job whose worker has not said for so long that it lives is given to another. */
 const LOCK_MS = 10_000, STALLED_MS = 5_000;
-/** How often a search looks whether an event was missed, or Redis has lost a job. */
+/** How often one looks whether an event was missed, or Redis has lost a job. */
 const POLL_MS = 5_000;
 /** Workers that may fail with a job before it counts as the job's own fault. */
 const ATTEMPTS = 3;
@@ -31,12 +40,12 @@ export async function checkQueue(address: string): Promise<void> {
 
 /** What is in the queue. */
 interface Entry {
-  readonly search: string;
-  readonly job: Job;
+  readonly work: string;
+  readonly job: WorkJob;
 }
 
-/** What a worker answers: null where the search was gone. */
-type Answer = readonly number[] | null;
+/** What a worker answers: null where the work was gone. */
+type Answer = readonly unknown[] | null;
 
 /** A URL without its password, for messages. */
 function shown(url: URL): string {
@@ -103,7 +112,7 @@ async function unlessAway(redis: Redis, what: Promise<unknown>): Promise<void> {
 
 interface Pending {
   readonly entry: Entry;
-  readonly resolve: (value: number[]) => void;
+  readonly resolve: (value: unknown[]) => void;
   readonly reject: (reason: unknown) => void;
 }
 
@@ -112,13 +121,17 @@ interface Pending {
  *
  * @param address `redis://…`
  */
-export function inQueue(address: string): ExecutorFactory {
+export function inQueue<S extends WorkSetup = Setup, J extends WorkJob = Job, V = number>(
+  address: string,
+): ExecutorFactory<S, J, V> {
   return async (setup) => {
     const redis = await connect(address), { Queue, QueueEvents } = await import("bullmq");
-    const search = crypto.randomUUID(), packed = packSetup(setup);
+    const work = crypto.randomUUID(), packed = packSetup(setup);
     const beat = async (): Promise<void> => {
-      // also where Redis has forgotten it
-      await redis.set(keyOf(search), packed, "PX", ALIVE_MS);
+      // it may be megabytes: only where it is not there, or Redis has forgotten it
+      if (await redis.pexpire(keyOf(work), ALIVE_MS) === 0) {
+        await redis.set(keyOf(work), packed, "PX", ALIVE_MS);
+      }
     };
     await beat();
     const queue = new Queue<Entry, Answer>(QUEUE, { connection: redis });
@@ -127,13 +140,14 @@ export function inQueue(address: string): ExecutorFactory {
     queue.on("error", () => {});
     events.on("error", () => {});
     await events.waitUntilReady();
-    return new QueueExecutor(search, redis, queue, events, beat);
+    const executor: Executor<WorkJob, unknown> = new QueueExecutor(work, redis, queue, events, beat);
+    return executor as Executor<J, V>;
   };
 }
 
-class QueueExecutor implements Executor {
+class QueueExecutor implements Executor<WorkJob, unknown> {
   readonly workers: string;
-  readonly #search: string;
+  readonly #work: string;
   readonly #redis: Redis;
   readonly #queue: Queue<Entry, Answer>;
   readonly #events: QueueEvents;
@@ -146,13 +160,13 @@ class QueueExecutor implements Executor {
   #count = 0;
 
   constructor(
-    search: string,
+    work: string,
     redis: Redis,
     queue: Queue<Entry, Answer>,
     events: QueueEvents,
     beat: () => Promise<void>,
   ) {
-    this.#search = search;
+    this.#work = work;
     this.#redis = redis;
     this.#queue = queue;
     this.#events = events;
@@ -166,7 +180,7 @@ class QueueExecutor implements Executor {
     ];
   }
 
-  run(job: Job, signal?: AbortSignal): Promise<number[]> {
+  run(job: WorkJob, signal?: AbortSignal): Promise<unknown[]> {
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason);
       if (signal !== undefined && !this.#signals.has(signal)) {
@@ -175,7 +189,7 @@ class QueueExecutor implements Executor {
           for (const { reject } of this.#pending.values()) reject(signal.reason);
         }, { once: true });
       }
-      const id = `${this.#search}_${this.#count++}`, entry: Entry = { search: this.#search, job };
+      const id = `${this.#work}_${this.#count++}`, entry: Entry = { work: this.#work, job };
       this.#pending.set(id, { entry, resolve, reject });
       this.#put(id, entry).catch((error) => {
         this.#pending.delete(id);
@@ -195,7 +209,7 @@ class QueueExecutor implements Executor {
   }
 
   async #leave(jobs: readonly string[]): Promise<void> {
-    await this.#redis.del(keyOf(this.#search));
+    await this.#redis.del(keyOf(this.#work));
     for (const id of jobs) {
       // one that a worker holds can't be removed: it is dropped when it is done
       await this.#queue.remove(id).catch(() => {});
@@ -216,12 +230,12 @@ class QueueExecutor implements Executor {
   #settle(id: string, value: unknown): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
-    const numbers = typeof value === "string" ? JSON.parse(value) as unknown : value;
-    // the worker found no search: Redis had lost it for a moment
-    if (!Array.isArray(numbers)) return void this.#putBack(id, pending);
+    const found = typeof value === "string" ? JSON.parse(value) as unknown : value;
+    // the worker found no work: Redis had lost it for a moment
+    if (!Array.isArray(found)) return void this.#putBack(id, pending);
     this.#pending.delete(id);
     void this.#queue.remove(id).catch(() => {});
-    pending.resolve(numbers);
+    pending.resolve(found);
   }
 
   async #putBack(id: string, { entry, reject }: Pending): Promise<void> {
@@ -251,7 +265,7 @@ class QueueExecutor implements Executor {
       const state = await this.#queue.getJobState(id);
       if (!this.#pending.has(id)) continue;
       if (state === "unknown" && !this.#again.has(id)) {
-        // a worker that takes it finds the search
+        // a worker that takes it finds the work
         await this.#beat();
         await this.#put(id, entry);
       }
@@ -273,23 +287,23 @@ export interface WorkOptions {
   readonly name: string;
   /** Jobs at a time. */
   readonly count: number;
-  /** Makes what does the jobs of a search; it may put another model in the place of the one that is named. */
-  readonly executor: ExecutorFactory;
+  /** Makes what does the jobs; it may put another model in the place of the one that is named. */
+  readonly executor: (setup: WorkSetup, signal: AbortSignal) => Promise<AnyExecutor>;
   /** Ends it: what it holds is given back. */
   readonly signal: AbortSignal;
-  /** Called when it joins a search, and after each job. */
-  readonly onSearch?: (setup: Setup) => void;
+  /** Called when it joins a search or an evaluation, and after each job. */
+  readonly onJoin?: (setup: WorkSetup) => void;
   readonly onJob?: (done: number) => void;
 }
 
 /**
- * Takes jobs of searches until the signal is aborted.
+ * Takes jobs until the signal is aborted.
  *
  * @returns how many jobs it has done
- * @throws {Error} If nobody answers at the address, or it can't do what a search wants: that job is given back.
+ * @throws {Error} If nobody answers at the address, or it can't do what is wanted: that job is given back.
  */
 export async function work(
-  { queue, name, count, executor, signal, onSearch, onJob }: WorkOptions,
+  { queue, name, count, executor, signal, onJoin, onJob }: WorkOptions,
 ): Promise<number> {
   const redis = await connect(queue), { DelayedError, Worker } = await import("bullmq");
   let failure: unknown = null, done = 0, end: () => void = () => {};
@@ -298,7 +312,7 @@ export async function work(
   if (signal.aborted) end();
   const turns = new Turns((setup) => {
     signal.throwIfAborted();
-    onSearch?.(setup);
+    onJoin?.(setup);
     return executor(setup, signal);
   });
   const giveBack = async (job: QueueJob<Entry, Answer>, token: string | undefined): Promise<never> => {
@@ -306,13 +320,13 @@ export async function work(
     throw new DelayedError();
   };
   const worker = new Worker<Entry, Answer>(QUEUE, async (job, token) => {
-    const { search, job: wanted } = job.data;
-    // also while its models are here: a search that was killed leaves many jobs
-    if (await redis.exists(keyOf(search)) === 0) return null;
+    const { work, job: wanted } = job.data;
+    // also while its models are here: one that was killed leaves many jobs
+    if (await redis.exists(keyOf(work)) === 0) return null;
     let isJoined = false;
     try {
-      const value = await turns.use(search, async () => {
-        const packed = await redis.get(keyOf(search));
+      const value = await turns.use(work, async () => {
+        const packed = await redis.get(keyOf(work));
         return packed === null ? null : unpackSetup(packed);
       }, (one) => {
         isJoined = true;

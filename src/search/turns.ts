@@ -1,39 +1,42 @@
-/** A worker's models are of one search at a time, whose jobs come between those of others. */
-import type { Executor, Setup } from "./jobs.ts";
+/** A worker's models are of one search or evaluation at a time, whose jobs come between those of others. */
+import type { Executor, WorkJob, WorkSetup } from "./jobs.ts";
+
+/** Whatever it works for. */
+export type AnyExecutor = Executor<WorkJob, unknown>;
 
 interface Turn {
-  readonly search: string;
-  readonly executor: Promise<Executor>;
+  readonly work: string;
+  readonly executor: Promise<AnyExecutor>;
   readonly jobs: Set<Promise<unknown>>;
 }
 
-/** Has the executor of one search at a time: it is closed for another's once none of its jobs runs any more. */
+/** Has the executor of one search or evaluation at a time: it is closed for another's once none of its jobs runs any more. */
 export class Turns {
-  readonly #open: (setup: Setup) => Promise<Executor>;
+  readonly #open: (setup: WorkSetup) => Promise<AnyExecutor>;
   #turn: Turn | null = null;
 
-  /** @param open makes the executor of a search */
-  constructor(open: (setup: Setup) => Promise<Executor>) {
+  /** @param open makes the executor of some work */
+  constructor(open: (setup: WorkSetup) => Promise<AnyExecutor>) {
     this.#open = open;
   }
 
   /**
-   * Does something with the executor of a search.
+   * Does something with the executor of some work.
    *
-   * @param load gives what the search is, or null where it is gone
-   * @returns null where the search is gone
+   * @param load gives what the work is, or null where it is gone
+   * @returns null where the work is gone
    * @throws What opening the executor failed with, or `run`.
    */
   async use<T>(
-    search: string,
-    load: () => Promise<Setup | null>,
-    run: (executor: Executor) => Promise<T>,
+    work: string,
+    load: () => Promise<WorkSetup | null>,
+    run: (executor: AnyExecutor) => Promise<T>,
   ): Promise<T | null> {
-    if (this.#turn?.search !== search) {
+    if (this.#turn?.work !== work) {
       const setup = await load();
       if (setup === null) return null;
-      // another job of the same search may have been quicker
-      if (this.#turn?.search !== search) this.#begin(search, setup);
+      // another job of the same work may have been quicker
+      if (this.#turn?.work !== work) this.#begin(work, setup);
     }
     const { executor, jobs } = this.#turn!, job = executor.then(run);
     jobs.add(job);
@@ -50,10 +53,10 @@ export class Turns {
     this.#turn = null;
   }
 
-  #begin(search: string, setup: Setup): void {
+  #begin(work: string, setup: WorkSetup): void {
     const before = this.#turn;
     const executor = end(before).then(() => this.#open(setup));
-    this.#turn = { search, executor, jobs: new Set() };
+    this.#turn = { work, executor, jobs: new Set() };
   }
 }
 

@@ -2,7 +2,7 @@
  * Many generations on one model, advancing together: in each round every one of them that is listened to gets a token, and one prompt gets some of its
  * tokens. Rounds are run by whoever waits for a piece, so nothing runs for nobody.
  */
-import { DialLatencies, dialLevels } from "../runtime/dial_latency.ts";
+import { assumedFidelity, createPolicy, dialLevels, LatencyTable, type Policy } from "../deadline/mod.ts";
 import type { Model } from "../runtime/model.ts";
 import { nextTurn } from "../runtime/turn.ts";
 import { MAX_TOKENS } from "../runtime/workspace.ts";
@@ -27,7 +27,7 @@ export interface SchedulerEvents {
   /** A token came, so many milliseconds after the one before it; NaN: the first, or after a pause. */
   token?(ms: number): void;
   /** A generation was ended before its time, by its listener or because that took nothing. */
-  cancelled?(reason: "disconnect" | "stalled"): void;
+  cancelled?(reason: CancelledError["reason"]): void;
   /** A generation was ended by an error. */
   failed?(error: unknown): void;
   /** Work that ran, of a generation that is over. */
@@ -52,10 +52,17 @@ export class QueueFullError extends Error {
   }
 }
 
-/** Thrown at the listener of a generation that was given up, as its listener took nothing. */
-export class StalledError extends Error {
-  /** Always `"StalledError"`. */
-  override readonly name = "StalledError";
+/** Thrown at the listener of a generation that was given up because it has gone, or took nothing. */
+export class CancelledError extends Error {
+  /** Always `"CancelledError"`. */
+  override readonly name = "CancelledError";
+  /** Which of the two. */
+  readonly reason: "disconnect" | "stalled";
+  /** `message` says for how long nothing was taken, or that it has gone. */
+  constructor(reason: CancelledError["reason"], message: string) {
+    super(message);
+    this.reason = reason;
+  }
 }
 
 /** Runs generations; see the module's comment. */
@@ -63,7 +70,10 @@ export class Scheduler {
   readonly #model: Model;
   readonly #limits: SchedulerLimits;
   readonly #events: SchedulerEvents;
-  readonly #latencies: DialLatencies;
+  /** What tokens take at each setting of the dial. */
+  readonly #latencies: LatencyTable;
+  /** Which setting meets a deadline. */
+  readonly #policy: Policy;
   readonly #queue: Sequence[] = [];
   #running: Sequence[] = [];
   /** The round that runs; whoever waits for a piece begins the next. */
@@ -81,7 +91,11 @@ export class Scheduler {
     this.#model = model;
     this.#limits = limits;
     this.#events = events;
-    this.#latencies = new DialLatencies(dialLevels(model.recipe));
+    const levels = dialLevels(model.recipe);
+    this.#latencies = new LatencyTable(
+      levels.map((sparsity) => ({ sparsity, fidelity: assumedFidelity(sparsity) })),
+    );
+    this.#policy = createPolicy("slack", this.#latencies, { explore: true });
   }
 
   /** Generations that wait for their turn. */
@@ -140,11 +154,15 @@ export class Scheduler {
     }
   }
 
-  /** Ends a generation whose listener has gone, or whatever else is `reason`. It runs no further token; its memory is free when the pass that runs has ended. */
-  cancel(sequence: Sequence, reason: unknown = new Error("the generation was cancelled")): void {
+  /** Ends a generation whose listener has gone. It runs no further token; its memory is free when the pass that runs has ended. */
+  cancel(sequence: Sequence): void {
+    this.#cancel(sequence, new CancelledError("disconnect", "whoever asked has gone"));
+  }
+
+  #cancel(sequence: Sequence, error: CancelledError): void {
     if (sequence.isOver) return;
-    this.#fail(sequence, reason);
-    this.#events.cancelled?.(reason instanceof StalledError ? "stalled" : "disconnect");
+    this.#fail(sequence, error);
+    this.#events.cancelled?.(error.reason);
   }
 
   #fail(sequence: Sequence, reason: unknown): void {
@@ -207,7 +225,10 @@ export class Scheduler {
     const before = performance.now() - this.#limits.stallMs;
     for (const sequence of this.#running.filter(isPaused)) {
       if (sequence.waitingSince > before) continue;
-      this.cancel(sequence, new StalledError(`nothing was read for ${this.#limits.stallMs / 1000} s`));
+      this.#cancel(
+        sequence,
+        new CancelledError("stalled", `nothing was read for ${this.#limits.stallMs / 1000} s`),
+      );
     }
   }
 
@@ -236,7 +257,9 @@ export class Scheduler {
   async #decode(): Promise<boolean> {
     const ready = this.#running.filter((sequence) => sequence.next !== null && !isPaused(sequence));
     for (const { session, options: { deadlineMs } } of ready) {
-      if (deadlineMs !== undefined) session!.sparsity = this.#latencies.leastWithin(deadlineMs);
+      if (deadlineMs === undefined) continue;
+      const level = this.#policy.choose({ leftMs: deadlineMs, waiting: [] });
+      session!.sparsity = this.#latencies.levels[level]!.sparsity;
     }
     const steps = ready.map(({ session, next }) => ({ session: session!, id: next! }));
     const found = ready.length > 0 ? await this.#model.decodeTogether(steps) : [];
@@ -296,7 +319,8 @@ export class Scheduler {
     }
     const ms = sequence.lastTokenAt - before;
     if (tokens.length > count) this.#events.token?.(ms);
-    if (ms > 0 && sequence.session !== null) this.#latencies.note(sequence.session.sparsity, ms);
+    const level = sequence.session === null ? -1 : this.#latencies.indexOf(sequence.session.sparsity);
+    if (ms > 0 && level >= 0) this.#latencies.note(level, ms);
     if (sequence.isOver) {
       const { queueMs, firstTokenMs, decodeMs } = sequence.outbox.at(-1)!.end!;
       this.#generationMs += 0.1 * (firstTokenMs - queueMs + decodeMs - this.#generationMs);

@@ -340,6 +340,55 @@ test("eval --part and --join: parts add up to the very result of one run", { ski
   await failure(2, /Cannot keep part 1\/3 for --join: give -o FILE/, [...args, "--part", "1/3"]);
 });
 
+test("eval --dense: rows of a dense run stand for running them again", { skip }, async () => {
+  const args = ["eval", "-m", stories(), "--data", data(), "--piece-length", "64"];
+  const file = (name: string): string => join(folder, name), sparse = ["--recipe", await recipe()];
+  const tasks = ["--tasks", "arc_easy,lambada_openai,wikitext2"];
+  const parts: string[] = [];
+  for (const part of ["1/2", "2/2"]) {
+    const dense = file(`dense ${part[0]}.json`), out = file(`beside ${part[0]}.json`);
+    // more tasks than are asked for
+    await json([
+      ...args,
+      "--tasks",
+      "winogrande,arc_easy,lambada_openai,wikitext2",
+      "--part",
+      part,
+      "-o",
+      dense,
+    ]);
+    await json([...args, ...tasks, ...sparse, "--dense", dense, "--part", part, "-o", out]);
+    parts.push(out);
+  }
+  const found = await json<Document>(["eval", "--join", ...parts]);
+  const wanted = await json<Document>([...args, ...tasks, ...sparse]);
+  const withoutKl = wanted.tasks.map((task) => {
+    const drop = (figures: Readonly<Record<string, number>>): Record<string, number> =>
+      Object.fromEntries(Object.entries(figures).filter(([name]) => name !== "kl" && name !== "agreement"));
+    return { ...task, metrics: drop(task.metrics), stderr: drop(task.stderr) };
+  });
+  assert.ok("kl" in wanted.tasks[2]!.metrics);
+  assert.deepEqual(found.tasks, withoutKl);
+  assert.equal(found.measuredSparsity, wanted.measuredSparsity);
+
+  const dense = file("dense 1.json"), refused = [...args, ...sparse, "--dense", dense, "--part"];
+  await failure(1, /Cannot compare with .*dense 1\.json: its part is "1\/2", "2\/2" wanted/, [
+    ...[...refused, "2/2", "-o", file("x.json"), ...tasks],
+  ]);
+  await failure(1, /its limit is null, 3 wanted/, [
+    ...[...refused, "1/2", "-o", file("x.json"), ...tasks, "--limit", "3"],
+  ]);
+  await failure(1, /its c4 is nothing, "[0-9a-f]{64}" wanted/, [
+    ...[...refused, "1/2", "-o", file("x.json"), "--tasks", "c4"],
+  ]);
+  await failure(1, /Cannot compare with .*beside 1\.json: its recipe is "[0-9a-f]{64}", null wanted/, [
+    ...[...args, ...sparse, "--dense", parts[0]!, "--part", "1/2", "-o", file("x.json"), ...tasks],
+  ]);
+  await failure(2, /Cannot compare with --dense without a recipe: give --recipe FILE/, [
+    ...[...args, "--dense", dense, "--part", "1/2", "-o", file("x.json"), ...tasks],
+  ]);
+});
+
 test("eval --sparsity: the recipe's dial, and what it was is recorded", { skip }, async () => {
   const args = ["eval", "-m", stories(), "--data", data(), "--tasks", "wikitext2", "--limit", "3"];
   const at = async (sparsity: string) =>

@@ -1,15 +1,13 @@
 /** `rsparse search` and `rsparse worker` as a person uses them, on tiny models. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { gzipSync } from "node:zlib";
-import { Redis } from "ioredis";
-import { babbler, CLI, failure, json, rsparse, stories } from "../support/cli.ts";
-import { startRedis } from "../support/redis.ts";
+import { babbler, failure, json, rsparse, stories } from "../support/cli.ts";
+import { heldBy, QUEUE, send, start, until, withQueue } from "../support/queue.ts";
 import { skipWithout } from "../support/shared.ts";
 
 const skip = skipWithout("golden/tiny/llama-f32.gguf") ||
@@ -291,51 +289,6 @@ function linesOf(state: string): number {
   return existsSync(state) ? readFileSync(state, "utf8").split("\n").length - 1 : 0;
 }
 
-/** The program while it runs. */
-interface Started {
-  readonly child: ChildProcess;
-  readonly ended: Promise<{ code: number | null; stderr: string }>;
-  /** Whether it has ended. */
-  readonly isOver: () => boolean;
-  /** What it has said on stderr so far. */
-  readonly said: () => string;
-}
-
-/** Starts the program, and gives what it says on stderr with its end. */
-function start(args: readonly string[]): Started {
-  const [program, ...rest] = [...CLI, ...args] as [string, ...string[]];
-  const child = spawn(program, rest, {
-    stdio: ["ignore", "ignore", "pipe"],
-    env: { ...process.env, NO_COLOR: "1" },
-  });
-  let stderr = "", isOver = false;
-  child.stderr!.setEncoding("utf8").on("data", (text: string) => stderr += text);
-  const ended = new Promise<{ code: number | null; stderr: string }>((resolve) =>
-    child.on("close", (code) => {
-      isOver = true;
-      resolve({ code, stderr });
-    })
-  );
-  return { child, ended, isOver: () => isOver, said: () => stderr };
-}
-
-/** Sends a signal to what may have ended already. */
-function send({ child }: Started, signal: NodeJS.Signals): void {
-  try {
-    process.kill(child.pid!, signal);
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== "ESRCH") throw error;
-  }
-}
-
-async function until(what: string, done: () => boolean | Promise<boolean>): Promise<void> {
-  const end = Date.now() + 120_000;
-  while (!await done()) {
-    if (Date.now() > end) assert.fail(`waited two minutes for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
 /** Searches until its state has so many lines, then sends the signal; begins again where it was too quick. */
 async function stopped(
   args: readonly string[],
@@ -401,37 +354,6 @@ test(
   },
 );
 
-const QUEUE = "bull:rsparse-search";
-
-/** What a test of workers has: a Redis, and programs that are ended with it. */
-interface Queued {
-  readonly url: string;
-  readonly client: Redis;
-  readonly begin: (...args: string[]) => Started;
-  readonly worker: (threads: number, ...more: string[]) => Started;
-  /** Ends the Redis before the test's end. */
-  readonly closeRedis: () => Promise<void>;
-}
-
-async function withQueue(use: (queued: Queued) => Promise<void>): Promise<void> {
-  const redis = await startRedis(), client = new Redis(redis.url), started: Started[] = [];
-  client.on("error", () => {});
-  const begin = (...args: string[]): Started => {
-    const next = start(args);
-    started.push(next);
-    return next;
-  };
-  const worker = (threads: number, ...more: string[]): Started =>
-    begin("worker", "--queue", redis.url, "--threads", String(threads), ...more);
-  try {
-    await use({ url: redis.url, client, begin, worker, closeRedis: () => redis.close() });
-  } finally {
-    for (const one of started) send(one, "SIGKILL");
-    client.disconnect();
-    await redis.close();
-  }
-}
-
 test("worker: three of them, one killed while it holds a job, give what one machine gives", {
   skip: skipSignals,
 }, () =>
@@ -442,21 +364,14 @@ test("worker: three of them, one killed while it holds a job, give what one mach
     await json([...args, one, "--workers", "1"]);
     let isOver = false;
     const running = rsparse([...args, many, "--queue", url, "--json"]).finally(() => isOver = true);
-    /** A job that a worker holds. */
-    const heldBy = async ({ child }: Started): Promise<string | null> => {
-      for (const id of await client.lrange(`${QUEUE}:active`, 0, -1)) {
-        if ((await client.hget(`${QUEUE}:${id}`, "pb"))?.endsWith(`-${child.pid}`)) return id;
-      }
-      return null;
-    };
     // one whose job was done between the look and the kill has lost nothing: then another is killed
     let lost: string | null = null;
     while (lost === null && !isOver) {
       const killed = worker(1);
-      await until("a job in a worker's hands", async () => isOver || await heldBy(killed) !== null);
+      await until("a job in a worker's hands", async () => isOver || await heldBy(client, killed) !== null);
       send(killed, "SIGKILL");
       await killed.ended;
-      lost = await heldBy(killed);
+      lost = await heldBy(client, killed);
     }
     const { code, stdout, stderr } = await running;
     assert.equal(code, 0, stderr);
@@ -464,7 +379,7 @@ test("worker: three of them, one killed while it holds a job, give what one mach
     assert.equal((JSON.parse(stdout) as SearchDocument).recipe, many);
     assert.equal(bytes(many), bytes(one));
     // nothing is left behind but the queue's own books
-    assert.deepEqual((await client.keys("*")).filter((key) => /rsparse:search|_\d+$/.test(key)), []);
+    assert.deepEqual((await client.keys("*")).filter((key) => /rsparse:work|_\d+$/.test(key)), []);
 
     send(workers[0]!, "SIGTERM");
     send(workers[1]!, "SIGINT");
@@ -514,7 +429,7 @@ test("worker: two searches at once, and a search that was killed, whose jobs are
     // those of a first population
     await until("jobs", async () => await waiting() > 200);
     send(gone, "SIGKILL");
-    await client.del(await client.keys("rsparse:search:*"));
+    await client.del(await client.keys("rsparse:work:*"));
     await until("an empty queue", async () => await waiting() === 0);
     await until("the last job's end", async () => await client.llen(`${QUEUE}:active`) === 0);
     const ids = await client.zrange(`${QUEUE}:completed`, "0", "-1");
@@ -546,7 +461,7 @@ test("search --queue: a Redis that loses everything, or what it was told of the 
     await client.flushall();
     worker(1);
     await until("evaluations", () => linesOf(`${many}.search.jsonl`) >= 3);
-    const keys = await client.keys("rsparse:search:*");
+    const keys = await client.keys("rsparse:work:*");
     if (keys.length > 0) await client.del(keys);
     const { code, stderr } = await running;
     assert.equal(code, 0, stderr);

@@ -21,6 +21,10 @@ test("SmolLM2: a text's pieces and continuations have the reference's likelihood
   for (const { ids, nll } of readGoldenPrompts("smollm2/logits.json")) {
     const found = await measurePiece(subject, { own, dense: own }, ids, { prefill: "sparse" });
     assert.equal(found.tokens, nll!.length);
+    // a character may begin in the first token and end in the second
+    const text = subject.decode(ids), bytes = new TextEncoder().encode(text).length;
+    assert.equal(subject.byteLength(ids, 0), bytes, text);
+    assert.equal(found.bytes, bytes - subject.byteLength(ids.slice(0, 1), 0));
     pieces += found.nll - nll!.reduce((sum, value) => sum + value, 0);
     positions += found.tokens;
     const start = Math.ceil(ids.length / 2);

@@ -201,7 +201,8 @@ for (const dtype of ["int4", "int8"] as const) {
         test(
           `SmolLM2 ${dtype}, ${kernels} ${path}, ${what}: mean log-likelihood within ${bar} of the reference`,
           {
-            skip: kernels === "relaxed" ? skipRelaxed : skip,
+            // a way that has no kernel of its own is held against the reference once
+            skip: kernels === "relaxed" && way !== "dense" ? skipRelaxed : skip,
           },
           async () => {
             const model = await open(dtype, kernels, way);

@@ -6,7 +6,8 @@ import { requireShared } from "./shared.ts";
 
 /** Where its weights are. */
 export const CHAT_FOLDER = "golden/tiny/llama3-hf";
-const TEMPLATE = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}" +
+/** Its chat template; a system message has to be the first. */
+export const CHAT_TEMPLATE: string = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}" +
   "{{ raise_exception('the system message has to be the first') }}{% endif %}" +
   "<|begin|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|begin|>assistant: {% endif %}";
 
@@ -19,6 +20,6 @@ export function chatModel(options: LoadOptions = {}): Promise<Model> {
     name,
     blob: new Blob([readFileSync(join(folder, name)) as Uint8Array<ArrayBuffer>]),
   }));
-  const template = { name: "chat_template.jinja", blob: new Blob([TEMPLATE]) };
+  const template = { name: "chat_template.jinja", blob: new Blob([CHAT_TEMPLATE]) };
   return Model.load([...files, template], { kernels: "baseline", threads: 1, ...options });
 }

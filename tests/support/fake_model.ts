@@ -29,6 +29,7 @@ export function fakeModel(logitsOf: LogitsOf, keepDense: number | null, contextL
     isSparse: keepDense !== null,
     keepDense: keepDense ?? 0,
     decode: (ids) => String.fromCharCode(...ids),
+    byteLength: (ids, from) => ids.length - from,
     stopIds: [3],
     encode: (text) => Array.from(text, (character) => character.charCodeAt(0)),
     session: () => fakeSession(logitsOf, ran, keepDense ?? Infinity),

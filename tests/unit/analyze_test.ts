@@ -5,8 +5,8 @@ import { analyzeModel, type AnalyzeOptions, type Omitted } from "../../src/analy
 import { FIGURES } from "../../src/analyze/names.ts";
 import { accountedFor, biasVectors, centre } from "../../src/analyze/bias_rank.ts";
 import { contributionOf, cumulativeShares, largestFirst, marginsOf } from "../../src/analyze/contribution.ts";
-import { csv } from "../../src/analyze/csv.ts";
-import type { Figure } from "../../src/analyze/figure.ts";
+import { csv } from "../../src/plot/csv.ts";
+import type { Figure } from "../../src/plot/figure.ts";
 import { sampleLayers, sampleNote } from "../../src/analyze/layers.ts";
 import { Magnitudes } from "../../src/analyze/magnitudes.ts";
 import { maskOf, MaskStatistics, testsOf } from "../../src/analyze/masks.ts";

@@ -271,6 +271,9 @@ test("evaluateTask: a uniform model's perplexity is its vocabulary", async () =>
   });
   assertNear(result.metrics["perplexity"], 128, 1e-9);
   assertNear(result.stderr["perplexity"], 0, 1e-9);
+  // a token is a byte here
+  assertNear(result.metrics["bitsPerByte"], 7, 1e-9);
+  assertNear(result.stderr["bitsPerByte"], 0, 1e-9);
   // pieces of 4, 4 and 2 tokens, the first of each not scored
   assert.deepEqual([result.n, result.tokens, result.pieceLength], [3, 7, 4]);
   const some = await evaluateTask(fakeModel(uniform, null), input("text:x", "abcdefghij"), {
@@ -283,6 +286,8 @@ test("evaluateTask: a uniform model's perplexity is its vocabulary", async () =>
     /piece length: 9 found, 2 to 8 wanted/,
   );
   await assert.rejects(evaluateTask(fakeModel(uniform, null), input("text:x", "a")), /less than two tokens/);
+  const documents = input("text:x", "ab\n<|endoftext|>\ncde\n");
+  assert.equal((await evaluateTask(fakeModel(uniform, null), documents)).result.tokens, 6);
 });
 
 /** The definition of a piece's sums. */
@@ -404,6 +409,47 @@ test("evaluateTask: rows that are finished don't run again, and the figures are 
     assert.deepEqual(result, whole.result);
     assert.deepEqual(rows, whole.rows.slice(done));
   }
+});
+
+test("evaluateTask: dense rows that are given don't run, and the figures are the same", async () => {
+  const questions = lines(...[0, 1, 1, 0].map((gold, i) => ({ ctx: `q${i}`, choices: ["a", "bb"], gold })));
+  const words = lines({ ctx: "once upon a", target: "time" }, { ctx: "in the", target: "zoo" });
+  const articles = lines(
+    ...["A ball.", "A cat."].map((summary) => ({ article: "Lily saw a ball.", summary })),
+  );
+  for (
+    const [task, text] of [["piqa", questions], ["lambada_openai", words], ["xsum", articles], [
+      "text:x",
+      "some text of ours",
+    ]] as const
+  ) {
+    const options = { pieceLength: 6, part: { number: 1, of: 2 } };
+    const { rows: denseRows } = await evaluateTask(fakeModel(hashedLogits, null), input(task, text), options);
+    const both = await evaluateTask(fakeModel(hashedLogits, 0), input(task, text), options);
+    const model = fakeModel(hashedLogits, 0);
+    const { result } = await evaluateTask(model, input(task, text), { ...options, denseRows });
+    assert.ok(model.ran.flat().every(({ sparse }) => sparse), task);
+    const { kl, agreement, ...metrics } = both.result.metrics,
+      { kl: _, agreement: __, ...stderr } = both.result.stderr;
+    assert.equal(kl !== undefined && agreement !== undefined, task === "text:x");
+    assert.deepEqual(result, { ...both.result, metrics, stderr });
+    await assert.rejects(
+      evaluateTask(fakeModel(hashedLogits, 0), input(task, text), {
+        ...options,
+        denseRows: denseRows.slice(1),
+      }),
+      RangeError,
+    );
+  }
+  const rows = async (text: string): Promise<readonly RowResult[]> =>
+    (await evaluateTask(fakeModel(hashedLogits, null), input("text:x", text), { pieceLength: 6 })).rows;
+  await assert.rejects(
+    evaluateTask(fakeModel(hashedLogits, 0), input("text:x", "longer"), {
+      pieceLength: 6,
+      denseRows: await rows("short"),
+    }),
+    /the dense run scored 4 tokens, 5 wanted/,
+  );
 });
 
 test("evaluateTask: a signal ends it, what is done is returned", async () => {

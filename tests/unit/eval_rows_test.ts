@@ -8,6 +8,7 @@ import {
   readContexts,
   readDocument,
   readText,
+  splitDocuments,
 } from "../../src/eval/rows.ts";
 import { findTaskFile, parseTasks, TASKS } from "../../src/eval/tasks.ts";
 
@@ -120,6 +121,16 @@ test("parseTasks: names, files, and what there is", () => {
   assert.throws(() => parseTasks("text"), /needs a file: text:FILE/);
   assert.throws(() => parseTasks("piqa:"), /needs a file: piqa:FILE/);
   assert.throws(() => parseTasks("piqa,piqa:x"), /piqa is there twice/);
+});
+
+test("splitDocuments: at lines that are the mark alone", () => {
+  assert.equal(splitDocuments("one\ntwo\n"), null);
+  assert.equal(splitDocuments("a mark <|endoftext|>\nin a line"), null);
+  assert.deepEqual(splitDocuments("one\ntwo\n<|endoftext|>\nthree\n\n<|endoftext|>\n"), [
+    "one\ntwo",
+    "three\n",
+  ]);
+  assert.deepEqual(splitDocuments("<|endoftext|>\r\none\r\n<|endoftext|>\r\ntwo"), ["one", "two"]);
 });
 
 test("findTaskFile: the task's own file", () => {

@@ -43,7 +43,9 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "calibrate",
     "eval",
   ],
-  server: ["errors", "model", "recipe", "runtime"],
+  deadline: ["recipe", "runtime/exp"],
+  xr: ["errors", "format", "runtime/exp", "plot", "deadline"],
+  server: ["errors", "model", "recipe", "runtime", "deadline"],
   edge: ["errors", "model", "platform", "runtime", "server"],
   tiny: ["errors", "platform", "hub"],
   mod: ["errors", "format", "model", "recipe", "kernels", "runtime", "calibrate", "platform", "hub"],
@@ -55,6 +57,7 @@ const PACKAGES: { readonly [folder: string]: readonly string[] } = {
   eval: ["js-rouge"],
   plot: ["vega", "vega-lite"],
   search: ["bullmq", "ioredis"],
+  xr: ["@cfworker/json-schema"],
   server: ["hono"],
   cli: ["commander"],
 };

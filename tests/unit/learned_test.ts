@@ -186,6 +186,34 @@ test("learned recipes: V is packed once for projections that share it", { skip }
   }
 });
 
+test("learned recipes: the same bits however a prompt is cut, also where its first positions are dense", {
+  skip,
+}, async () => {
+  for (const dtype of ["f32", "bf16", "int8"] as const) {
+    for (const choices of [{}, { input: "inactive" as const, apart: true }]) {
+      await using model = await open(await learned(choices), { dtype });
+      for (const prefill of [0, 7, 21]) {
+        const run = (cuts: readonly number[]): Float32Array[] => {
+          using session = model.session();
+          const logits: Float32Array[] = [];
+          for (const [i, from] of cuts.entries()) {
+            session.prefillAll(IDS.slice(from, cuts[i + 1]), (_, row) => logits.push(row.slice()), {
+              prefill,
+            });
+          }
+          return logits;
+        };
+        const whole = run([0]);
+        for (const cuts of [[0, 5], [0, 8, 10, 22]]) {
+          run(cuts).forEach((row, t) =>
+            assert.deepEqual(row, whole[t], `${dtype}, sparse from ${prefill}, cut at ${cuts}: token ${t}`)
+          );
+        }
+      }
+    }
+  }
+});
+
 test("learned recipes: the same bits with one thread and with three", {
   skip: skip || noSharedMemoryReason() || false,
 }, async () => {

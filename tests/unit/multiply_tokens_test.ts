@@ -15,7 +15,7 @@ import type { LlamaConfig } from "../../src/model/config.ts";
 import { detectPlatform } from "../../src/platform/detect.ts";
 import { drain } from "../../src/runtime/forward.ts";
 import { type Layout, type Matrix, packRows, placeMatrix, planMatrix } from "../../src/runtime/matrix.ts";
-import { multiplyTokens, type Outputs } from "../../src/runtime/multiply_tokens.ts";
+import { addTokens, multiplyTokens, type Outputs } from "../../src/runtime/multiply_tokens.ts";
 import { MAX_TOKENS, Workspace } from "../../src/runtime/workspace.ts";
 import { randomBlocks } from "../support/blocks.ts";
 import { Random } from "../support/kernels.ts";
@@ -194,6 +194,49 @@ for (const build of ["baseline", "relaxed"] as const) {
     }
   });
 }
+
+test("addTokens: a factor of few channels adds to what is there, and reads nothing that lies beside them", async () => {
+  const random = new Random(94), xStride = 128, stride = padTo(N_OUT, 64) + 64;
+  for (const layout of ["channels-f32", "channels-bf16", "pairs-i8"] as const) {
+    for (const rank of [1, 5, 32, 40]) {
+      const bench = await open("baseline", 1), { kernels, arena, team, workspace } = bench;
+      const balanced = layout === "pairs-i8",
+        plan = planMatrix(layout, rank, N_OUT, { balanced, isFactor: true });
+      const matrix = placeMatrix(plan, (bytes) => arena.allocate(bytes)),
+        weights = random.weights(N_OUT * rank);
+      const src = arena.allocate(4 * weights.length), floats = () => new Float32Array(arena.memory.buffer);
+      floats().set(weights, src / 4);
+      packRows(kernels, matrix, src, 0, N_OUT);
+      // the scales are 1, and 0 for channels that are not there, as fresh memory is
+      if (balanced) floats().fill(1, matrix.channelScale / 4, matrix.channelScale / 4 + rank);
+      for (const nTokens of [1, 6, MAX_TOKENS]) {
+        const rows = padTo(nTokens, 4), x = random.activations(nTokens * xStride);
+        for (let t = 0; t < nTokens; t++) x.fill(1e6, t * xStride + rank, (t + 1) * xStride);
+        const before = random.activations(rows * stride);
+        const xAt = arena.allocate(4 * x.length), y = arena.allocate(4 * before.length);
+        floats().set(x, xAt / 4);
+        floats().set(before, y / 4);
+        drain(addTokens(team, workspace, matrix, y, stride, xAt, xStride, nTokens));
+        bench.checkGuard(layout);
+        for (let t = 0; t < rows; t++) {
+          const what = `${layout}, rank ${rank}, token ${t} of ${nTokens}`;
+          const after = floats().slice(y / 4 + t * stride, y / 4 + (t + 1) * stride);
+          const expected = Array.from(after, (_, o) => {
+            let sum = before[t * stride + o]!;
+            if (o >= N_OUT || t >= nTokens) return sum;
+            for (let r = 0; r < rank; r++) sum += weights[o * rank + r]! * x[t * xStride + r]!;
+            return sum;
+          });
+          const error = Math.hypot(...after.map((v, o) => v - expected[o]!)) / Math.hypot(...expected);
+          assert.ok(error <= bound(layout, "baseline"), `${what}: ${error}`);
+          for (let o = N_OUT; o < stride; o++) {
+            assert.equal(after[o], before[t * stride + o], `${what}: beside it`);
+          }
+        }
+      }
+    }
+  }
+});
 
 test("multiplyTokens: some outputs have the bits of the whole product, and no other is written", async () => {
   const random = new Random(93),

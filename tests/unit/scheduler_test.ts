@@ -1,8 +1,7 @@
-/** How prompts are cut, and which sparsity a deadline chooses. */
+/** How prompts are cut. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Model } from "../../src/mod.ts";
-import { DialLatencies, dialLevels } from "../../src/runtime/dial_latency.ts";
 import { promptPart } from "../../src/server/scheduler.ts";
 import { assertSameBits } from "../support/kernels.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
@@ -39,7 +38,7 @@ test("promptPart: the bits of a prompt that is run in one go, however it is cut"
       ["golden/tiny/llama-f32.gguf", "f32", "baseline"],
       ["golden/tiny/llama-f32.gguf", "int8", "baseline"],
       ["golden/tiny/llama-mixed.gguf", "int4", "baseline"],
-      ["golden/tiny/llama-mixed.gguf", "int4", "relaxed"],
+      ["golden/tiny/llama-mixed.gguf", "int4", "auto"],
     ] as const
   ) {
     await using model = await Model.load(requireShared(file), { dtype, kernels, threads: 1 });
@@ -58,53 +57,4 @@ test("promptPart: the bits of a prompt that is run in one go, however it is cut"
       }
     }
   }
-});
-
-test("DialLatencies: the least sparsity that is fast enough, else the fastest", () => {
-  const latencies = new DialLatencies([0, 0.5, 0.7]);
-  assert.equal(latencies.leastWithin(10), 0, "what was not measured is tried");
-  latencies.note(0, 40);
-  assert.equal(latencies.leastWithin(30), 0.5);
-  latencies.note(0.5, 31);
-  assert.equal(latencies.leastWithin(30), 0.7);
-  latencies.note(0.7, 35);
-  assert.equal(latencies.leastWithin(30), 0.5, "0.7 is slower still");
-  assert.equal(latencies.leastWithin(40), 0);
-  assert.equal(latencies.leastWithin(39), 0.5);
-  // an exponential mean with a tenth of the new
-  latencies.note(0.5, 21);
-  assert.ok(Math.abs(latencies.estimate(0.5)! - 30) < 1e-9);
-  assert.equal(latencies.leastWithin(30), 0.5);
-  latencies.note(0.6, 1);
-  assert.equal(latencies.estimate(0.6), null, "it is no level");
-  assert.throws(() => new DialLatencies([]), RangeError);
-  assert.throws(() => new DialLatencies([0.5, 0.5]), RangeError);
-});
-
-test("DialLatencies: goes back to what is denser when there is time again", () => {
-  const latencies = new DialLatencies([0, 0.5, 0.7]);
-  latencies.note(0, 40);
-  latencies.note(0.5, 40);
-  for (let i = 0; i < 63; i++) {
-    assert.equal(latencies.leastWithin(30), 0.7, String(i));
-    latencies.note(0.7, 20);
-  }
-  // one token in 64 tries the level below; an old mean is replaced, not mended
-  assert.equal(latencies.leastWithin(30), 0.7);
-  latencies.note(0.7, 20);
-  assert.equal(latencies.leastWithin(30), 0.5);
-  latencies.note(0.5, 25);
-  assert.equal(latencies.estimate(0.5), 25);
-  assert.equal(latencies.leastWithin(30), 0, "and the next below, which is as old");
-  latencies.note(0, 39);
-  assert.equal(latencies.leastWithin(30), 0.5);
-});
-
-test("dialLevels: those that the recipe has thresholds for", () => {
-  assert.deepEqual(dialLevels(null), [0]);
-  const of = (points: number[], sparsity: number): number[] =>
-    dialLevels({ recipe: { points, sparsity } as never });
-  assert.deepEqual(of([0, 0.5, 0.9], 0.45), [0, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9]);
-  assert.deepEqual(of([], 0.5), [0, 0.5]);
-  assert.deepEqual(of([0, 0.6], 0.4), [0, 0.3, 0.4, 0.5, 0.6]);
 });

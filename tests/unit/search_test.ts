@@ -7,6 +7,7 @@ import { Random } from "../../src/runtime/random.ts";
 import { fitnessOf, makeChildren, meanFitness, survivors } from "../../src/search/evolution.ts";
 import { evolve, type EvolveSettings, type Generation, mostEvaluations } from "../../src/search/evolve.ts";
 import { afterStep, alongPath, stepWeights } from "../../src/search/greedy.ts";
+import type { EvaluationSetup } from "../../src/search/evaluation.ts";
 import { type Executor, type Job, packSetup, type Setup, unpackSetup } from "../../src/search/jobs.ts";
 import { drawSamples } from "../../src/search/samples.ts";
 import {
@@ -283,9 +284,21 @@ test("unpackSetup: what packSetup made, tables to the bit", () => {
     leastSparsity: 0.5,
     keptFactors: 7,
   };
-  const found = unpackSetup(packSetup(setup));
+  const found = unpackSetup(packSetup(setup)) as Setup;
   assert.deepEqual(found, setup);
   assert.ok(Object.is(found.tables.columnNorm[1], -0));
+});
+
+test("unpackSetup: an evaluation's, files to the byte", () => {
+  const setup: EvaluationSetup = {
+    ...{ model: "smollm2", modelHash: "ab", kernels: "relaxed", dtype: "int8", kv: "bf16", prefill: "dense" },
+    recipe: Uint8Array.from({ length: 70_000 }, (_, i) => i * 7),
+    picks: '{"touch":"plain","choices":[]}',
+    tasks: [{ name: "piqa", file: "a/piqa.jsonl", bytes: Uint8Array.of(0, 255, 10) }],
+    limit: 3,
+  };
+  assert.deepEqual(unpackSetup(packSetup(setup)), setup);
+  assert.deepEqual(unpackSetup(packSetup({ ...setup, recipe: null })), { ...setup, recipe: null });
 });
 
 /** An executor whose jobs end when they are told to, in a list of what has happened. */

@@ -1,6 +1,14 @@
 /** `rsparse eval`: how good a model is on texts and questions, dense, and beside it sparse. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { EvalPrefill, Part, RowResult, TaskChoice, TaskInput, TaskResult } from "../../eval/mod.ts";
+import type {
+  EvalPrefill,
+  EvaluateOptions,
+  Part,
+  RowResult,
+  TaskChoice,
+  TaskInput,
+  TaskResult,
+} from "../../eval/mod.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { Model } from "../../runtime/model.ts";
 import { VERSION } from "../../version.ts";
@@ -27,9 +35,11 @@ interface EvalOptions extends RunOptions {
   readonly limit?: number;
   readonly part?: Part;
   readonly join?: readonly string[];
+  readonly dense?: string;
   readonly pieceLength?: number;
   readonly context?: number;
   readonly prefill: EvalPrefill;
+  readonly queue?: string;
   readonly out?: string;
 }
 
@@ -67,6 +77,14 @@ export function register(program: Command, context: CliContext): void {
       "one of n parts of each task's rows, such as 3/16: n processes or machines share the work, and --join adds up",
       part,
     )
+    .option(
+      "--dense <file>",
+      "what the same part came to without a recipe: it does not run dense again; texts then without kl and agreement",
+    )
+    .option(
+      "--queue <url>",
+      "rows are run by workers anywhere: those of `rsparse worker --queue` with the same redis://host:port",
+    )
     .option("--join <files...>", "no model runs: makes one result of those of all parts")
     .option(
       "-o, --out <file>",
@@ -74,7 +92,7 @@ export function register(program: Command, context: CliContext): void {
     )
     .action((options: EvalOptions, command: Command) =>
       options.join === undefined
-        ? run(context, options)
+        ? run(context, checked(options, command))
         : join(context, options, options.join, command.getOptionValueSource.bind(command))
     );
 }
@@ -85,6 +103,15 @@ function part(text: string): Part {
     throw new InvalidArgumentError("such as 3/16 wanted: the third of sixteen.");
   }
   return { number, of };
+}
+
+/** @throws {UsageError} If options don't go together. */
+function checked(options: EvalOptions, command: Command): EvalOptions {
+  if (options.queue === undefined) return options;
+  if (command.getOptionValueSource("threads") === "cli") {
+    throw new UsageError("Cannot take both --threads and --queue: `rsparse worker` has threads of its own");
+  }
+  return { ...options, threads: 1 };
 }
 
 /** Options that `--join` has a use for. */
@@ -129,8 +156,13 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
   if (part !== undefined && out === undefined && !context.options.json) {
     throw new UsageError(`Cannot keep part ${part.number}/${part.of} for --join: give -o FILE`);
   }
+  if (options.dense !== undefined && options.recipe === undefined) {
+    throw new UsageError("Cannot compare with --dense without a recipe: give --recipe FILE");
+  }
   const inputs = await openTasks(platform, options.tasks, options.data);
   if (out !== undefined) await checkOutput(platform, out, "the results");
+  // told before the model is loaded where there is none
+  if (options.queue !== undefined) await (await import("../../search/queue.ts")).checkQueue(options.queue);
   await withDial(context, options, async (model) => {
     const { subjectOf } = await import("../../eval/mod.ts");
     const subject = subjectOf(model, options),
@@ -138,15 +170,23 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
       rows: { [task: string]: { total: number; results: readonly RowResult[] } } = {},
       tasks: TaskResult[] = [];
     const described = await describeInputs(model, inputs, options);
-    const state = out === undefined
+    const before = options.dense === undefined
       ? null
-      : await EvalState.open(platform, `${out}.rows.jsonl`, { ...described, part: part ?? null }, {
-        signal,
-        onWait: (path) => context.note(waitNote(path)),
-      });
+      : await (await import("../eval_dense.ts")).denseRows(platform, options.dense, model, described, part);
+    const state = out === undefined ? null : await EvalState.open(platform, `${out}.rows.jsonl`, {
+      ...described,
+      part: part ?? null,
+      ...(before === null ? {} : { denseRows: before.sha256 }),
+    }, {
+      signal,
+      onWait: (path) => context.note(waitNote(path)),
+    });
+    const workers = options.queue === undefined
+      ? null
+      : await (await import("../eval_queue.ts")).openWorkers(options.queue, model, inputs, options, signal);
     try {
       let ms = state?.ms ?? 0;
-      for (const input of inputs) {
+      for (const [i, input] of inputs.entries()) {
         if (signal.aborted) break;
         const finished = state?.finished(input.name) ?? [];
         if (finished.length > 0) context.note(`${input.name}: ${finished.length} rows are done already`);
@@ -155,7 +195,7 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
           subject,
           input,
           finished,
-          { ...options, seed },
+          { ...options, seed, denseRows: before?.rows[input.name], runRows: workers?.run(i) },
           async (row, took) => {
             ms += took;
             await state?.add(input.name, row, took);
@@ -176,6 +216,7 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
       await finish(context, part === undefined ? document : partDocument(part), out);
       if (!signal.aborted) await state?.remove();
     } finally {
+      await workers?.close();
       await state?.close();
     }
     context.note(
@@ -190,12 +231,12 @@ async function evaluateOne(
   subject: ReturnType<typeof import("../../eval/mod.ts").subjectOf>,
   input: TaskInput,
   finished: readonly RowResult[],
-  options: EvalOptions & { readonly seed: number },
+  options: EvalOptions & Pick<EvaluateOptions, "denseRows" | "runRows"> & { readonly seed: number },
   onRow: (row: RowResult, ms: number) => Promise<void>,
 ): ReturnType<typeof import("../../eval/mod.ts").evaluateTask> {
   const { evaluateTask } = await import("../../eval/mod.ts");
   const { progress, signal } = context,
-    { prefill, limit, pieceLength, context: unscored, part, seed } = options;
+    { prefill, limit, pieceLength, context: unscored, part, seed, denseRows, runRows } = options;
   let last = performance.now();
   try {
     const evaluated = await evaluateTask(subject, input, {
@@ -207,6 +248,8 @@ async function evaluateOne(
       seed,
       signal,
       finished,
+      denseRows,
+      runRows,
       onRow: async (row, done, total) => {
         const now = performance.now();
         progress.update(input.name, done, total, "rows");
@@ -303,6 +346,7 @@ async function describeInputs(
     limit: options.limit ?? null,
     pieceLength: options.pieceLength ?? null,
     context: options.context ?? 0,
+    ...(options.dense === undefined ? {} : { dense: "from a file" }),
     files,
   };
 }

@@ -1,7 +1,8 @@
-/** `rsparse worker`: does the work of searches that other machines have begun. */
+/** `rsparse worker`: does the work of searches and evaluations that other machines have begun. */
 import { hostname } from "node:os";
 import process from "node:process";
 import type { Command } from "commander";
+import type { WorkJob, WorkSetup } from "../../search/jobs.ts";
 import { integer } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 
@@ -15,11 +16,11 @@ interface WorkerOptions {
 export function register(program: Command, context: CliContext): void {
   program.command("worker")
     .description(
-      "take jobs of searches from a queue until it is asked to end; what it holds then is given back",
+      "take jobs of searches and evaluations from a queue until it is asked to end; what it holds then is given back",
     )
     .requiredOption(
       "--queue <url>",
-      "where searches put their jobs: redis://[[user:]password@]host[:port], or rediss://",
+      "where they put their jobs: redis://[[user:]password@]host[:port], or rediss://",
     )
     .option(
       "--threads <n>",
@@ -28,7 +29,7 @@ export function register(program: Command, context: CliContext): void {
     )
     .option(
       "-m, --model <model>",
-      "take this for the model that a search names, where it is not under that name here",
+      "take this for the model that is named, where it is not under that name here",
     )
     .action((options: WorkerOptions) => run(context, options));
 }
@@ -47,10 +48,13 @@ async function run(context: CliContext, { queue, threads, model }: WorkerOptions
       queue,
       name: `${hostname()}-${process.pid}`,
       count,
-      executor: (setup) => inThreads(count)({ ...setup, model: model ?? setup.model }),
+      executor: (setup, signal) =>
+        inThreads<WorkSetup, WorkJob, unknown>(count)({ ...setup, model: model ?? setup.model }, signal),
       signal: asked.signal,
-      onSearch: (setup) =>
-        context.note(`joining a search with ${model ?? setup.model}, ${setup.kernels} kernels`),
+      onJoin: (setup) => {
+        const what = "tasks" in setup ? "an evaluation" : "a search";
+        context.note(`joining ${what} with ${model ?? setup.model}, ${setup.kernels} kernels`);
+      },
       onJob: (done) => context.progress.update("jobs", done, null, "done"),
     });
     context.note(`${done} jobs done`);

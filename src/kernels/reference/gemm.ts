@@ -1,4 +1,4 @@
-import { GROUP, type Kernels } from "../kernels.ts";
+import { GROUP, type Kernels, padTo } from "../kernels.ts";
 import { signedByte } from "./int8.ts";
 import {
   bf16Lane,
@@ -175,8 +175,8 @@ export function gemmKernels(memory: WebAssembly.Memory): Gemm {
         m,
         o,
         16,
-        nIn,
-        (o, c) => signedByte(u8[w + pairsI8Offset(o, c, nIn)]!, pairsI8Bias(o)),
+        padTo(nIn, GROUP),
+        (o, c) => c < nIn ? signedByte(u8[w + pairsI8Offset(o, c, nIn)]!, pairsI8Bias(o)) : 0,
         (o) => f32[(rowScale >>> 2) + o]!,
         () => 0,
       );

@@ -1,8 +1,8 @@
-/** What an analysis gives. */
+/** What is drawn, with its numbers. */
 
 /** A plot and its numbers. */
 export interface Figure {
-  /** As `--only` has it, and its files: `NAME.svg`, `NAME.csv`. */
+  /** Of its files: `NAME.svg`, `NAME.csv`. */
   readonly name: string;
   /** For people. */
   readonly title: string;

@@ -1,0 +1,111 @@
+/**
+ * XRBench, a real-time workload of several models: the published harness to the bit, and with its defects repaired. Apart from the core:
+ * `import { simulate } from "rsparse/xr"`.
+ *
+ * @module
+ */
+export {
+  builtinHardware,
+  type BuiltinModel,
+  builtinModels,
+  builtinScenario,
+  builtinScenarios,
+} from "./builtin.ts";
+export {
+  assumedFidelity,
+  createPolicy,
+  DEFAULT_FEEDBACK,
+  type FeedbackRule,
+  type FeedbackState,
+  feedbackStep,
+  LatencyTable,
+  type Level,
+  logGain,
+  logRealTime,
+  perplexityFidelity,
+  POLICIES,
+  type Policy as DialPolicy,
+  type PolicyOptions,
+  queueLevel,
+  type ReplayedToken,
+  replayTokens,
+  type Situation,
+  slackLevel,
+  type Waiting,
+  type WantedToken,
+} from "../deadline/mod.ts";
+export { type Dial, dialExecutor } from "./dial.ts";
+export { FormatError, XrError, type XrErrorCode } from "../errors.ts";
+export { type BatchEntry, csvOf, parseBatch, runEntry } from "./batch.ts";
+export { type ComparedRow, compareResults, parseResults } from "./compare.ts";
+export { scheduleCsv, sixDecimals, summaryCsv } from "./csv.ts";
+export {
+  type Executor,
+  type Job,
+  type JobCost,
+  type ModelCost,
+  type Policy,
+  tableExecutor,
+  type WaitingFrame,
+} from "./executor.ts";
+export {
+  type Accelerator,
+  costsOf,
+  type Hardware,
+  HARDWARE_SCHEMA,
+  parseHardware,
+  type Setting,
+} from "./hardware.ts";
+export { countLayers, type LayerCounts } from "./layers.ts";
+export { drawFrames, type Frame, type LoadOptions } from "./load.ts";
+export type { LogEntry, Reason, Request } from "./log.ts";
+export { type MScenario, readMScenario } from "./m_reader.ts";
+export { compareNames } from "./names.ts";
+export { LibcRandom } from "./random.ts";
+export {
+  type LogRow,
+  type ModelResult,
+  resultOf,
+  type Run,
+  runOn,
+  type RunOptions,
+  type RunResult,
+  runScenario,
+} from "./run.ts";
+export {
+  type Layer,
+  parseScenario,
+  type Scenario,
+  SCENARIO_SCHEMA,
+  type ScenarioModel,
+  withProbability,
+} from "./scenario.ts";
+export {
+  energyScore,
+  type Lateness,
+  type ModelScore,
+  realTimeScore,
+  scoreLog,
+  type ScoreOptions,
+  type Scores,
+} from "./scores.ts";
+export { type Order, simulate, type Simulation, type SimulationOptions } from "./simulate.ts";
+export {
+  type Mode,
+  namesOn,
+  readSwitches,
+  SWITCH_NAMES,
+  SWITCHES,
+  type Switches,
+  type SwitchName,
+} from "./switches.ts";
+export {
+  type Cell,
+  type Change,
+  type FixEffect,
+  fixEffects,
+  suiteOf,
+  sweep,
+  type SweepOptions,
+} from "./sweep.ts";
+export { parseTrace, type Trace, TRACE_SCHEMA, type TraceFile, traceOf } from "./trace.ts";

@@ -1,0 +1,95 @@
+/** `rsparse serve` as tests start it. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { CHAT_FOLDER, CHAT_TEMPLATE } from "./chat_model.ts";
+import { CLI } from "./cli.ts";
+import { requireShared } from "./shared.ts";
+
+/** A server in a process of its own. */
+export interface ServeProcess {
+  /** `http://127.0.0.1:…`, once it listens. */
+  readonly url: string;
+  readonly pid: number;
+  /** What it has said on stderr. */
+  said(): string;
+  send(signal: "SIGINT" | "SIGTERM" | "SIGKILL"): void;
+  /** Its exit status. */
+  readonly ended: Promise<number>;
+}
+
+/** Starts it on a free port; resolves when it listens, which is before the model is loaded. */
+export async function startServe(args: readonly string[]): Promise<ServeProcess> {
+  const [program, ...before] = CLI as [string, ...string[]];
+  const child = spawn(program, [...before, "serve", "--port", "0", ...args], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let stderr = "", stdout = "";
+  child.stdout.setEncoding("utf8").on("data", (text: string) => stdout += text);
+  child.stderr.setEncoding("utf8").on("data", (text: string) => stderr += text);
+  let isOver = false;
+  const ended = new Promise<number>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code, signal) => {
+      isOver = true;
+      if (stdout !== "") reject(new Error(`on stdout: ${stdout}`));
+      else resolve(code ?? (signal === null ? -1 : -2));
+    });
+  });
+  const where = /listening on (http:\S+)/;
+  await until("a server that listens", () => where.test(stderr) || isOver, () => stderr);
+  const url = where.exec(stderr)?.[1];
+  assert.ok(url !== undefined, `it ended: ${stderr}`);
+  return {
+    url,
+    pid: child.pid!,
+    said: () => stderr,
+    // not child.kill: see process.ts
+    send: (signal) => void process.kill(child.pid!, signal),
+    ended,
+  };
+}
+
+/** Runs `use` on a server whose model is loaded, and ends it as Ctrl-C does. */
+export async function withServe(
+  args: readonly string[],
+  use: (server: ServeProcess) => Promise<void>,
+): Promise<void> {
+  const server = await startServe(args);
+  let wasAsked = false;
+  try {
+    await until("the model", () => server.said().includes("ready: "), server.said);
+    await use(server);
+    server.send("SIGINT");
+    wasAsked = true;
+    assert.equal(await server.ended, 0, server.said());
+  } finally {
+    if (!wasAsked) server.send("SIGKILL");
+  }
+}
+
+/** Waits until `isTrue`; fails after half a minute, with what `explain` says. */
+export async function until(
+  what: string,
+  isTrue: () => boolean | Promise<boolean>,
+  explain: () => string = () => "",
+): Promise<void> {
+  const began = performance.now();
+  while (!await isTrue()) {
+    assert.ok(performance.now() - began < 30_000, `waited in vain for ${what}: ${explain()}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** A folder below `parent` with the babbling model and its chat template. */
+export function chatFolder(parent: string): string {
+  const folder = join(parent, "babbler");
+  mkdirSync(folder, { recursive: true });
+  for (const name of ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]) {
+    copyFileSync(join(requireShared(CHAT_FOLDER), name), join(folder, name));
+  }
+  writeFileSync(join(folder, "chat_template.jinja"), CHAT_TEMPLATE);
+  return folder;
+}
