@@ -17,7 +17,7 @@ const SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 /** Makes it where there is no tiny; returns what takes it away again. */
 export function standInForTiny(): () => void {
   if (existsSync(PACK)) return () => {};
-  const folder = mkdtempSync(join(tmpdir(), "rsparse-stand-in-")), model = join(folder, "stand-in");
+  const folder = mkdtempSync(join(tmpdir(), "rsparse-stand-in-")), model = join(folder, "tiny");
   const remove = (): void => rmSync(PACK, { force: true });
   process.once("exit", remove);
   try {
