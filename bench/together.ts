@@ -7,9 +7,9 @@ import assert from "node:assert/strict";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { syntheticRecipe } from "../src/cli/bench/recipes.ts";
-import { SHAPES } from "../src/cli/bench/shapes.ts";
 import { syntheticModel } from "../src/cli/bench/synthetic_model.ts";
 import { type LoadedRecipe, type LoadOptions, Model, type Session } from "../src/mod.ts";
+import { TINY } from "./shapes.ts";
 import { engineName } from "./timing.ts";
 
 const { values } = parseArgs({
@@ -23,17 +23,6 @@ const { values } = parseArgs({
     reps: { type: "string", default: "15" },
   },
 });
-/** The embedded model's shape. */
-const TINY = {
-  ...SHAPES["smollm2-135m"],
-  hiddenSize: 384,
-  intermediateSize: 1024,
-  numHiddenLayers: 8,
-  numAttentionHeads: 6,
-  numKeyValueHeads: 2,
-  vocabSize: 6144,
-  maxPositionEmbeddings: 1024,
-};
 const PROMPT = 48, reps = Number(values.reps);
 
 async function open(): Promise<Model> {

@@ -31,7 +31,7 @@ const LIMITS: { readonly [edge in Edge]: { readonly memory: number; readonly cpu
   supabase: { memory: 256, cpu: 2 },
 };
 /** Processes of each example that are started; the median of what they took counts. */
-const RUNS = 3;
+const RUNS = 9;
 /** Tokens that speed is taken from, at 50 %. */
 const TOKENS = 200;
 const TICKS = 100; // of /proc: a second's

@@ -1,11 +1,11 @@
-/** OpenAI's own clients, for JavaScript and Python, that the server is tested with: pinned, and installed where tests run alone. */
+/** What the server is tested with: OpenAI's own clients, for JavaScript and Python, and Caddy. Pinned, and installed where tests run alone. */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { OPENAI_FOLDER, PYTHON_CLIENT } from "../tests/support/openai.ts";
 
-/** Installs what is not there as it is pinned. Returns why the one for Python can't be had, or null. */
+/** Installs what is not there as it is pinned. Returns why what comes by pip can't be had, or null. */
 export function installOpenai(): string | null {
   installOnce("package-lock.json", () => {
     run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);

@@ -1,7 +1,7 @@
 /**
  * `deno task test [--runtime NAME] [FILTER]`: every test under `tests/` whose path contains FILTER, on Deno, Node 20,
- * Node 24 and Bun; those that a page can run in Chromium; those of the page of `examples/browser` in Chromium and Firefox (`page-chromium`, `page-firefox`); those
- * of `tests/workerd` with workerd, which Deno starts; and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
+ * Node 24 and Bun; those that a page can run in Chromium; those of `tests/workerd` with workerd, which Deno starts; those of the page of `examples/browser` in
+ * Chromium and Firefox (`page-chromium`, `page-firefox`); and the examples of the docstrings on Deno. The last line counts tests over all runtimes.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -12,6 +12,7 @@ import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
 import { findWorkerd } from "../tests/support/edge.ts";
 import { type BrowserName, BROWSERS } from "../tests/support/page.ts";
+import { standInForTiny } from "../tests/support/stand_in.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
@@ -37,12 +38,9 @@ const JOB_BYTES = 2.5e9;
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
-/** Tests that drive a browser. */
-const PAGE_TESTS = "tests/page/";
-/** Tests of what runs in workerd; their runner is Deno's. */
-const WORKERD_TESTS = "tests/workerd/";
-
 type RuntimeName = Runtime["name"] | "chromium" | "workerd" | `page-${BrowserName}`;
+/** Tests of what runs in workerd, whose runner is Deno's; of what only Deno has; and of the page, which drive a browser. */
+const WORKERD = /^tests\/workerd\//, DENO = /^tests\/deno\//, PAGE = /^tests\/page\//;
 
 interface Job {
   readonly runtime: RuntimeName;
@@ -214,6 +212,20 @@ function filesWithExamples(): string[] {
     .filter((path) => path.endsWith(".ts") && /^ \* ```ts/m.test(readFileSync(join(ROOT, path), "utf8")));
 }
 
+function pageName(browser: BrowserName): `page-${BrowserName}` {
+  return `page-${browser}`;
+}
+
+/** A browser and the threads of its model are a machine's work: such a job is a heavy one. */
+function pageJob(browser: BrowserName, file: string): Job {
+  return {
+    runtime: pageName(browser),
+    what: file,
+    command: [process.execPath, "test", "-A", "--no-check", "--quiet", file],
+    env: { RSPARSE_PAGE_BROWSER: browser },
+  };
+}
+
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
     options: { runtime: { type: "string" } },
@@ -226,12 +238,12 @@ async function main(): Promise<number> {
   const { pulledModel } = await import("../tests/support/models.ts");
   await pulledModel();
 
-  const found = runtimes(), pages = BROWSERS.map((browser) => `page-${browser}` as const);
+  const found = runtimes(), hasWorkerd = findWorkerd() !== null;
   const names: readonly RuntimeName[] = [
     ...found.map(({ name }) => name),
     "chromium",
-    ...findWorkerd() === null ? [] : ["workerd" as const],
-    ...pages,
+    ...hasWorkerd ? ["workerd" as const] : [],
+    ...BROWSERS.map(pageName),
   ];
   const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
@@ -258,10 +270,12 @@ async function main(): Promise<number> {
   if (typeof redis === "string") console.log(`redis: not to be had, tests of the queue will fail: ${redis}`);
 
   const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
-  const isOfOne = (path: string): boolean => path.startsWith(PAGE_TESTS) || path.startsWith(WORKERD_TESTS);
-  const files = all.filter((path) => !isOfOne(path));
-  const pageFiles = all.filter((path) => path.startsWith(PAGE_TESTS));
-  const inWorkerd = all.filter((path) => path.startsWith(WORKERD_TESTS));
+  const inWorkerd = all.filter((path) => WORKERD.test(path)), inDeno = all.filter((path) => DENO.test(path));
+  const pageFiles = all.filter((path) => PAGE.test(path));
+  const takeAway = standInForTiny();
+  const files = all.filter((path) => ![WORKERD, DENO, PAGE].some((pattern) => pattern.test(path)));
+  const filesOf = (name: RuntimeName): readonly string[] =>
+    name === "workerd" ? inWorkerd : name === "deno" ? [...files, ...inDeno] : files;
   const jobs: Job[] = [], alone: Job[] = [];
   if (files.some((path) => path.startsWith("tests/e2e/serve"))) {
     const reason = installOpenai();
@@ -270,7 +284,7 @@ async function main(): Promise<number> {
     }
   }
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
-    jobs.push(...jobsOf(runtime.name, files, (some) => testCommand(runtime, some)));
+    jobs.push(...jobsOf(runtime.name, filesOf(runtime.name), (some) => testCommand(runtime, some)));
     if (runtime.name === "deno") {
       const examples = filesWithExamples().filter((path) => path.includes(filter));
       const command = [...runtime.command.slice(0, 1), "test", "-A", "--quiet", "--doc", ...examples];
@@ -284,11 +298,9 @@ async function main(): Promise<number> {
     );
   }
   const totals = new Map<RuntimeName, Counts>(), none = { passed: 0, failed: 0, skipped: 0 };
-  const hasJob = (name: RuntimeName): boolean => jobs.some(({ runtime }) => runtime === name);
   for (const name of chosen) {
     if (name === "chromium" || name.startsWith("page-")) continue;
-    // a filter that means tests of one runtime leaves the others nothing to run, and is none that matches nothing
-    if (hasJob(name) || all.length === 0) totals.set(name, { ...none });
+    if (filesOf(name).length > 0 || all.length === 0) totals.set(name, { ...none });
   }
   if (chosen.includes("chromium")) {
     const inPage = files.filter(canRunInChromium);
@@ -301,18 +313,12 @@ async function main(): Promise<number> {
       totals.set("chromium", { ...none });
     }
   }
-  for (const [i, browser] of BROWSERS.entries()) {
-    const name = pages[i]!, isHere = typeof (browser === "firefox" ? firefox : chromium) !== "string";
+  for (const browser of BROWSERS) {
+    const name = pageName(browser), isHere = typeof (browser === "firefox" ? firefox : chromium) !== "string";
     if (!chosen.includes(name) || pageFiles.length === 0) continue;
     if (isHere || process.env["CI"]) totals.set(name, { ...none });
-    if (!isHere) continue;
     // a browser and the threads of its model are a machine's work: nothing runs beside them
-    alone.push(...pageFiles.map((file): Job => ({
-      runtime: name,
-      what: file,
-      command: [process.execPath, "test", "-A", "--no-check", "--quiet", file],
-      env: { RSPARSE_PAGE_BROWSER: browser },
-    })));
+    if (isHere) alone.push(...pageFiles.map((file) => pageJob(browser, file)));
   }
   jobs.sort((a, b) => turnOf(a) - turnOf(b));
   const work = async (jobs: Job[]): Promise<void> => {
@@ -327,6 +333,7 @@ async function main(): Promise<number> {
   const atOnce = Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / JOB_BYTES), 4));
   await Promise.all(Array.from({ length: atOnce }, () => work(jobs)));
   await work(alone);
+  takeAway();
 
   const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
   console.log("");

@@ -11,14 +11,9 @@ import { kernelsUrl, tinyUrl } from "rsparse/tiny";
 /** 512 MB hold many of its generations: a page of 64 positions takes 0.5 MB. */
 const OPTIONS = { modelName: "tiny", maxSequences: 8, maxQueue: 16, kvBytes: 128 << 20, cors: "*" };
 
-async function load(): Promise<Model> {
-  const [pack, kernels] = await Promise.all(
-    [tinyUrl(), kernelsUrl("relaxed")].map((url) => Deno.readFile(url)),
-  );
-  return await Model.load(pack!, { kernels });
-}
-
-// a request that comes first waits for it
-const ready = load().then((model) => createHandler(model, OPTIONS));
+// a request that comes first waits for it; the model's bytes are read to where they will be
+const ready = Deno.readFile(kernelsUrl("relaxed"))
+  .then((kernels) => Model.load(tinyUrl(), { kernels }))
+  .then((model) => createHandler(model, OPTIONS));
 
 Deno.serve(async (request) => await (await ready)(request));

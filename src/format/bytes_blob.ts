@@ -62,3 +62,24 @@ export async function readBytes(blob: Blob, start: number, end: number): Promise
   const part = blob.slice(start, end);
   return part instanceof BytesBlob ? part.view : new Uint8Array(await part.arrayBuffer());
 }
+
+/** A Blob whose bytes can be read to where they are wanted, without a buffer between. */
+interface DirectBlob extends Blob {
+  /** All of it, to the beginning of `target`. */
+  readInto(target: Uint8Array): Promise<void>;
+}
+
+/**
+ * Reads bytes `[start, start + target.length)` of a Blob to `target`, with as few copies as it can: pages that are touched for the first time cost more than what is
+ * written to them.
+ *
+ * @returns how many there were
+ */
+export async function readInto(blob: Blob, start: number, target: Uint8Array): Promise<number> {
+  const part = blob.slice(start, start + target.length);
+  if (part instanceof BytesBlob) target.set(part.view);
+  else if (typeof (part as Partial<DirectBlob>).readInto === "function") {
+    await (part as DirectBlob).readInto(target);
+  } else target.set(new Uint8Array(await part.arrayBuffer()));
+  return part.size;
+}

@@ -1,6 +1,6 @@
 /** int8 matrices in a file as the kernels read them (`kernels.ts` draws the layouts): what a pack holds in place of rows. */
 import { FormatError } from "../errors.ts";
-import { readBytes } from "./bytes_blob.ts";
+import { readInto } from "./bytes_blob.ts";
 import { checksum } from "./checksum.ts";
 
 /** How one is laid out: projections by channels, which serve skipping; the embedding and the head in pairs. */
@@ -39,25 +39,33 @@ export function storedSizes(
 }
 
 /**
- * All bytes of a matrix.
+ * Reads all bytes of a matrix to `target`, which is as long.
  *
  * @throws {FormatError} If they are not those that were written, or a scale is not finite.
  */
-export async function readStored(matrix: StoredMatrix): Promise<Uint8Array> {
+export async function readStored(matrix: StoredMatrix, target: Uint8Array): Promise<void> {
   const { blob, file, offset, sum } = matrix, { w, bytes } = storedSizes(matrix);
-  const data = await readBytes(blob, offset, offset + bytes);
-  if (data.length !== bytes) {
+  const found = await readInto(blob, offset, target);
+  if (found !== bytes) {
     throw new FormatError(
       file,
-      offset + data.length,
+      offset + found,
       "the file ended inside a matrix: did it change while it was read?",
     );
   }
-  if (checksum(data) !== sum) throw damaged(file, offset, bytes);
-  const scales = data.slice(w),
-    bad = new Float32Array(scales.buffer).findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0) throw new FormatError(file, offset + w + 4 * bad, "a scale that is not finite");
-  return data;
+  if (checksum(target) !== sum) throw damaged(file, offset, bytes);
+  const scales = floatsOf(target.subarray(w));
+  for (let i = 0; i < scales.length; i++) {
+    // of infinities and of what is no number it is no number
+    if (scales[i]! - scales[i]! !== 0) {
+      throw new FormatError(file, offset + w + 4 * i, "a scale that is not finite");
+    }
+  }
+}
+
+function floatsOf(bytes: Uint8Array): Float32Array {
+  const { buffer, byteOffset, length } = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  return new Float32Array(buffer, byteOffset, length / 4);
 }
 
 /** The error for bytes whose checksum is not the one that was written with them. */
@@ -75,11 +83,12 @@ export async function readStoredRows(
   first: number,
   count: number,
 ): Promise<Float32Array> {
-  return rowsOfStored(matrix, await readStored(matrix), first, count);
+  const data = new Uint8Array(storedSizes(matrix).bytes);
+  await readStored(matrix, data);
+  return rowsOfStored(matrix, data, first, count);
 }
 
-/** The same of a matrix whose bytes are there. */
-export function rowsOfStored(
+function rowsOfStored(
   matrix: StoredMatrix,
   data: Uint8Array,
   first: number,
@@ -87,7 +96,7 @@ export function rowsOfStored(
 ): Float32Array {
   const { layout, nIn } = matrix,
     { nInPadded, nOutPadded, w, rowScale } = storedSizes(matrix);
-  const scales = new Float32Array(data.slice(w).buffer), channels = scales.subarray(rowScale / 4);
+  const scales = floatsOf(data.subarray(w)), channels = scales.subarray(rowScale / 4);
   const out = new Float32Array(count * nIn);
   for (let r = 0; r < count; r++) {
     const o = first + r, scale = scales[o]!;

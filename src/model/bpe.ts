@@ -20,8 +20,8 @@ interface Library {
 
 /** What a tokenizer is made of, checked. */
 export interface BpeSpec {
-  /** By id; undefined where an id has no token. */
-  readonly tokens: readonly (string | undefined)[];
+  /** By id; undefined or null where an id has no token. */
+  readonly tokens: readonly (string | null | undefined)[];
   /** Ids of control tokens, and of texts that are found in any text as they stand (GGUF's "user defined"); the others are spelled as bytes. */
   readonly controls: readonly number[];
   readonly added: readonly number[];
@@ -64,11 +64,16 @@ export class BpeTokenizer implements Tokenizer {
   readonly #cut: Cutter;
   readonly #merges: MergeTable;
   readonly #words: Map<string, readonly number[]> = new Map();
-  /** By text: the control token of several, else the first. */
-  readonly #idOf: ReadonlyMap<string, number>;
+  /** Ids of tokens of one character, by its code: bytes, where a word begins. */
+  readonly #byteIds: Int32Array;
+  /** By text; made when it is first asked for. */
+  #idOf: ReadonlyMap<string, number> | null;
 
-  /** @throws {Error} If the library cannot make its part: a pattern that is no regular expression. */
-  constructor(spec: BpeSpec, idOf: ReadonlyMap<string, number> = idsByText(spec)) {
+  /**
+   * @param idOf `idsByText` of the specification, where someone has made it
+   * @throws {Error} If the library cannot make its part: a pattern that is no regular expression.
+   */
+  constructor(spec: BpeSpec, idOf: ReadonlyMap<string, number> | null = null) {
     const { tokens, controls, added } = spec;
     this.vocabSize = tokens.length;
     this.bosId = spec.bosId;
@@ -79,9 +84,10 @@ export class BpeTokenizer implements Tokenizer {
     for (const id of controls) this.#kinds[id] = CONTROL;
     for (const id of added) this.#kinds[id] = ADDED;
     this.#idOf = idOf;
+    this.#byteIds = byteIds(spec, this.#kinds);
     const named = (ids: readonly number[]): [string, number][] => ids.map((id) => [tokens[id] ?? "", id]);
     this.#controls = new ControlTokens(named(controls));
-    this.#added = new ControlTokens(named(added.filter((id) => idOf.get(tokens[id] ?? "") === id)));
+    this.#added = new ControlTokens(named(added.filter((id) => this.idOf(tokens[id] ?? "") === id)));
     this.#stripLeft = new Set(spec.stripLeft);
     this.#stripRight = new Set(spec.stripRight);
     this.#cut = new (library as unknown as Library).SequencePreTokenizer({
@@ -125,10 +131,10 @@ export class BpeTokenizer implements Tokenizer {
     const known = this.#words.get(word);
     if (known !== undefined) return known;
     let ids: number[];
-    const whole = this.#spec.ignoreMerges ? this.#plainId(word) : -1;
+    const whole = this.#spec.ignoreMerges ? this.#wholeWord(word) : -1;
     if (whole >= 0) ids = [whole];
     else {
-      ids = Array.from(word, (byte) => this.#plainId(byte));
+      ids = Array.from(word, (byte) => this.#byteIds[byte.charCodeAt(0)] ?? -1);
       mergePairs(ids, (left, right) => this.#merges.find(left, right));
       ids = ids.filter((id) => id >= 0);
     }
@@ -140,9 +146,10 @@ export class BpeTokenizer implements Tokenizer {
     return ids;
   }
 
-  #plainId(token: string): number {
-    const id = this.#idOf.get(token);
-    return id === undefined || this.#kinds[id] === CONTROL ? -1 : id;
+  /** The id of a word that is a token, but no control token; else -1. */
+  #wholeWord(word: string): number {
+    const id = this.idOf(word);
+    return id === null || this.#kinds[id] === CONTROL ? -1 : id;
   }
 
   bytesOf(id: number): Uint8Array {
@@ -159,6 +166,7 @@ export class BpeTokenizer implements Tokenizer {
   }
 
   idOf(token: string): number | null {
+    this.#idOf ??= idsByText(this.#spec);
     return this.#idOf.get(token) ?? null;
   }
 
@@ -179,12 +187,35 @@ export class BpeTokenizer implements Tokenizer {
 
 const NORMAL = 0, CONTROL = 1, ADDED = 2;
 
+/** Codes of characters that stand for bytes are below it. */
+const BYTE_CODES = 324;
+
+/** What `idsByText` has for single characters, without making all of it; -1: none, or a control token. */
+function byteIds({ tokens, controls }: BpeSpec, kinds: Uint8Array): Int32Array {
+  const ids = new Int32Array(BYTE_CODES).fill(-1);
+  // from the last one on, so that the first stays
+  for (let id = tokens.length - 1; id >= 0; --id) {
+    const token = tokens[id];
+    if (
+      typeof token === "string" && token.length === 1 && token.charCodeAt(0) < BYTE_CODES &&
+      kinds[id] !== CONTROL
+    ) {
+      ids[token.charCodeAt(0)] = id;
+    }
+  }
+  for (const id of controls) {
+    const token = tokens[id];
+    if (token?.length === 1 && token.charCodeAt(0) < BYTE_CODES) ids[token.charCodeAt(0)] = -1;
+  }
+  return ids;
+}
+
 /** Ids by their tokens' texts: of a text that comes more than once the control token's (the last one's), else the first. */
 export function idsByText({ tokens, controls }: Pick<BpeSpec, "tokens" | "controls">): Map<string, number> {
   const ids = new Map<string, number>();
   for (let id = 0; id < tokens.length; ++id) {
     const token = tokens[id];
-    if (token !== undefined && !ids.has(token)) ids.set(token, id);
+    if (typeof token === "string" && !ids.has(token)) ids.set(token, id);
   }
   for (const id of controls) ids.set(tokens[id] ?? "", id);
   return ids;
@@ -198,7 +229,7 @@ class MergeTable {
 
   /** @param merges of two merges of the same pair the later one counts, as in the library */
   constructor(merges: ArrayLike<number>) {
-    this.#merges = Int32Array.from(merges);
+    this.#merges = new Int32Array(merges);
     const count = this.#merges.length / 3;
     this.#slots = new Int32Array(2 ** Math.ceil(Math.log2(2 * count + 2)));
     for (let rank = 0; rank < count; ++rank) {

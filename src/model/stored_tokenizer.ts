@@ -20,16 +20,17 @@ export function storedTokenizer(json: JsonObject, file: string, offset: number):
   const type = json["type"];
   if (type === "llama2c") return storedLlama2c(json, fail);
   if (type !== "bpe") throw fail("type", "bpe or llama2c wanted");
-  const tokens = listOf(json, "tokens", fail).map((token) => {
-    if (token === null) return undefined;
-    if (typeof token !== "string") throw fail("tokens", "a list of strings wanted");
-    return token;
-  });
-  const isId = (id: unknown): id is number =>
-    Number.isInteger(id) && (id as number) >= 0 && (id as number) < tokens.length;
+  const tokens = listOf(json, "tokens", fail);
+  if (!tokens.every((token) => token === null || typeof token === "string")) {
+    throw fail("tokens", "a list of strings wanted");
+  }
+  const count = tokens.length;
+  const isId = (id: unknown): id is number => typeof id === "number" && id >= 0 && id < count && id % 1 === 0;
   const ids = (name: string): number[] => {
     const list = listOf(json, name, fail);
-    if (!list.every(isId)) throw fail(name, `ids from 0 to ${tokens.length - 1} wanted`);
+    for (let i = 0; i < list.length; i++) {
+      if (!isId(list[i])) throw fail(name, `ids from 0 to ${count - 1} wanted`);
+    }
     return list as number[];
   };
   const flag = (name: string): boolean => {
@@ -42,7 +43,7 @@ export function storedTokenizer(json: JsonObject, file: string, offset: number):
   if (bosId !== null && !isId(bosId)) throw fail("bosId", `an id from 0 to ${tokens.length - 1} wanted`);
   const steps = isJsonObject(preTokenizer) ? preTokenizer["pretokenizers"] : undefined;
   const spec: BpeSpec = {
-    tokens,
+    tokens: tokens as (string | null)[],
     controls: ids("controls"),
     added: ids("added"),
     merges,

@@ -24,7 +24,9 @@ export const platform: Platform = {
   openWriter: (path) => noFiles(`write ${path}`),
   /** Web Crypto hashes whole buffers only, so all bytes are in memory at once. */
   async sha256(blobs, onProgress) {
-    const bytes = await new Blob([...blobs]).arrayBuffer();
+    // each by itself: some Blobs of this library are empty as a part of another
+    const parts = await Promise.all(blobs.map((blob) => blob.arrayBuffer()));
+    const bytes = parts.length === 1 ? parts[0]! : await new Blob(parts).arrayBuffer();
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
     onProgress?.(bytes.byteLength);
     return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -370,10 +370,10 @@ function evenBounds(
   step: number,
   count: number = Math.min(MAX_SEGMENTS, Math.max(1, n >> 8)),
 ): number[] {
-  return Array.from(
-    { length: count + 1 },
-    (_, i) => i === count ? n : Math.floor(n * i / count / step) * step,
-  );
+  const bounds = [0];
+  for (let i = 1; i < count; i++) bounds.push(Math.floor(n * i / count / step) * step);
+  bounds.push(n);
+  return bounds;
 }
 
 /** Segments end at the same channels whether all are read or a list, so that the result is the same to the bit. */

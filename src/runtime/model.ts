@@ -22,7 +22,7 @@ import { KV_TYPES, KvCache, type KvType, PagePool } from "./kv_cache.ts";
 import { type Dtype, DTYPES, type Layout, type RunMethod } from "./matrix.ts";
 import { type KernelFactory, type KernelSource, openKernels } from "./open_kernels.ts";
 import { type DecodeStep, Session, type SessionOptions } from "./session.ts";
-import { SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
+import { plannedBytes, SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
   openStopwatch,
@@ -442,14 +442,17 @@ export class Model {
     const arena = new Arena(memory, kernels.heapBase());
     const plan = { dtype, recipe: hints, build: kernels.build, tuning };
     // loading's scratch becomes the workspace afterwards
-    const scratch = arena.allocate(
-      Math.max(stagingBytes(description, plan), Workspace.size(kernels, config)),
+    const scratchBytes = Math.max(stagingBytes(description, plan), Workspace.size(kernels, config));
+    // one grow for all of it and a first page of the cache: engines collect garbage at each
+    arena.reserve(
+      scratchBytes + plannedBytes(description, plan) + new PagePool(arena, config, kv).pageBytes + 4096,
     );
+    const scratch = arena.allocate(scratchBytes);
     const progress: LoadProgress = (loaded, total) => onProgress?.({ phase: "load", loaded, total });
     const loader = new WeightLoader(kernels, arena, description, scratch, progress, signal);
     const weights = await loader.load(description, plan);
     const workspace = new Workspace(kernels, config, scratch);
-    workspace.initialise();
+    workspace.initialise(loader.scratchUsed);
     const recipeBytes = recipe === null ? 0 : applyRecipe(kernels, weights, recipe, arena, workspace);
     const team = await factory.startTeam(kernels, tuning.touch, arena, workspace);
     const engine = new Engine(

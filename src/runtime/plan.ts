@@ -176,7 +176,7 @@ export function stagingBytes(model: LlamaDescription, options: PlanOptions): num
     if (!plan.balanced) continue;
     floats = Math.max(
       floats,
-      stored === undefined ? 4 * plan.nIn * padTo(plan.nOut, 64) : storedSizes(stored.matrix).w,
+      stored === undefined ? 4 * plan.nIn * padTo(plan.nOut, 64) : storedSizes(stored.matrix).bytes,
     );
   }
   return rawBytes(model) + padTo(floats, 64) + 64;
@@ -185,7 +185,9 @@ export function stagingBytes(model: LlamaDescription, options: PlanOptions): num
 /** The part of it where slices lie as they are in the file; floats come after it. */
 export function rawBytes(model: LlamaDescription): number {
   let bytes = 0;
-  for (const tensor of everyTensor(model)) bytes = Math.max(bytes, rowBytes(tensor) * stagedRows(tensor));
+  for (const tensor of everyTensor(model)) {
+    if (tensor.stored === undefined) bytes = Math.max(bytes, rowBytes(tensor) * stagedRows(tensor));
+  }
   return padTo(bytes, 64);
 }
 

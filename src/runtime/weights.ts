@@ -5,7 +5,7 @@ import { Checksum } from "../format/checksum.ts";
 import {
   damaged,
   readStored,
-  rowsOfStored,
+  readStoredRows,
   type StoredLayout,
   type StoredMatrix,
   storedSizes,
@@ -35,6 +35,7 @@ export type LoadProgress = (loadedBytes: number, totalBytes: number) => void;
 export class WeightLoader {
   readonly #k: Kernels;
   readonly #arena: Arena;
+  readonly #staging: number;
   readonly #raw: number;
   readonly #floats: number;
   readonly #progress: LoadProgress;
@@ -43,8 +44,10 @@ export class WeightLoader {
   #total = 0;
   /** Of what has been read of the tensor that is being read. */
   #checksum = new Checksum();
-  /** The pack's matrix that was read last: several tensors may be of one. */
-  #lastStored: { matrix: StoredMatrix; data: Uint8Array } | null = null;
+  /** The pack's matrix that lies in scratch: several linears may be of one. */
+  #staged: StoredMatrix | null = null;
+  /** Bytes of the staging that were written to. */
+  scratchUsed = 0;
   /** Bytes of all matrices, norms and biases in memory. */
   bytes = 0;
   /** What a user should know: a dtype that loses precision. */
@@ -61,6 +64,7 @@ export class WeightLoader {
   ) {
     this.#k = kernels;
     this.#arena = arena;
+    this.#staging = staging;
     this.#raw = padTo(staging, 64);
     this.#progress = progress;
     this.#signal = signal;
@@ -118,11 +122,7 @@ export class WeightLoader {
   async #embedding(tensor: Tensor, dtype: Dtype | "auto"): Promise<Matrix> {
     const matrix = this.#placeMatrix(planEmbedding(tensor, dtype)), { stored } = tensor;
     if (stored !== undefined && matrix.layout === "pairs-i8") {
-      const { w, rowScale } = storedSizes(stored.matrix),
-        data = await this.#stored(stored.matrix, "pairs-i8");
-      const memory = new Uint8Array(this.#k.memory.buffer);
-      memory.set(data.subarray(0, w), matrix.w);
-      memory.set(data.subarray(w, w + rowScale), matrix.rowScale);
+      await this.#readInPlace(matrix, stored.matrix, "pairs-i8");
       this.#progressed(tensor.byteLength);
     } else await this.#fill(matrix, tensor, 0);
     return matrix;
@@ -195,6 +195,7 @@ export class WeightLoader {
   async #fillBalanced(m: Matrix, parts: LinearPlan["parts"]): Promise<void> {
     const k = this.#k, floats = this.#floats;
     k.fillZeroF32(floats, m.nOut * m.nIn);
+    this.#use(floats + 4 * m.nOut * m.nIn);
     for (const { tensor, offset } of parts) {
       await this.#read(tensor, 0, tensor.shape[0]!, floats + 4 * offset * m.nIn);
     }
@@ -208,6 +209,7 @@ export class WeightLoader {
     }
     // by way of channels, so that a weight is the same in both layouts: one more rounding made some differ by 1
     const channels = this.#raw;
+    this.#use(channels + 16 * m.nInPadded);
     for (let o = 0; o < m.nOut; o += 16) {
       const rows = Math.min(16, m.nOut - o), src = floats + 4 * o * m.nIn;
       k.packChannelsI8(channels, src, m.rowScale + 4 * o, m.channelScale, rows, m.nIn, 16);
@@ -216,35 +218,64 @@ export class WeightLoader {
     }
   }
 
-  /** int8 out of a pack, whose matrices are as the kernels read them: a copy, but where the plan has pairs or some of the outputs. */
+  /** int8 out of a pack, whose matrices are as the kernels read them: read in place, but where the plan has pairs or some of the outputs. */
   async #fillStored(m: Matrix, parts: LinearPlan["parts"]): Promise<void> {
     const k = this.#k, { matrix, output } = parts[0]!.tensor.stored!, sizes = storedSizes(matrix);
-    const data = await this.#stored(matrix, "channels-i8"), w = data.subarray(0, sizes.w);
-    const memory = new Uint8Array(k.memory.buffer), width = sizes.nOutPadded;
-    if (m.layout === "pairs-i8") {
-      memory.set(w, this.#floats);
-      k.pairsOfChannelsI8(m.w, this.#floats + output, m.nInPadded, m.nOutPadded, width);
-    } else if (m.nOutPadded === width) memory.set(w, m.w);
-    else {
-      for (let c = 0; c < m.nInPadded; c++) {
-        memory.set(w.subarray(c * width + output, c * width + output + m.nOutPadded), m.w + c * m.nOutPadded);
+    const width = sizes.nOutPadded;
+    if (m.layout === "channels-i8" && m.nOutPadded === width) {
+      await this.#readInPlace(m, matrix, "channels-i8");
+    } else {
+      const at = await this.#stored(matrix, "channels-i8"), memory = new Uint8Array(k.memory.buffer);
+      const move = (to: number, from: number, bytes: number): void =>
+        void memory.copyWithin(to, from, from + bytes);
+      if (m.layout === "pairs-i8") k.pairsOfChannelsI8(m.w, at + output, m.nInPadded, m.nOutPadded, width);
+      else {
+        for (let c = 0; c < m.nInPadded; c++) {
+          move(m.w + c * m.nOutPadded, at + c * width + output, m.nOutPadded);
+        }
       }
+      move(m.rowScale, at + sizes.w + 4 * output, 4 * m.nOutPadded);
+      move(m.channelScale, at + sizes.w + sizes.rowScale, sizes.channelScale);
     }
-    const rows = sizes.w + 4 * output, channels = sizes.w + sizes.rowScale;
-    memory.set(data.subarray(rows, rows + 4 * m.nOutPadded), m.rowScale);
-    memory.set(data.subarray(channels, channels + sizes.channelScale), m.channelScale);
     for (const { tensor } of parts) this.#progressed(tensor.byteLength);
   }
 
-  /** A pack's matrix, whole. */
-  async #stored(matrix: StoredMatrix, wanted: StoredLayout): Promise<Uint8Array> {
-    const { layout, file, offset } = matrix;
+  /** A pack's matrix to where it will be: its parts lie one after the other in the file as in memory. */
+  async #readInPlace(m: Matrix, stored: StoredMatrix, wanted: StoredLayout): Promise<void> {
+    this.#checkLayout(stored, wanted);
+    const { w, rowScale, bytes } = storedSizes(stored),
+      end = m.channelScale === 0 ? m.rowScale : m.channelScale;
+    if (m.rowScale !== m.w + w || (m.channelScale !== 0 && end !== m.rowScale + rowScale)) {
+      throw new Error("the parts of a matrix have room between them");
+    }
+    await readStored(stored, new Uint8Array(this.#k.memory.buffer, m.w, bytes));
+  }
+
+  /** A pack's matrix in scratch. */
+  async #stored(matrix: StoredMatrix, wanted: StoredLayout): Promise<number> {
+    this.#checkLayout(matrix, wanted);
+    if (this.#staged !== matrix) {
+      this.#staged = null;
+      await readStored(
+        matrix,
+        new Uint8Array(this.#k.memory.buffer, this.#floats, storedSizes(matrix).bytes),
+      );
+      this.#staged = matrix;
+      this.#use(this.#floats + storedSizes(matrix).bytes);
+    }
+    return this.#floats;
+  }
+
+  /** Notes that memory up to there was written to. */
+  #use(end: number): void {
+    this.scratchUsed = Math.max(this.scratchUsed, end - this.#staging);
+  }
+
+  #checkLayout({ layout, file, offset }: StoredMatrix, wanted: StoredLayout): void {
+    this.#signal?.throwIfAborted();
     if (layout !== wanted) {
       throw new FormatError(file, offset, `a matrix of ${layout} found, ${wanted} wanted here`);
     }
-    this.#signal?.throwIfAborted();
-    if (this.#lastStored?.matrix !== matrix) this.#lastStored = { matrix, data: await readStored(matrix) };
-    return this.#lastStored.data;
   }
 
   #progressed(bytes: number): void {
@@ -278,6 +309,7 @@ export class WeightLoader {
       );
     }
     new Uint8Array(this.#k.memory.buffer, this.#raw, data.length).set(data);
+    this.#use(this.#raw + data.length);
     if (tensor.sum !== undefined) this.#check(tensor, data, first, last);
     this.#progressed(data.length);
   }
@@ -294,14 +326,15 @@ export class WeightLoader {
 
   /** Rows [first, last) as floats at `out`; slices of the raw staging's size. */
   async #read(tensor: Tensor, first: number, last: number, out: number): Promise<void> {
+    this.#staged = null;
+    this.#use(out + 4 * tensor.shape[tensor.shape.length - 1]! * (last - first));
     const nIn = tensor.shape[tensor.shape.length - 1]!,
       { type, stored } = tensor,
       { values } = blockOf(type),
       step = sliceRows(tensor),
       k = this.#k;
     if (type === "I8") {
-      const { matrix, output } = stored!, data = await this.#stored(matrix, matrix.layout);
-      const floats = rowsOfStored(matrix, data, output + first, last - first);
+      const floats = await readStoredRows(stored!.matrix, stored!.output + first, last - first);
       new Float32Array(k.memory.buffer, out, floats.length).set(floats);
       return this.#progressed(nIn * (last - first));
     }

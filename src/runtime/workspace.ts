@@ -172,10 +172,14 @@ export class Workspace {
     return new Workspace(kernels, config, 0, tokens).bytes;
   }
 
-  /** Clears everything and writes the constants. To be called once nothing else uses the memory. */
-  initialise(): void {
+  /**
+   * Clears everything and writes the constants. To be called once nothing else uses the memory.
+   *
+   * @param dirty so many bytes from its beginning were used before; the others are memory that nobody has touched, which is zero, and is best left so
+   */
+  initialise(dirty: number = this.bytes): void {
     const { buffer } = this.#kernels.memory;
-    new Uint8Array(buffer, this.hidden, this.bytes).fill(0);
+    new Uint8Array(buffer, this.hidden, Math.min(dirty, this.bytes)).fill(0);
     new Float32Array(buffer, this.ones, this.#widest).fill(1);
     const iota = new Uint32Array(buffer, this.iota, this.#widest);
     for (let i = 0; i < iota.length; i++) iota[i] = i;

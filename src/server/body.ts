@@ -1,12 +1,12 @@
 /** Bodies of requests: read up to a limit, and answered as a stream. */
 import { ApiError } from "./errors.ts";
-import { StalledError } from "./scheduler.ts";
+import { CancelledError } from "./scheduler.ts";
 import type { Piece, Sequence } from "./sequence.ts";
 
 /**
  * The bytes of a JSON body.
  *
- * @throws {ApiError} 415 if it is said to be something else, 413 if it is longer than `limit` bytes, 408 if it takes longer than `ms` milliseconds.
+ * @throws {ApiError} 415 if it is said to be something else, 413 if it is longer than `limit` bytes, 408 if it takes longer than `ms` milliseconds, 400 if it breaks.
  */
 export async function readBody(request: Request, limit: number, ms: number): Promise<Uint8Array> {
   const type = request.headers.get("content-type") ?? "";
@@ -34,7 +34,7 @@ export async function readBody(request: Request, limit: number, ms: number): Pro
   }, ms);
   try {
     for (;;) {
-      const { done, value } = await reader?.read() ?? { done: true };
+      const { done, value } = await reader?.read().catch(cut) ?? { done: true };
       if (late) throw new ApiError(408, "timeout", `the body did not come within ${ms / 1000} s`);
       if (done) break;
       length += value.length;
@@ -54,6 +54,10 @@ export async function readBody(request: Request, limit: number, ms: number): Pro
     at += chunk.length;
   }
   return all;
+}
+
+function cut(cause: unknown): never {
+  throw new ApiError(400, "body_cut", "the body ended before its end: send it again", { cause });
 }
 
 /** What an event stream is made from. */
@@ -78,12 +82,16 @@ export function eventStream(source: EventSource): Response {
         "",
       ),
     );
-  let first = source.begin();
+  let first = source.begin(), isCancelled = false;
   const body = new ReadableStream<Uint8Array>({
     start(controller) {
       signal.addEventListener("abort", () => {
-        // it reads nothing, so it would not come to see an event
-        if (signal.reason instanceof StalledError) controller.error(signal.reason);
+        // nobody reads, so nobody would come to see an event
+        const { reason } = signal;
+        if (!(reason instanceof CancelledError)) return;
+        if (reason.reason === "stalled") controller.error(reason);
+        // Deno prints the errors of streams, and here there was none
+        else if (!isCancelled) controller.close();
       });
     },
     async pull(controller) {
@@ -99,7 +107,7 @@ export function eventStream(source: EventSource): Response {
         isOver = pieces.at(-1)!.end !== null;
         if (isOver) events.push("[DONE]");
       } catch (error) {
-        if (signal.aborted && signal.reason instanceof StalledError) return;
+        if (error instanceof CancelledError) return;
         events = [source.failed(error)];
         isOver = true;
       }
@@ -107,7 +115,10 @@ export function eventStream(source: EventSource): Response {
       controller.enqueue(encode(events));
       if (isOver) controller.close();
     },
-    cancel: () => source.cancel(),
+    cancel() {
+      isCancelled = true;
+      source.cancel();
+    },
   }, { highWaterMark: 0 });
   return new Response(body, {
     headers: {

@@ -19,7 +19,7 @@ export interface HandlerOptions {
   readonly maxSequences?: number;
   /** Generations that wait for their turn, 64; more are refused by 429. */
   readonly maxQueue?: number;
-  /** Bytes of keys and values that generations may take together; default 1 GiB, or half of what is free if that is less. One alone may always run. */
+  /** Bytes of keys and values that generations may take together, 256 MiB; one alone may always run. */
   readonly kvBytes?: number;
   /** Tokens of a prompt; default: what the context holds. */
   readonly maxPromptTokens?: number;
@@ -59,7 +59,8 @@ export function createHandler(model: Model | PromiseLike<Model>, options: Handle
   const { cors: origin, apiKeys } = options;
   if (origin !== undefined) {
     app.use(cors({
-      origin: typeof origin === "string" ? origin : [...origin],
+      // in a list hono would take it for an origin
+      origin: typeof origin === "string" ? origin : origin.includes("*") ? "*" : [...origin],
       allowMethods: ["GET", "POST"],
       exposeHeaders: ["Retry-After"],
       maxAge: 86_400,
@@ -109,7 +110,7 @@ export function createHandler(model: Model | PromiseLike<Model>, options: Handle
     return new ApiError(
       404,
       "not_found",
-      `${method} ${path}: there is no such route: docs/server.md lists them`,
+      `${method} ${path}: there is no such route: /v1/chat/completions, /v1/completions, /v1/models, /health and /metrics are there`,
     ).response;
   });
   app.onError((error) => service.refuse(error));

@@ -27,7 +27,7 @@ export interface SchedulerEvents {
   /** A token came, so many milliseconds after the one before it; NaN: the first, or after a pause. */
   token?(ms: number): void;
   /** A generation was ended before its time, by its listener or because that took nothing. */
-  cancelled?(reason: "disconnect" | "stalled"): void;
+  cancelled?(reason: CancelledError["reason"]): void;
   /** A generation was ended by an error. */
   failed?(error: unknown): void;
   /** Work that ran, of a generation that is over. */
@@ -52,10 +52,17 @@ export class QueueFullError extends Error {
   }
 }
 
-/** Thrown at the listener of a generation that was given up, as its listener took nothing. */
-export class StalledError extends Error {
-  /** Always `"StalledError"`. */
-  override readonly name = "StalledError";
+/** Thrown at the listener of a generation that was given up because it has gone, or took nothing. */
+export class CancelledError extends Error {
+  /** Always `"CancelledError"`. */
+  override readonly name = "CancelledError";
+  /** Which of the two. */
+  readonly reason: "disconnect" | "stalled";
+  /** `message` says for how long nothing was taken, or that it has gone. */
+  constructor(reason: CancelledError["reason"], message: string) {
+    super(message);
+    this.reason = reason;
+  }
 }
 
 /** Runs generations; see the module's comment. */
@@ -147,11 +154,15 @@ export class Scheduler {
     }
   }
 
-  /** Ends a generation whose listener has gone, or whatever else is `reason`. It runs no further token; its memory is free when the pass that runs has ended. */
-  cancel(sequence: Sequence, reason: unknown = new Error("the generation was cancelled")): void {
+  /** Ends a generation whose listener has gone. It runs no further token; its memory is free when the pass that runs has ended. */
+  cancel(sequence: Sequence): void {
+    this.#cancel(sequence, new CancelledError("disconnect", "whoever asked has gone"));
+  }
+
+  #cancel(sequence: Sequence, error: CancelledError): void {
     if (sequence.isOver) return;
-    this.#fail(sequence, reason);
-    this.#events.cancelled?.(reason instanceof StalledError ? "stalled" : "disconnect");
+    this.#fail(sequence, error);
+    this.#events.cancelled?.(error.reason);
   }
 
   #fail(sequence: Sequence, reason: unknown): void {
@@ -214,7 +225,10 @@ export class Scheduler {
     const before = performance.now() - this.#limits.stallMs;
     for (const sequence of this.#running.filter(isPaused)) {
       if (sequence.waitingSince > before) continue;
-      this.cancel(sequence, new StalledError(`nothing was read for ${this.#limits.stallMs / 1000} s`));
+      this.#cancel(
+        sequence,
+        new CancelledError("stalled", `nothing was read for ${this.#limits.stallMs / 1000} s`),
+      );
     }
   }
 

@@ -79,9 +79,8 @@ export class Service {
   }
 
   #begin(model: Model): void {
-    const { maxSequences = 32, maxQueue = 64, stallMs = 60_000 } = this.#options, metrics = this.#metrics;
-    const free = model.platform.freeBytes();
-    const kvBytes = this.#options.kvBytes ?? Math.min(2 ** 30, free === null ? Infinity : free / 2);
+    const { maxSequences = 32, maxQueue = 64, kvBytes = 2 ** 28, stallMs = 60_000 } = this.#options;
+    const metrics = this.#metrics;
     this.#scheduler = new Scheduler(model, { maxSequences, maxQueue, stallMs, kvBytes }, {
       prompt: (tokens) => metrics.promptTokens.add(tokens),
       token: (ms) => {
@@ -133,7 +132,8 @@ export class Service {
 
   /** Notes an answer for the metrics. */
   count(request: Request, response: Response): Response {
-    const route = ROUTES.get(new URL(request.url).pathname) ?? "other";
+    const path = new URL(request.url).pathname;
+    const route = ROUTES.get(path) ?? (path.startsWith("/v1/models/") ? "models" : "other");
     this.#metrics.requests.add(1, route, String(response.status));
     return response;
   }

@@ -31,6 +31,10 @@ export interface BatchEntry {
   readonly durationMs?: number | null;
   /** Default 0.01. */
   readonly maxJitterMs?: number | null;
+  /** Default 15 a millisecond. */
+  readonly k?: number | null;
+  /** Default 1500. */
+  readonly eMaxMJ?: number | null;
 }
 
 const SHAPE = new Shape("batch", SCHEMA);
@@ -60,6 +64,8 @@ export function runEntry(entry: BatchEntry, scenario: Scenario, hardware: Hardwa
     policy: entry.policy ?? undefined,
     durationMs: entry.durationMs ?? undefined,
     maxJitterMs: entry.maxJitterMs ?? undefined,
+    k: entry.k ?? undefined,
+    eMaxMJ: entry.eMaxMJ ?? undefined,
   };
   const asked = probability == null ? scenario : withProbability(scenario, probability);
   return runScenario(asked, setting, hardware, options);

@@ -86,3 +86,23 @@ for (
     },
   );
 }
+
+test("browser: the embedded model by its name, from the folder of the package", { skip }, async () => {
+  const source = `
+export async function main({ library }) {
+  const { Model } = await import(library);
+  const model = await Model.load("tiny", { kernels: "baseline" });
+  let text = "";
+  for await (const part of model.generate("Once upon a time", { maxTokens: 12, sparsity: 0.5, ignoreEos: true })) text += part.text;
+  return { text, name: model.name };
+}`;
+  const found = await runInChromium<{ text: string; name: string }>({ source }, {
+    roots: [rootPath("dist/browser"), rootPath("models")],
+    argument: { library: `/fs${rootPath(LIBRARY)}` },
+  });
+  await using model = await Model.load("tiny", { kernels: "baseline" });
+  let wanted = "";
+  const options = { maxTokens: 12, sparsity: 0.5, ignoreEos: true };
+  for await (const part of model.generate("Once upon a time", options)) wanted += part.text;
+  assert.deepEqual(found, { text: wanted, name: model.name });
+});

@@ -1,6 +1,6 @@
-/** OpenAI's own clients, as `deno task test` has installed them. */
+/** OpenAI's own clients, and a load balancer, as `deno task test` has installed them. */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { rootPath } from "./shared.ts";
@@ -11,6 +11,12 @@ export const OPENAI_FOLDER: string = rootPath("tests/runtimes/openai");
 export const PYTHON_CLIENT: string = process.platform === "win32"
   ? join(OPENAI_FOLDER, "build", "python", "Scripts", "python.exe")
   : join(OPENAI_FOLDER, "build", "python", "bin", "python");
+
+/** Caddy, which pip has too. */
+export const CADDY: string = join(
+  dirname(PYTHON_CLIENT),
+  process.platform === "win32" ? "caddy.exe" : "caddy",
+);
 
 /** The `skip` option of a test that needs the one for Python: a machine that decides what lands has to have it. */
 export function skipWithoutPython(): string | false {

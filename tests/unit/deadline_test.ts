@@ -300,6 +300,29 @@ test("dialExecutor: a model with a dial beside a load that has none, scored with
   );
 });
 
+test("dialExecutor: a policy hears when a frame ended, and whether that was in time", () => {
+  const scenario = parseScenario({ models: [{ name: "LM", fps: 25 }] });
+  const heard: unknown[] = [], table = tableOf();
+  const policy = {
+    choose: () => heard.length % 3,
+    observe: (...outcome: unknown[]) => void heard.push(outcome),
+  };
+  const dial = { table, policy, latencies: [[42, 38], [33], [26]], energyMJ: [3, 2, 1] };
+  const costs = [[{ cycles: 0, energyNJ: 0 }]];
+  const executor = dialExecutor(tableExecutor(costs, "latency", false), new Map([[0, dial]]));
+  const switches = readSwitches("corrected", []);
+  const { log } = simulate(scenario, executor, {
+    seed: 1,
+    durationMs: 160,
+    maxJitterMs: 0,
+    switches,
+    order: "name",
+  });
+  // 0 to 42, where the deadline was 40; 42 to 75; 80 to 106; dense again, frame 3 the second of two
+  assert.deepEqual(heard, [[0, 42, false], [1, 33, true], [2, 26, true], [0, 38, true]]);
+  assert.deepEqual(log.map(({ energyMJ }) => energyMJ), [3, 2, 1, 3]);
+});
+
 test("simulate: a job sees who else waits, and hears of its end", () => {
   const scenario = parseScenario({ models: [{ name: "b", fps: 10 }, { name: "a", fps: 10 }] });
   const seen: unknown[] = [];

@@ -68,10 +68,13 @@ test(
     });
     const body = JSON.stringify({ messages: [{ role: "user", content: "Hi" }], max_tokens: 2, stream: true });
     const json = { "content-type": "application/json", origin: "https://x.test" };
-    await withServer({ cors: "*" }, async (ask) => {
-      const { statusCode, headers } = await ask("POST", CHAT, json, body);
-      assert.deepEqual([statusCode, headers["access-control-allow-origin"]], [200, "*"]);
-    });
+    // the command line has a list of them
+    for (const all of ["*", ["*"]]) {
+      await withServer({ cors: all }, async (ask) => {
+        const { statusCode, headers } = await ask("POST", CHAT, json, body);
+        assert.deepEqual([statusCode, headers["access-control-allow-origin"]], [200, "*"]);
+      });
+    }
     await withServer({}, async (ask) => {
       const { statusCode, headers } = await ask("POST", CHAT, json, body);
       assert.deepEqual([statusCode, headers["access-control-allow-origin"]], [200, undefined]);

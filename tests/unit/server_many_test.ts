@@ -171,7 +171,8 @@ test("whoever goes away: nothing more is generated, whether it is written, waits
   skip,
 }, async () => {
   await using model = await stories();
-  const handle = createHandler(model, { maxSequences: 2 });
+  const told: unknown[] = [];
+  const handle = createHandler(model, { maxSequences: 2, onError: (error) => told.push(error) });
   const tokens = (): Promise<number> => metric(handle, "rsparse_completion_tokens_total");
   const idle = (): Promise<boolean> => metric(handle, "rsparse_running").then((n) => n === 0);
   const body = { prompt: "Once", max_tokens: 400, temperature: 0 };
@@ -227,6 +228,7 @@ test("whoever goes away: nothing more is generated, whether it is written, waits
   const never = new AbortController();
   never.abort();
   assert.equal((await post(handle, TEXT, body, { signal: never.signal })).status, 499);
+  assert.deepEqual(told, [], "it is no error");
   // all memory is there again
   await two();
   assert.equal(model.memory.kvBytes, kvBytes);

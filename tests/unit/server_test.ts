@@ -539,6 +539,11 @@ test("bodies that are too long, of another type, or do not come", { skip }, asyn
   assert.equal((await refusal(send(endless))).status, 413);
   assert.ok(pulled < 3000 && cancelled, "what is too much is not read");
   assert.equal((await refusal(send(new ReadableStream()))).status, 408);
+  const broken = new ReadableStream<Uint8Array>({
+    pull: (controller) => controller.error(new Error("reset")),
+  });
+  const { status, error } = await refusal(send(broken));
+  assert.deepEqual([status, error.code], [400, "body_cut"]);
   for (
     const type of [
       "text/plain",

@@ -58,6 +58,8 @@ test("runScenario: the document of a run", () => {
   assert.equal(models.reduce((sum, { nRequired }) => sum + nRequired, 0), requests.length);
   const hits = models.reduce((sum, { nExecuted, nLate }) => sum + nExecuted - nLate, 0);
   assert.equal(result.hitRate, hits / requests.length);
+  const { nRequired, nExecuted, nLate, hitRate } = result.models["ES_RITNet"]!;
+  assert.deepEqual([nRequired, nExecuted, nLate, hitRate], [42, 32, 1, 31 / 42]);
   assert.equal(result.dropRate, log.filter(({ dropped }) => dropped).length / requests.length);
   assert.ok(
     result.utilisation.length === 2 && result.utilisation.every((share) => share > 0.5 && share <= 1),
@@ -229,15 +231,26 @@ test("runEntry: what a batch may say, and its two files", () => {
       policy: "edp",
       durationMs: 300,
       maxJitterMs: 0,
+      k: 3,
+      eMaxMJ: 2000,
+      summary: "of an earlier run",
     },
   ]).map((one) => runEntry(one, social, hardware));
   assert.deepEqual(plain!.result, compat!.result);
   assert.equal(fixed!.result.switches.includes("qoeSquared"), false);
   assert.equal(fixed!.result.switches.length, 13);
-  assert.deepEqual([named!.result.switches, named!.result.order, named!.result.durationMs], [
+  assert.deepEqual([
+    named!.result.switches,
+    named!.result.order,
+    named!.result.durationMs,
+    named!.result.k,
+    named!.result.eMaxMJ,
+  ], [
     ["headOnly"],
     "edf",
     300,
+    3,
+    2000,
   ]);
   assert.ok(!csvOf(plain!).schedule.includes("Reason") && csvOf(named!).schedule.includes("Reason"));
   const never = runEntry({ ...entry, probability: 0, mode: "corrected" }, social, hardware);

@@ -92,6 +92,11 @@ const BAD: readonly [unknown, RegExp][] = [
     { models: [{ ...A, dependencies: ["C"] }, B, { name: "C", fps: 30, dependencies: ["B"] }] },
     /^models\[0\]\.dependencies: a circle found: A needs C needs B needs A/,
   ],
+  // Z is above the circle, not in it
+  [
+    { models: [{ name: "Z", fps: 30 }, { ...A, dependencies: ["Z", "B"] }, B] },
+    /^models\[1\]\.dependencies: a circle found: A needs B needs A/,
+  ],
   // D is below the circle, not in it
   [
     {

@@ -80,7 +80,7 @@ async function run(context: CliContext, options: ServeOptions): Promise<void> {
         return model;
       }),
       {
-        ...limits(options),
+        ...limits(options, platform.freeBytes()),
         apiKeys,
         onError(error, isFatal) {
           context.note(`error: ${error instanceof Error ? error.stack ?? error.message : String(error)}`);
@@ -115,7 +115,10 @@ async function run(context: CliContext, options: ServeOptions): Promise<void> {
   }
 }
 
-function limits(options: ServeOptions): HandlerOptions {
+/** Most bytes of keys and values unless it is said; if there is little memory, half of it. */
+const KV_BYTES = 2 ** 30;
+
+function limits(options: ServeOptions, free: number | null): HandlerOptions {
   const { model, kvMemory } = options;
   return {
     // a path says where the file lies, which is nobody's business
@@ -127,7 +130,7 @@ function limits(options: ServeOptions): HandlerOptions {
     maxPromptTokens: options.maxPrompt,
     maxOutputTokens: options.maxOutput,
     maxBodyBytes: options.maxBody,
-    kvBytes: kvMemory === undefined ? undefined : kvMemory * 1e6,
+    kvBytes: kvMemory === undefined ? Math.floor(Math.min(KV_BYTES, (free ?? Infinity) / 2)) : kvMemory * 1e6,
   };
 }
 

@@ -102,7 +102,7 @@ async function compareFixes(context: CliContext, options: ComparisonOptions): Pr
     ...effects.map(({ name, repaired, broken }) => [name, ...show(repaired), ...show(broken)]),
   ]));
   context.note(
-    `differences of scores over ${runs} runs: ${total} pairs of scenario and setting, seeds 1 to ${seeds.length}`,
+    `differences of scores over ${runs} runs: every scenario on every setting, seeds 1 to ${seeds.length}`,
   );
 }
 

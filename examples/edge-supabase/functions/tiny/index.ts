@@ -22,14 +22,9 @@ const OPTIONS = {
   cors: "*",
 };
 
-async function load(): Promise<Model> {
-  const [pack, kernels] = await Promise.all(
-    [tinyUrl(), kernelsUrl("baseline")].map((url) => Deno.readFile(url)),
-  );
-  return await Model.load(pack!, { kernels });
-}
-
-const ready = load().then((model) => createHandler(model, OPTIONS));
+const ready = Deno.readFile(kernelsUrl("baseline"))
+  .then((kernels) => Model.load(tinyUrl(), { kernels }))
+  .then((model) => createHandler(model, OPTIONS));
 
 Deno.serve(async (request) => {
   // Supabase puts the function's name before the path

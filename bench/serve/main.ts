@@ -1,0 +1,106 @@
+/**
+ * `deno run -A bench/serve/main.ts [--seconds 300] [--clients 64] [-m MODEL | --shape tiny] [--runtime deno|node-20|node-24|bun]`: `rsparse serve` in a process of its
+ * own under load (load.ts), with what came of it and its memory at the end. Exit status 1 if there was any error but 429, or memory grew by more than 5 % after a fifth of
+ * the time.
+ */
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { syntheticModel } from "../../src/cli/bench/synthetic_model.ts";
+import { cliCommand, runtimes } from "../../tests/support/runtimes.ts";
+import { TINY } from "../shapes.ts";
+import { growth, type LoadReport, runLoad } from "./load.ts";
+
+const { values } = parseArgs({
+  options: {
+    seconds: { type: "string", default: "300" },
+    clients: { type: "string", default: "64" },
+    model: { type: "string", short: "m" },
+    shape: { type: "string", default: "tiny" },
+    runtime: { type: "string", default: "deno" },
+  },
+});
+const seconds = Number(values.seconds), MAX_BODY = 200_000, KEY = "a-key-under-load", MOST_GROWTH = 0.05;
+const folder = mkdtempSync(join(tmpdir(), "rsparse-load-"));
+
+/** A file of random weights, which say something else to every prompt. */
+async function randomModel(): Promise<string> {
+  const path = join(folder, "tiny.gguf"),
+    { files } = syntheticModel("tiny", TINY, "int8", TINY.numHiddenLayers);
+  writeFileSync(path, new Uint8Array(await files[0]!.blob.arrayBuffer()));
+  return path;
+}
+
+function line(report: LoadReport): string {
+  const { right, slow, left, refused, busy, errors, tokens, firstToken, rss } = report;
+  const at = (share: number): string =>
+    (firstToken[Math.floor(share * (firstToken.length - 1))] ?? NaN).toFixed(2);
+  return `${report.seconds.toFixed(0)} s: ${right} right (${slow} read slowly), ${left} left, refused ${
+    JSON.stringify(refused)
+  }, ` +
+    `429 ${busy}, other errors ${errors.length}; ${
+      (tokens / report.seconds).toFixed(0)
+    } tokens/s read to the end, ` +
+    `first token ${at(0.5)} s (median), ${at(0.95)} s (95 %); RSS ${
+      ((rss.at(-1) ?? NaN) / 1e6).toFixed(0)
+    } MB`;
+}
+
+const runtime = runtimes().find(({ name }) => name === values.runtime);
+if (runtime === undefined) throw new Error(`Cannot run on ${values.runtime}: it is not there`);
+writeFileSync(join(folder, "keys"), KEY);
+const [program, ...args] = [
+  ...cliCommand(runtime),
+  "serve",
+  ...[
+    "-m",
+    values.model ?? await randomModel(),
+    "--port",
+    "0",
+    "--threads",
+    "1",
+    "--api-key-file",
+    join(folder, "keys"),
+  ],
+  // fewer than there are clients, so that some are refused
+  ...["--max-sequences", "24", "--max-queue", "12", "--max-body", String(MAX_BODY)],
+] as [string, ...string[]];
+const server = spawn(program, args, { stdio: ["ignore", "inherit", "pipe"] });
+let said = "";
+const ready = new Promise<string>((resolve, reject) => {
+  server.stderr.setEncoding("utf8").on("data", (text: string) => {
+    said += text;
+    process.stderr.write(text);
+    const url = /listening on (\S+)/.exec(said)?.[1];
+    if (url !== undefined && said.includes("ready: ")) resolve(url);
+  });
+  server.on("exit", (code) => reject(new Error(`the server ended with ${code}`)));
+});
+const ended = new Promise<number | null>((resolve) => server.on("exit", resolve));
+
+const report = await runLoad({
+  url: await ready,
+  key: KEY,
+  clients: Number(values.clients),
+  seconds,
+  maxBody: MAX_BODY,
+  onSecond(report) {
+    if (Math.round(report.seconds) % 10 === 0) console.log(line(report));
+  },
+});
+process.kill(server.pid!, "SIGTERM");
+const code = await ended, grown = growth(report.rss, Math.floor(seconds / 5));
+rmSync(folder, { recursive: true, force: true });
+console.log(`\n${line(report)}`);
+for (const error of report.errors) console.log(`ERROR ${error}`);
+const peak = Math.max(...report.rss.slice(Math.floor(seconds / 5))),
+  MB = (bytes: number): string => (bytes / 1e6).toFixed(0);
+console.log(
+  `memory after the first fifth: ${(100 * grown).toFixed(1)} % more at the end, peak ${
+    MB(peak)
+  } MB; exit status ${code}`,
+);
+process.exit(report.errors.length === 0 && grown <= MOST_GROWTH && code === 0 ? 0 : 1);
