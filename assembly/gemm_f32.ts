@@ -60,6 +60,23 @@ export function unpack_rows_bf16(panel: usize, w: usize, o: u32, nIn: u32, nOut:
   }
 }
 
+/** The same of pairs i8, times the scales of rows and channels; o is a multiple of 8. */
+export function unpack_pairs_f32(panel: usize, w: usize, rowScale: usize, channelScale: usize, o: u32, nIn: u32, nInPadded: u32): void {
+  const flip = i16x8.splat(0x80), s0 = v128.load(rowScale + (<usize>o << 2)), s1 = v128.load(rowScale + (<usize>o << 2), 16);
+  w += (<usize>(o >> 4) * nInPadded << 4) + (<usize>(o & 8) << 1);
+  for (let c: u32 = 0; c < nIn; c += 2, w += 32, panel += 64, channelScale += 8) {
+    // a vector is outputs 0 4 0 4 1 5 1 5 … of channels c c c+1 c+1 …; even bytes are stored as w + 128
+    const v = v128.xor(v128.load(w), flip);
+    const q = v128.shuffle<i8>(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const a = i16x8.extend_low_i8x16_s(q), b = i16x8.extend_high_i8x16_s(q);
+    const ka = v128.load32_splat(channelScale), kb = v128.load32_splat(channelScale, 4);
+    v128.store(panel, f32x4.mul(f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(a)), s0), ka));
+    v128.store(panel, f32x4.mul(f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(a)), s1), ka), 16);
+    v128.store(panel, f32x4.mul(f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(b)), s0), kb), 32);
+    v128.store(panel, f32x4.mul(f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(b)), s1), kb), 48);
+  }
+}
+
 /**
  * y[t, 0..7] += a panel. Four tokens by eight outputs: 8 sums, 2 weights and a splat fit x64's 15 registers; 6 x 8 spills (27 against 43
  * GFLOP/s in V8 11). Channels in blocks of 512, so that a block of the panel (16 KB) stays in L1.

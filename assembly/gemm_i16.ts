@@ -62,21 +62,17 @@ export function unpack_channels_i8(panels: usize, d: usize, m: usize, w: usize, 
   for (let k: usize = 0; k < 4; ++k) constant_scales(d + k * nIn, m + k * nIn, rowScale + (<usize>o << 2) + (k << 5), nIn);
 }
 
-/** Two panels from output o (a multiple of 16) of pairs i8; nIn is a multiple of 8, and panels have zeros up to whole groups. */
+/** Two panels from output o (a multiple of 16) of pairs i8. */
 export function unpack_pairs_i8(panels: usize, d: usize, m: usize, w: usize, rowScale: usize, o: u32, nIn: u32): void {
-  const flip = i16x8.splat(0x80), padded = (nIn + 31) & ~31, panelBytes = <usize>padded << 3;
+  const flip = i16x8.splat(0x80), panelBytes = <usize>nIn << 3;
   w += <usize>o * nIn;
   for (let c: u32 = 0; c < nIn; c += 2, w += 32, panels += 16) {
     const a = v128.xor(v128.load(w), flip), b = v128.xor(v128.load(w, 16), flip);
     v128.store(panels, v128.shuffle<i8>(a, a, 0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
     v128.store(panels + panelBytes, v128.shuffle<i8>(b, b, 0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
   }
-  for (let c: u32 = nIn; c < padded; c += 2, panels += 16) {
-    v128.store(panels, i32x4.splat(0));
-    v128.store(panels + panelBytes, i32x4.splat(0));
-  }
-  constant_scales(d, m, rowScale + (<usize>o << 2), padded);
-  constant_scales(d + padded, m + padded, rowScale + (<usize>o << 2) + 32, padded);
+  constant_scales(d, m, rowScale + (<usize>o << 2), nIn);
+  constant_scales(d + nIn, m + nIn, rowScale + (<usize>o << 2) + 32, nIn);
 }
 
 /** y[0..7] += k * d * s + x * m for one token. */

@@ -11,7 +11,7 @@
 //     + 1024 + 64 * t  range of thread t: step << 16 | next part << 8 | end; one word, so that owner and thief cannot take the same part
 //   job      u32[parts]: byte offset of each part's calls in the job; a call is its kernel's number below and its arguments; 0 ends a part
 import { attention_bf16, attention_f32 } from "./attention";
-import { gemm_f32, pack_tokens_f32, unpack_channels_bf16, unpack_channels_f32, unpack_rows_bf16, unpack_rows_f32 } from "./gemm_f32";
+import { gemm_f32, pack_tokens_f32, unpack_channels_bf16, unpack_channels_f32, unpack_pairs_f32, unpack_rows_bf16, unpack_rows_f32 } from "./gemm_f32";
 import { gemm_i16, pack_tokens_i16, unpack_channels_i8, unpack_pairs_i8 } from "./gemm_i16";
 import { gemm_quad_i4, pack_tokens_quad_i4, unpack_group_quad_i4, unpack_quad_i4 } from "./gemm_quad_i4";
 import { gemv_all_channels_bf16, gemv_all_channels_f32, gemv_channels_bf16, gemv_channels_f32, gemv_rows_bf16, gemv_rows_f32 } from "./gemv_float";
@@ -78,6 +78,7 @@ function run_part(p: usize, s: usize): void {
       case 35: if (ASC_FEATURE_RELAXED_SIMD) pack_tokens_quad_i4(u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5)); p += 24; break;
       case 36: if (ASC_FEATURE_RELAXED_SIMD) unpack_group_quad_i4(s + u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7)); p += 32; break;
       case 37: if (ASC_FEATURE_RELAXED_SIMD) gemm_quad_i4(u(p, 1), u(p, 2), s + u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7), u(p, 8)); p += 36; break;
+      case 38: unpack_pairs_f32(s + u(p, 1), u(p, 2), u(p, 3), u(p, 4), u(p, 5), u(p, 6), u(p, 7)); p += 32; break;
       case 0: return;
       default: unreachable();
     }

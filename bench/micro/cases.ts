@@ -315,6 +315,7 @@ function prefillCases(s: Setup): Case[] {
       ["unpack_channels_bf16", "8 outputs", [panel, w, 8, IN, OUT], read(2, 8, 4)],
       ["unpack_rows_f32", "8 outputs", [panel, w, 8, IN, OUT], read(4, 8, 4)],
       ["unpack_rows_bf16", "8 outputs", [panel, w, 8, IN, OUT], read(2, 8, 4)],
+      ["unpack_pairs_f32", "8 outputs", [panel, w, rowScale, ones, 8, IN, IN], read(1, 8, 4)],
       ["gemm_f32", `${TOKENS} tokens, 8 outputs`, [y, a, panel, TOKENS, stride, IN], { macs }],
     ]),
     ...s.cases("prompt, integers", [

@@ -12,7 +12,7 @@
  *     channels i8     1 byte; even outputs as w + 128, odd as two's complement; nOut padded to 32; a row and a channel scale
  *     pairs i8        [nOut/16][nIn/2] blocks of 32 bytes: 2 vectors h; u16 unit 2l is channel a, 2l+1 channel b (l 0..3); its
  *                     low byte is output 8h+l as w + 128, its high byte output 8h+4+l; nOut padded to 16, nIn to 32 (8 in
- *                     factors); a row scale
+ *                     factors, which prefill unpacks as floats); a row scale
  *     group i4        [nOut/C][nIn/64][C/64] blocks of 64 outputs x 64 channels, groups g and g+1: 64 i16 pairs (d[o,g], d[o,g+1]); the 32
  *                     channels of g; with mins 64 pairs (m'[o,g], m'[o,g+1]); the channels of g+1. A channel is 32 bytes, 16 for each 32
  *                     outputs. Baseline: u16 unit l, bits 4k..4k+3 = output 8k+l. Relaxed: byte j, low nibble = output j + (j < 8 ? 0 : 8),
@@ -290,6 +290,16 @@ export interface Kernels {
   unpackChannelsBf16(panel: number, w: number, o: number, nIn: number, nOut: number): void;
   unpackRowsF32(panel: number, w: number, o: number, nIn: number, nOut: number): void;
   unpackRowsBf16(panel: number, w: number, o: number, nIn: number, nOut: number): void;
+  /** The same of pairs i8, o a multiple of 8: weights times their rowScale and channelScale f32[nIn]; nInPadded is the layout's. The panel has room for nIn rounded up to 2. */
+  unpackPairsF32(
+    panel: number,
+    w: number,
+    rowScale: number,
+    channelScale: number,
+    o: number,
+    nIn: number,
+    nInPadded: number,
+  ): void;
   /** y[t, 0..7] += a panel, y at the panel's first output, for all tokens (y has room for nTokens rounded up to 4). */
   gemmF32(y: number, a: number, panel: number, nTokens: number, yStride: number, nIn: number): void;
 
@@ -333,7 +343,7 @@ export interface Kernels {
     nIn: number,
     nOut: number,
   ): void;
-  /** 16 outputs (2 panels) from output o, a multiple of 16; nIn a multiple of 8, in panels rounded up to 32 with zeros. */
+  /** 16 outputs (2 panels) from output o, a multiple of 16. */
   unpackPairsI8(
     panels: number,
     d: number,

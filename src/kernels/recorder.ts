@@ -44,6 +44,7 @@ export const PART_KERNELS = {
   packTokensQuadI4: [35, "iiiii"],
   unpackGroupQuadI4: [36, "siiiiii"],
   gemmQuadI4: [37, "iisiiiii"],
+  unpackPairsF32: [38, "siiiiii"],
 } as const;
 
 /** The kernels that a part of a step may call. They return nothing: what a part finds is in the memory. */

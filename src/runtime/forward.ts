@@ -517,7 +517,6 @@ export class Forward {
           m.nIn,
         );
         k.fillZeroF32(active + 4 * m.nIn, m.nInPadded - m.nIn);
-        k.fillZeroF32(rest + 4 * m.nIn, m.nInPadded - m.nIn);
         for (const p of parts) if (sparse) this.#add(p, m, count);
       }
       const outputs = isShared ? undefined : { from: offset, to: offset + padTo(nOut, 64) };

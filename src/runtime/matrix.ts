@@ -37,6 +37,8 @@ export interface MatrixPlan {
   readonly balanced: boolean;
   /** Whether it is int4 with a min for each group. */
   readonly withMins: boolean;
+  /** Whether it is U or V of a low-rank part. */
+  readonly isFactor: boolean;
   /** Bytes of each part; 0 where there is no such part. */
   readonly sizes: {
     readonly w: number;
@@ -50,7 +52,7 @@ export interface MatrixPlan {
 export interface Matrix extends MatrixPlan {
   readonly w: number;
   readonly rowScale: number;
-  /** f32[nInPadded rounded up to 32], int8 only; 0: every channel's is 1. */
+  /** f32[nInPadded], int8 only; 0: every channel's is 1. */
   readonly channelScale: number;
 }
 
@@ -78,12 +80,23 @@ export function planMatrix(
       ? elements / 1024 * quadBlockBytes(mins)
       : elements * (layout.endsWith("f32") ? 4 : layout.endsWith("bf16") ? 2 : 1),
     rowScale: scaled ? 4 * nOutPadded : 0,
-    // zeros up to a whole group, which products of many tokens read
-    channelScale: balanced ? 4 * padTo(nInPadded, GROUP) : 0,
+    channelScale: balanced ? 4 * nInPadded : 0,
   };
   const bytes = Object.values(sizes).reduce((sum, n) => sum + n);
   const chunk = group ? isDense ? 64 : chunkSize(nOutPadded) : 0;
-  return { layout, nIn, nOut, nInPadded, nOutPadded, chunk, balanced, withMins: mins, sizes, bytes };
+  return {
+    layout,
+    nIn,
+    nOut,
+    nInPadded,
+    nOutPadded,
+    chunk,
+    balanced,
+    withMins: mins,
+    isFactor,
+    sizes,
+    bytes,
+  };
 }
 
 /** Gives a matrix its place. */
@@ -109,7 +122,7 @@ function paddedSizes(
     case "channels-i8":
       return [padTo(nIn, GROUP), padTo(nOut, GROUP)];
     case "pairs-i8":
-      // only prefill's panels want whole groups, and ranks are small: 37 of 5,632 outputs in 40 take two thirds of the time that 64 take
+      // only prefill's integer panels want whole groups, and ranks are small: 37 of 5,632 outputs in 40 take two thirds of the time that 64 take
       return [padTo(nIn, isFactor ? 8 : GROUP), padTo(nOut, 16)];
     case "group-i4":
       return [padTo(nIn, 64), padTo(nOut, 64)];

@@ -87,7 +87,7 @@ export function* multiplyTokens(
 /**
  * y += x W^T for many tokens and a factor, which is never int4; otherwise as {@linkcode multiplyTokens}.
  *
- * @param x f32[nTokens, xStride], finite from nIn to nInPadded rounded up to 32, where a channel's scale is 0
+ * @param x f32[nTokens, xStride]
  */
 export function* addTokens(
   team: Team,
@@ -106,7 +106,8 @@ export function* addTokens(
 /** A product that adds to y. */
 function sumProduct(operands: Operands): [width: number, product: Product] {
   const { layout } = operands.m;
-  return layout.endsWith("f32") || layout.endsWith("bf16")
+  // factors in int8 too: their products are short, and rounding tokens to integers for each of them takes longer than it saves
+  return operands.m.isFactor || layout.endsWith("f32") || layout.endsWith("bf16")
     ? floatProduct(operands)
     : integerProduct(operands);
 }
@@ -117,7 +118,7 @@ function* runProduct(
   [width, product]: [width: number, product: Product],
   outputs: Outputs,
 ): Generator<void, void> {
-  const begin = outputs.from / width, units = Math.ceil(Math.min(outputs.to, m.nOutPadded) / width);
+  const begin = outputs.from / width, units = Math.ceil(Math.min(outputs.to, padTo(m.nOut, 8)) / width);
   const work = width * nTokens * m.nInPadded;
   // as many for each thread, where that is few
   const step = Math.min(padTo(Math.ceil(YIELD_AFTER / work), team.threads), MAX_OUTPUTS / width);
@@ -167,7 +168,7 @@ function byteProduct(
 function floatProduct(
   { team, s, m, y, yStride, x, xStride, nTokens }: Operands,
 ): [width: number, product: Product] {
-  const { nIn, nOut, w, layout } = m;
+  const { nIn, nOut, w, layout, rowScale } = m, channelScale = m.channelScale === 0 ? s.ones : m.channelScale;
   packTokens(team, nTokens, (k, four, n) => {
     k.packTokensF32(s.packed + 4 * FOUR * nIn * four, x + 4 * FOUR * xStride * four, n, xStride, nIn);
   });
@@ -175,6 +176,7 @@ function floatProduct(
     if (layout === "channels-f32") k.unpackChannelsF32(panel, w, o, nIn, nOut);
     else if (layout === "channels-bf16") k.unpackChannelsBf16(panel, w, o, nIn, nOut);
     else if (layout === "rows-f32") k.unpackRowsF32(panel, w, o, nIn, nOut);
+    else if (layout === "pairs-i8") k.unpackPairsF32(panel, w, rowScale, channelScale, o, nIn, m.nInPadded);
     else k.unpackRowsBf16(panel, w, o, nIn, nOut);
     k.gemmF32(y + 4 * o, s.packed, panel, nTokens, yStride, nIn);
   }];
@@ -186,7 +188,7 @@ function integerProduct(
 ): [width: number, product: Product] {
   const { w, rowScale, chunk, layout, nOutPadded } = m,
     mins = m.withMins ? 1 : 0,
-    nIn = padTo(m.nInPadded, GROUP);
+    nIn = m.nInPadded;
   const factor = m.channelScale === 0 ? s.ones : m.channelScale, scales = 4 * FOUR * nIn / GROUP;
   packTokens(team, nTokens, (k, four, n) => {
     const at = scales * four, from = x + 4 * FOUR * xStride * four;
@@ -206,7 +208,7 @@ function integerProduct(
     const d = panels + width * nIn, mAt = d + width * nIn / 8;
     if (layout === "group-i4") k.unpackGroupI4(panels, d, mAt, w, rowScale, mins, o, nIn, chunk);
     else if (layout === "channels-i8") k.unpackChannelsI8(panels, d, mAt, w, rowScale, o, nIn, nOutPadded);
-    else k.unpackPairsI8(panels, d, mAt, w, rowScale, o, m.nInPadded);
+    else k.unpackPairsI8(panels, d, mAt, w, rowScale, o, nIn);
     for (let j = 0; j < width && o + j < m.nOut; j += 8) {
       const panel = panels + j * nIn, at = j / 8 * nIn;
       k.gemmI16(

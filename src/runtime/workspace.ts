@@ -29,7 +29,7 @@ export interface Strides {
   readonly gateUp: number;
   /** The widest input of a projection. */
   readonly widest: number;
-  /** Ranks of a linear's projections side by side, and what a product of the last one's may read past it. */
+  /** Ranks of a linear's projections side by side. */
   readonly z: number;
 }
 
@@ -113,7 +113,7 @@ export class Workspace {
       qkv = q + 2 * kv,
       gateUp = 2 * mlp,
       widest = Math.max(hidden, q, mlp),
-      z = Math.max(Math.min(hidden, q) + 2 * Math.min(hidden, kv), 2 * Math.min(hidden, mlp)) + 64;
+      z = Math.max(Math.min(hidden, q) + 2 * Math.min(hidden, kv), 2 * Math.min(hidden, mlp));
     this.strides = { hidden, q, kv, qkv, mlp, gateUp, widest, z };
     let at = start;
     const take = (bytes: number): number => {

@@ -261,6 +261,35 @@ function runGemm(
   bench.reset(what);
 }
 
+kernelTest("unpackPairsF32: int8 weights times the scales of their rows and channels", (bench) => {
+  const random = new Random(36), { kernels } = bench;
+  for (const [nIn, nOut] of [[1, 3], [5, 16], [24, 30], [41, 20]] as const) {
+    const nInPadded = Math.ceil(nIn / 8) * 8, padded = Math.ceil(nOut / 16) * 16;
+    const q = Int8Array.from({ length: nOut * nIn }, () => random.below(255) - 127);
+    for (let o = 0; o < nOut; ++o) q[o * nIn + random.below(nIn)] = o % 2 === 0 ? 127 : -127;
+    const scales = Float32Array.from({ length: nOut }, () => 2 ** -(6 + random.below(5)));
+    const src = bench.buffer("f32", Float32Array.from(q, (v, i) => v * scales[Math.floor(i / nIn)]!));
+    const rows = bench.buffer("f32", padded), w = bench.buffer("u8", nInPadded * padded);
+    kernels.packPairsI8(w.at, rows.at, src.at, 0, nOut, nIn, nInPadded);
+    const factor = bench.buffer(
+      "f32",
+      Float32Array.from({ length: nInPadded }, () => 0.5 + random.uniform()),
+    );
+    const panel = bench.buffer("f32", 8 * (nIn + nIn % 2));
+    for (let o = 0; o < padded; o += 8) {
+      kernels.unpackPairsF32(panel.at, w.at, rows.at, factor.at, o, nIn, nInPadded);
+      const expected = Float32Array.from({ length: 8 * nIn }, (_, i) => {
+        const row = o + i % 8, c = i >> 3;
+        return row < nOut ? Math.fround(q[row * nIn + c]! * scales[row]!) * factor.values[c]! : 0;
+      });
+      const found = panel.values.slice(0, 8 * nIn);
+      // 0 times a scale may be -0
+      assertSameBits(found.map((v) => v + 0), expected.map((v) => v + 0), `${nIn} -> ${nOut}, output ${o}`);
+    }
+    bench.reset();
+  }
+});
+
 for (const layout of ["channelsF32", "channelsBf16", "rowsF32", "rowsBf16"] as const) {
   kernelTest(`gemmF32: tokens by panels of ${layout}`, (bench) => {
     const random = new Random(35);

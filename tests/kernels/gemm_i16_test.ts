@@ -285,27 +285,6 @@ kernelTest("unpackChannelsI8, unpackPairsI8, gemmI16: int8 weights, times the to
   }
 });
 
-kernelTest("unpackPairsI8: channels past the last are 0 up to a whole group", (bench) => {
-  const random = new Random(65), nOut = 32;
-  for (const nIn of [8, 24, 40, 72]) {
-    const { q, rowScale, source } = exactRows(random, nOut, nIn), padded = Math.ceil(nIn / 32) * 32;
-    const src = bench.buffer("f32", source), rows = bench.buffer("f32", nOut);
-    const pairs = bench.buffer("u8", nIn * nOut), two = makePanels(bench, 2, padded);
-    bench.kernels.packPairsI8(pairs.at, rows.at, src.at, 0, nOut, nIn, nIn);
-    for (let o = 0; o < nOut; o += 16) {
-      two.panels.values.fill(1);
-      bench.kernels.unpackPairsI8(two.panels.at, two.d.at, two.m.at, pairs.at, rows.at, o, nIn);
-      const expected: Expected = {
-        weight: (o, c) => c < nIn ? q[o * nIn + c]! : 0,
-        scale: (o) => rowScale[o]!,
-        min: () => 0,
-      };
-      checkPanels(two, expected, o, padded, `${nIn} -> ${nOut}, output ${o}`);
-    }
-    bench.reset();
-  }
-});
-
 kernelTest("gemmI16: groups at the ends of the range stay exact", (bench) => {
   const random = new Random(64);
   const nIn = 64;

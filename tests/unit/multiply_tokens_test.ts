@@ -207,7 +207,6 @@ test("addTokens: a factor of few channels adds to what is there, and reads nothi
       const src = arena.allocate(4 * weights.length), floats = () => new Float32Array(arena.memory.buffer);
       floats().set(weights, src / 4);
       packRows(kernels, matrix, src, 0, N_OUT);
-      // the scales are 1, and 0 for channels that are not there, as fresh memory is
       if (balanced) floats().fill(1, matrix.channelScale / 4, matrix.channelScale / 4 + rank);
       for (const nTokens of [1, 6, MAX_TOKENS]) {
         const rows = padTo(nTokens, 4), x = random.activations(nTokens * xStride);

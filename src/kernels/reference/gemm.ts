@@ -1,4 +1,4 @@
-import { GROUP, type Kernels, padTo } from "../kernels.ts";
+import { GROUP, type Kernels } from "../kernels.ts";
 import { signedByte } from "./int8.ts";
 import {
   bf16Lane,
@@ -19,6 +19,7 @@ type Gemm = Pick<
   | "unpackChannelsBf16"
   | "unpackRowsF32"
   | "unpackRowsBf16"
+  | "unpackPairsF32"
   | "gemmF32"
   | "packTokensI16"
   | "unpackGroupI4"
@@ -101,6 +102,14 @@ export function gemmKernels(memory: WebAssembly.Memory): Gemm {
       unpackFloat(panel, o, nIn, nOut, (o, c) => bf16ToF32(u16[(w >>> 1) + o * nIn + c]!));
     },
 
+    unpackPairsF32(panel, w, rowScale, channelScale, o, nIn, nInPadded) {
+      const { f32, u8 } = views();
+      unpackFloat(panel, o, nIn, o + 8, (o, c) => {
+        const q = signedByte(u8[w + pairsI8Offset(o, c, nInPadded)]!, pairsI8Bias(o));
+        return Math.fround(q * f32[(rowScale >>> 2) + o]!) * f32[(channelScale >>> 2) + c]!;
+      });
+    },
+
     gemmF32(y, a, panel, nTokens, yStride, nIn) {
       const { f32 } = views();
       for (let t = 0; t < nTokens; ++t) {
@@ -175,8 +184,8 @@ export function gemmKernels(memory: WebAssembly.Memory): Gemm {
         m,
         o,
         16,
-        padTo(nIn, GROUP),
-        (o, c) => c < nIn ? signedByte(u8[w + pairsI8Offset(o, c, nIn)]!, pairsI8Bias(o)) : 0,
+        nIn,
+        (o, c) => signedByte(u8[w + pairsI8Offset(o, c, nIn)]!, pairsI8Bias(o)),
         (o) => f32[(rowScale >>> 2) + o]!,
         () => 0,
       );
