@@ -1,13 +1,13 @@
 /** The server as clients use it: OpenAI's own, for JavaScript and Python, sockets that break, and signals. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { type AddressInfo, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
-import { failure, json, rsparse, stories } from "../support/cli.ts";
-import { pulledModel } from "../support/models.ts";
+import { babbler, failure, json, rsparse, stories } from "../support/cli.ts";
 import { importOpenai, PYTHON_CLIENT, skipWithoutPython } from "../support/openai.ts";
 import { runProgram } from "../support/process.ts";
 import { chatFolder, type ServeProcess, startServe, until, withServe } from "../support/serve.ts";
@@ -27,6 +27,26 @@ function keyFile(): string {
   const path = join(folder, "keys");
   writeFileSync(path, `# of the tests\nanother\n${KEY}\r\n\n`);
   return path;
+}
+
+/** A model at an address that sends it when it is told to, and a cache of its own for it. */
+async function slowModel(): Promise<
+  { url: string; home: { RSPARSE_HOME: string }; release: () => void; close: () => void }
+> {
+  const bytes = readFileSync(babbler());
+  let release = (): void => {};
+  const released = new Promise<void>((resolve) => release = resolve);
+  const server = createServer(async (_, answer) => {
+    await released;
+    answer.writeHead(200, { "content-length": bytes.length }).end(bytes);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/babbler.gguf`;
+  const close = (): void => {
+    server.closeAllConnections();
+    server.close();
+  };
+  return { url, home: { RSPARSE_HOME: mkdtempSync(join(folder, "home-")) }, release, close };
 }
 
 function complete(url: string, body: object, signal?: AbortSignal): Promise<Response> {
@@ -136,14 +156,17 @@ test("serve: OpenAI's client for Python", { skip: skipSignals || skipWithoutPyth
 });
 
 test("serve: the text of `generate`, and 503 while the model loads", { skip: skipSignals }, async () => {
-  const server = await startServe(["-m", await pulledModel()]);
+  const { url, home, release, close } = await slowModel();
+  const server = await startServe(["-m", url], home);
   const health = await fetch(`${server.url}/health`);
   assert.deepEqual([health.status, await health.json()], [503, { status: "loading" }]);
   assert.equal((await complete(server.url, { prompt: "a" })).status, 503);
+  release();
   await until("the model", () => server.said().includes("ready: "), server.said);
   assert.equal((await fetch(`${server.url}/health`)).status, 200);
   server.send("SIGTERM");
   assert.equal(await server.ended, 0, server.said());
+  close();
 
   const expected = await generated(60);
   await withServe(["-m", stories(), "--threads", "1"], async ({ url }) => {
@@ -235,10 +258,12 @@ test("serve: asked twice, it ends at once; also while it loads", { skip: skipSig
     assert.equal(await server.ended, code, server.said());
     assert.ok(streams.some((stream) => !stream.isOver()), "it was too quick to be interrupted");
   }
-  const loading = await startServe(["-m", await pulledModel()]);
+  const { url, home, close } = await slowModel();
+  const loading = await startServe(["-m", url], home);
   loading.send("SIGINT");
   assert.equal(await loading.ended, 0, loading.said());
   assert.doesNotMatch(loading.said(), /ready|error/);
+  close();
 });
 
 test("serve: what it can't be started with", { skip }, async () => {

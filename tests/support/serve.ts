@@ -21,10 +21,14 @@ export interface ServeProcess {
 }
 
 /** Starts it on a free port; resolves when it listens, which is before the model is loaded. */
-export async function startServe(args: readonly string[]): Promise<ServeProcess> {
+export async function startServe(
+  args: readonly string[],
+  env: { readonly [name: string]: string } = {},
+): Promise<ServeProcess> {
   const [program, ...before] = CLI as [string, ...string[]];
   const child = spawn(program, [...before, "serve", "--port", "0", ...args], {
     stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...env },
   });
   let stderr = "", stdout = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => stdout += text);
