@@ -19,22 +19,28 @@ def read(path: str) -> list[str]:
     return [d for d in text.split("\n<|endoftext|>\n") if d.strip()]
 
 
+def encode(tokenizer, documents: list[str], seed: int, limit: int = 10**12) -> np.ndarray:
+    """Documents in random order, each followed by token 0, up to so many tokens."""
+    width = np.uint16 if tokenizer.get_vocab_size() <= 65536 else np.uint32
+    taken, count, order = [], 0, np.random.default_rng(seed).permutation(len(documents))
+    for at in range(0, len(order), 1024):
+        for e in tokenizer.encode_batch([documents[i] for i in order[at:at + 1024]], add_special_tokens=False):
+            taken.append(np.array(e.ids + [0], dtype=width))
+            count += len(taken[-1])
+        if count >= limit:
+            break
+    return np.concatenate(taken)[:limit]
+
+
 def tokenize(tokenizer, texts: list[str], seed: int) -> np.ndarray:
     """The tokens of FILE[:TOKENS[xTIMES]]: documents in random order, each followed by token 0, up to TOKENS, so many TIMES."""
-    out, width = [], np.uint16 if tokenizer.get_vocab_size() <= 65536 else np.uint32
+    out = []
     for text in texts:
         path, _, amount = text.partition(":")
-        tokens, _, times = amount.partition("x")
-        limit, documents, taken, count = int(tokens or 10**12), read(path), [], 0
-        order = np.random.default_rng(seed).permutation(len(documents))
-        for at in range(0, len(order), 64):
-            for e in tokenizer.encode_batch([documents[i] for i in order[at:at + 64]], add_special_tokens=False):
-                taken.append(np.array(e.ids + [0], dtype=width))
-                count += len(taken[-1])
-            if count >= limit:
-                break
-        print(f"{path}: {min(count, limit)} tokens, {times or 1} times", flush=True)
-        out += [np.concatenate(taken)[:limit]] * int(times or 1)
+        limit, _, times = amount.partition("x")
+        tokens = encode(tokenizer, read(path), seed, int(limit or 10**12))
+        print(f"{path}: {len(tokens)} tokens, {times or 1} times", flush=True)
+        out += [tokens] * int(times or 1)
     return np.concatenate(out)
 
 

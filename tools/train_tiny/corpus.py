@@ -1,14 +1,13 @@
 """Training text: the tokenizer, and every source as one run of tokens from which sequences are drawn."""
 
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "learn_factors"))
-import data  # noqa: E402
+import paths  # noqa: F401
+import data
 
 END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 """Tokens 0, 1 and 2: after a document, and around a turn of a conversation."""
@@ -55,15 +54,6 @@ def train_tokenizer(texts: dict[str, list[str]], vocabulary: int, seed: int):
     )
     t.train_from_iterator(sample, trainer)
     return t
-
-
-def tokenize(tokenizer, docs: list[str], seed: int) -> np.ndarray:
-    """Documents in random order, each followed by token 0."""
-    order, out = np.random.default_rng(seed).permutation(len(docs)), []
-    for at in range(0, len(order), 4096):
-        for e in tokenizer.encode_batch([docs[i] for i in order[at:at + 4096]], add_special_tokens=False):
-            out.append(np.array(e.ids + [0], dtype=np.uint16))
-    return np.concatenate(out)
 
 
 class Mixture:

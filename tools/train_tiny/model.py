@@ -7,6 +7,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import paths  # noqa: F401
+from llama import angles, rms_norm, rotate
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -71,17 +74,6 @@ def masked(x: torch.Tensor, share: torch.Tensor, sample: torch.Tensor, through: 
     return x + (kept - x).detach() if through else kept
 
 
-def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x [batch, length, heads, head_dim]; pairs are (i, i + half)."""
-    a, b = x.float().chunk(2, -1)
-    c, s = cos[:, None], sin[:, None]
-    return torch.cat([a * c - b * s, a * s + b * c], -1).to(x.dtype)
-
-
 def block(h, w, norms, share, samples, cos, sin, shape: Shape, through: bool):
     """A block: h float32[batch, length, hidden], w its projections in the type that products are in, share [4, groups], samples int64[2, k] for inputs of hidden and of ffn."""
     batch, length, _ = h.shape
@@ -93,8 +85,8 @@ def block(h, w, norms, share, samples, cos, sin, shape: Shape, through: bool):
         return masked(x.reshape(groups, -1, n), share[site], samples[0 if n == shape.hidden else 1], through).view(batch, length, n)
 
     x = mask(rms_norm(h, norms[0], shape.eps).to(dtype), 0)
-    qs = rotate((x @ q.T).view(batch, length, shape.heads, d), cos, sin).transpose(1, 2)
-    ks = rotate((x @ k.T).view(batch, length, shape.kv_heads, d), cos, sin).transpose(1, 2)
+    qs = rotate((x @ q.T).view(batch, length, shape.heads, d), cos, sin, False).transpose(1, 2)
+    ks = rotate((x @ k.T).view(batch, length, shape.kv_heads, d), cos, sin, False).transpose(1, 2)
     vs = (x @ v.T).view(batch, length, shape.kv_heads, d).transpose(1, 2)
     repeat = shape.heads // shape.kv_heads
     a = F.scaled_dot_product_attention(qs, ks.repeat_interleave(repeat, 1), vs.repeat_interleave(repeat, 1), is_causal=True)
@@ -125,10 +117,9 @@ class Tiny(nn.Module):
             b["mlp_norm"] = nn.Parameter(torch.ones(shape.hidden))
             self.blocks.append(b)
         self.final_norm = nn.Parameter(torch.ones(shape.hidden))
-        i = torch.arange(0, shape.head_dim, 2, dtype=torch.float64)
-        at = torch.arange(shape.context, dtype=torch.float64)[:, None] * shape.theta ** (-i / shape.head_dim)
-        self.register_buffer("cos", at.cos().float(), persistent=False)
-        self.register_buffer("sin", at.sin().float(), persistent=False)
+        cos, sin = angles(shape, shape.context, torch.device("cpu"))
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self.run_block = block
 
     def forward(self, tokens: torch.Tensor, share: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import corpus
+import data
 import model as net
 import teacher
 import train
@@ -85,7 +86,7 @@ def main():
     if os.path.exists(at("conversations.jsonl")):
         docs["conversations"] = teacher.conversations(at("conversations.jsonl"), texts["stories"], o.seed)
     if "train" in stages and not os.path.exists(at(f"{o.name}.pt")):
-        tokens = {k: corpus.tokenize(tokenizer, v, o.seed) for k, v in docs.items()}
+        tokens = {k: data.encode(tokenizer, v, o.seed) for k, v in docs.items()}
         note("tokens: " + ", ".join(f"{k} {len(v) / 1e6:.1f} M" for k, v in tokens.items()))
         shape = net.Shape(vocabulary=tokenizer.get_vocab_size(), layers=o.layers, context=o.length)
         m, measured = train.train(tokens, held_out(o.held, tokenizer), shape, o, note, at(f"{o.name}.checkpoint"))

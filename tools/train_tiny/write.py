@@ -8,16 +8,13 @@ import numpy as np
 import torch
 
 from corpus import END, END_TURN
+from llama import PATHS
 from model import Shape
 
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-NAMES = {
-    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
-}
 
 
 def folder(checkpoint: str, tokenizer: str, out: str) -> None:
@@ -27,7 +24,7 @@ def folder(checkpoint: str, tokenizer: str, out: str) -> None:
     shape, state = Shape(**saved["shape"]), saved["model"]
     tensors = {"model.embed_tokens.weight": state["embedding"], "model.norm.weight": state["final_norm"]}
     for i in range(shape.layers):
-        for name, path in NAMES.items():
+        for name, path in PATHS.items():
             tensors[f"model.layers.{i}.{path}.weight"] = state[f"blocks.{i}.{name}"]
         tensors[f"model.layers.{i}.input_layernorm.weight"] = state[f"blocks.{i}.attention_norm"]
         tensors[f"model.layers.{i}.post_attention_layernorm.weight"] = state[f"blocks.{i}.mlp_norm"]
