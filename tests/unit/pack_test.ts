@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { recipeOfThresholds } from "../../src/cli/bench/recipes.ts";
-import { SHAPES } from "../../src/cli/bench/shapes.ts";
 import { syntheticModel } from "../../src/cli/bench/synthetic_model.ts";
 import { FormatError, RecipeError } from "../../src/errors.ts";
 import { BytesBlob } from "../../src/format/bytes_blob.ts";
@@ -16,25 +15,13 @@ import { sparseShapes } from "../../src/runtime/plan.ts";
 import { recipeHints } from "../../src/runtime/apply_recipe.ts";
 import { UNTUNED } from "../../src/runtime/tuner.ts";
 import { packOf } from "../support/packs.ts";
+import { UNEVEN } from "../support/shapes.ts";
 import { assertSameBits, Random } from "../support/kernels.ts";
 
-/** Widths that no layout has without padding. */
-const CONFIG: LlamaConfig = {
-  ...SHAPES["tinyllama-1.1b"],
-  hiddenSize: 160,
-  intermediateSize: 224,
-  numHiddenLayers: 3,
-  numAttentionHeads: 5,
-  numKeyValueHeads: 1,
-  headDim: 32,
-  ropeDim: 32,
-  vocabSize: 300,
-  maxPositionEmbeddings: 64,
-};
 const IDS = [5, 44, 3, 201, 7, 90, 11], MORE = [250, 8, 8];
 const DTYPES = ["f32", "bf16", "int8", "int4"] as const;
 
-function source(dtype: (typeof DTYPES)[number], config: LlamaConfig = CONFIG) {
+function source(dtype: (typeof DTYPES)[number], config: LlamaConfig = UNEVEN) {
   return syntheticModel("tiny", config, dtype, config.numHiddenLayers).files;
 }
 
@@ -81,7 +68,7 @@ for (const kernels of BUILDS) {
       await same(files, pack, { kernels, dtype, recipe, tuning: UNTUNED }, "sparse");
       await using model = await Model.load(pack, { kernels });
       assert.equal(model.name, "tiny");
-      assert.deepEqual(model.config, { ...CONFIG, rmsNormEps: Math.fround(CONFIG.rmsNormEps) });
+      assert.deepEqual(model.config, { ...UNEVEN, rmsNormEps: Math.fround(UNEVEN.rmsNormEps) });
       const wanted = await openModel(files);
       assert.equal(model.description.parameters, wanted.parameters);
       assert.deepEqual(model.tokenize("word 299, and ünï"), wanted.tokenizer.encode("word 299, and ünï"));
@@ -212,7 +199,7 @@ async function load(bytes: Uint8Array): Promise<Float32Array | FormatError> {
 }
 
 const SMALL: LlamaConfig = {
-  ...CONFIG,
+  ...UNEVEN,
   hiddenSize: 64,
   intermediateSize: 96,
   numHiddenLayers: 1,

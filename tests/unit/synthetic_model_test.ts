@@ -5,21 +5,8 @@ import { layerWeights, SHAPES } from "../../src/cli/bench/shapes.ts";
 import { syntheticModel } from "../../src/cli/bench/synthetic_model.ts";
 import { layersToHold } from "../../src/cli/bench/variants.ts";
 import { Model } from "../../src/mod.ts";
-import type { LlamaConfig } from "../../src/model/config.ts";
+import { UNEVEN } from "../support/shapes.ts";
 
-/** Small, with heads that share keys, and widths that are no multiple of 64. */
-const TINY: LlamaConfig = {
-  ...SHAPES["tinyllama-1.1b"],
-  hiddenSize: 160,
-  intermediateSize: 224,
-  numHiddenLayers: 3,
-  numAttentionHeads: 5,
-  numKeyValueHeads: 1,
-  headDim: 32,
-  ropeDim: 32,
-  vocabSize: 300,
-  maxPositionEmbeddings: 64,
-};
 const DTYPES = ["f32", "bf16", "int8", "int4"] as const;
 const STORED = { f32: "F32", bf16: "BF16", int8: "Q8_0", int4: "Q4_1" } as const;
 
@@ -43,15 +30,15 @@ test("layersToHold: all where they fit 1 GiB, and never so few that a cache hold
 
 for (const dtype of DTYPES) {
   test(`syntheticModel: loads in ${dtype}, and what it computes stays normal`, async () => {
-    const { files } = syntheticModel("tiny", TINY, dtype, 2);
+    const { files } = syntheticModel("tiny", UNEVEN, dtype, 2);
     await using model = await Model.load(files, { kernels: "baseline", dtype });
-    const { rmsNormEps } = TINY;
-    assert.deepEqual(model.config, { ...TINY, numHiddenLayers: 2, rmsNormEps: Math.fround(rmsNormEps) });
+    const { rmsNormEps } = UNEVEN;
+    assert.deepEqual(model.config, { ...UNEVEN, numHiddenLayers: 2, rmsNormEps: Math.fround(rmsNormEps) });
     assert.equal(model.name, "tiny");
     assert.equal(model.description.quantization, STORED[dtype]);
     assert.equal(
       model.description.parameters,
-      2 * layerWeights(TINY) + 2 * 300 * 160 + 5 * 160,
+      2 * layerWeights(UNEVEN) + 2 * 300 * 160 + 5 * 160,
     );
     using session = model.session();
     let sites = 0, values = 0, subnormal = 0;
@@ -78,7 +65,7 @@ for (const dtype of DTYPES) {
 }
 
 test("syntheticModel: its bytes are the same however they are cut, and the seed's", async () => {
-  const { blob } = syntheticModel("tiny", TINY, "int4", 3).files[0]!;
+  const { blob } = syntheticModel("tiny", UNEVEN, "int4", 3).files[0]!;
   const whole = new Uint8Array(await blob.arrayBuffer());
   assert.equal(whole.length, blob.size);
   for (const [start, end] of [[0, 10], [9_000, 9_100], [9_050], [-100, -1], [70_001, 140_007]] as const) {
@@ -88,15 +75,15 @@ test("syntheticModel: its bytes are the same however they are cut, and the seed'
   const inner = blob.slice(100, 50_000).slice(1000, -1000);
   assert.deepEqual(new Uint8Array(await inner.arrayBuffer()), whole.slice(1100, 49_000));
   const bytesOf = async (seed: number): Promise<Uint8Array> =>
-    new Uint8Array(await syntheticModel("tiny", TINY, "int4", 3, seed).files[0]!.blob.arrayBuffer());
+    new Uint8Array(await syntheticModel("tiny", UNEVEN, "int4", 3, seed).files[0]!.blob.arrayBuffer());
   assert.deepEqual(await bytesOf(1), whole);
   assert.notDeepEqual(await bytesOf(2), whole);
 });
 
 test("recipeOfThresholds: a synthetic model runs sparse by it", async () => {
-  const { files } = syntheticModel("tiny", TINY, "int4", 3), options = { kernels: "baseline" } as const;
+  const { files } = syntheticModel("tiny", UNEVEN, "int4", 3), options = { kernels: "baseline" } as const;
   await using dense = await Model.load(files, options);
-  const recipe = recipeOfThresholds(TINY, await dense.hash(), 0.5, (nIn) => nIn === 224 ? 0.1 : 0.6);
+  const recipe = recipeOfThresholds(UNEVEN, await dense.hash(), 0.5, (nIn) => nIn === 224 ? 0.1 : 0.6);
   await using sparse = await Model.load(files, { ...options, recipe });
   using session = sparse.session();
   session.prefill([1, 2, 3, 4], { prefill: "sparse" });
