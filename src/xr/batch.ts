@@ -6,7 +6,7 @@ import type { Hardware } from "./hardware.ts";
 import { type Scenario, withProbability } from "./scenario.ts";
 import SCHEMA from "./schema/batch.json" with { type: "json" };
 import { Shape } from "./schema.ts";
-import type { Order } from "./simulate.ts";
+import type { Order } from "./queues.ts";
 import { readSwitches } from "./switches.ts";
 
 /** One run that is asked for; null is the same as absent. */

@@ -1,7 +1,7 @@
 /** What a run leaves: a line for each frame that was executed or dropped. */
 
-/** Why a frame was dropped: its deadline had passed, or its upstream frame was dropped. Empty for those that were executed. */
-export type Reason = "" | "late" | "upstream";
+/** Why a frame was dropped: its deadline had passed, its upstream frame was dropped, or (in a real run) its accelerator was lost. Empty for those that were executed. */
+export type Reason = "" | "late" | "upstream" | "lost";
 
 /** A frame, in the order in which frames were executed to their end or dropped. */
 export interface LogEntry {

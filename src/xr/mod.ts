@@ -61,6 +61,7 @@ export { drawFrames, type Frame, type LoadOptions } from "./load.ts";
 export type { LogEntry, Reason, Request } from "./log.ts";
 export { type MScenario, readMScenario } from "./m_reader.ts";
 export { compareNames } from "./names.ts";
+export type { Order } from "./queues.ts";
 export { LibcRandom } from "./random.ts";
 export {
   type LogRow,
@@ -89,7 +90,7 @@ export {
   type ScoreOptions,
   type Scores,
 } from "./scores.ts";
-export { type Order, simulate, type Simulation, type SimulationOptions } from "./simulate.ts";
+export { simulate, type Simulation, type SimulationOptions } from "./simulate.ts";
 export {
   type Mode,
   namesOn,

@@ -3,6 +3,7 @@ import { type Executor, type Policy, tableExecutor } from "./executor.ts";
 import { costsOf, type Hardware } from "./hardware.ts";
 import type { Frame } from "./load.ts";
 import type { LogEntry, Reason, Request } from "./log.ts";
+import type { Order } from "./queues.ts";
 import type { Scenario } from "./scenario.ts";
 import {
   DEFAULT_E_MAX_MJ,
@@ -13,7 +14,7 @@ import {
   scoreLog,
   type Scores,
 } from "./scores.ts";
-import { type Order, simulate } from "./simulate.ts";
+import { simulate } from "./simulate.ts";
 import { type Mode, namesOn, type Switches, switchesOfMode, type SwitchName } from "./switches.ts";
 
 /** XRBench's, ms. */
