@@ -54,6 +54,8 @@ const LIBRARY = {
   calibrate: "src/calibrate/mod.ts",
   eval: "src/eval/mod.ts",
   xr: "src/xr/mod.ts",
+  xr_real: "src/xr/real/mod.ts",
+  xr_worker: "src/xr/real/worker.ts",
   serve: "src/server/mod.ts",
 };
 /** Packages that `npm install rsparse` brings; others are bundled, in chunks that are read when a plot is drawn. */

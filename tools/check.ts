@@ -47,6 +47,7 @@ const passed = [
     "src/analyze/mod.ts",
     "src/search/mod.ts",
     "src/xr/mod.ts",
+    "src/xr/real/mod.ts",
     "src/xr/plots.ts",
     "src/tiny.ts",
     "src/edge/mod.ts",

@@ -1,5 +1,5 @@
 /** Browsers and other places without files: models come as `Blob`s or by URL. */
-import type { Platform } from "./platform.ts";
+import type { ParentThread, Platform } from "./platform.ts";
 
 function noFiles(what: string): Promise<never> {
   return Promise.reject(new TypeError(`Cannot ${what}: there are no files here: pass a Blob or a URL`));
@@ -35,8 +35,68 @@ export const platform: Platform = {
   freeBytes: () => null,
   uptimeMs: () => performance.now(),
   tryLock: (path) => noFiles(`lock ${path}`),
-  ...(typeof Worker === "function" ? { startWorker } : {}),
+  ...(typeof Worker === "function" ? { startWorker, startThread } : {}),
+  parentThread,
 };
+
+/** What a thread says when it can be spoken to: messages that come before it listens are lost while its module still waits for others. */
+const LISTENING = "rsparse listens";
+
+function startThread(
+  url: string,
+  data: unknown,
+  events: { message(message: unknown): void; end(reason: string): void },
+): { post(message: unknown): void; terminate(): Promise<void> } {
+  const worker = new Worker(url, { type: "module" });
+  let early: unknown[] | null = [data];
+  worker.onmessage = ({ data: message }) => {
+    if (message !== LISTENING) return events.message(message);
+    for (const waiting of early ?? []) worker.postMessage(waiting);
+    early = null;
+  };
+  worker.onerror = (event) => {
+    event.preventDefault();
+    events.end(event.message || `no module can be loaded from ${url}`);
+  };
+  return {
+    post(message) {
+      if (early === null) worker.postMessage(message);
+      else early.push(message);
+    },
+    terminate() {
+      worker.terminate();
+      return Promise.resolve();
+    },
+  };
+}
+
+/** The scope of a worker, as far as it is used here. */
+interface WorkerScope {
+  postMessage(message: unknown): void;
+  onmessage: ((event: { readonly data: unknown }) => void) | null;
+}
+
+/** The first message is what the thread is handed. */
+function parentThread(): Promise<ParentThread> | null {
+  // a page has a document, and an onmessage too
+  if (typeof document !== "undefined") return null;
+  const scope = globalThis as unknown as WorkerScope;
+  return new Promise((resolve) => {
+    scope.onmessage = ({ data }) => {
+      const waiting: unknown[] = [];
+      scope.onmessage = (event) => void waiting.push(event.data);
+      resolve({
+        data,
+        post: (message) => scope.postMessage(message),
+        onMessage(listen) {
+          scope.onmessage = (event) => listen(event.data);
+          for (const message of waiting.splice(0)) listen(message);
+        },
+      });
+    };
+    scope.postMessage(LISTENING);
+  });
+}
 
 function startWorker(
   code: string,

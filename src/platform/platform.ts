@@ -7,6 +7,14 @@ export interface HttpServer {
   close(): Promise<void>;
 }
 
+/** Whoever started this thread. */
+export interface ParentThread {
+  /** What the thread was handed. */
+  readonly data: unknown;
+  post(message: unknown): void;
+  onMessage(listen: (message: unknown) => void): void;
+}
+
 /** One runtime's files, environment and hashing. Adapters: `deno.ts`, `node.ts`, `bun.ts`, `browser.ts`. */
 export interface Platform {
   /** For example `deno 2.9.6`. */
@@ -59,7 +67,7 @@ export interface Platform {
   ): { terminate(): Promise<void> };
   /**
    * Starts a thread that runs the module at `url`, which finds `data` and the way back by `parentThread`. It keeps the process alive until it is terminated.
-   * `end` is called once when it ends, with the reason. Absent where there are none.
+   * `end` is called once when it ends, with the reason, where the runtime can tell: pages only know of those that can't start or throw. Absent where there are none.
    */
   startThread?(
     url: string,
@@ -67,11 +75,7 @@ export interface Platform {
     events: { message(message: unknown): void; end(reason: string): void },
   ): { post(message: unknown): void; terminate(): Promise<void> };
   /** In a thread that `startThread` started: what it was handed; null elsewhere. */
-  parentThread?(): {
-    readonly data: unknown;
-    post(message: unknown): void;
-    onMessage(listen: (message: unknown) => void): void;
-  } | null;
+  parentThread?(): ParentThread | Promise<ParentThread> | null;
   /**
    * Serves HTTP. A request's signal is aborted when whoever sent it has gone; a body that is a stream is read no faster than it can be sent. Absent where
    * nothing can listen.

@@ -7,7 +7,7 @@ import { availableParallelism, cpus, freemem, homedir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { parentPort, Worker, workerData } from "node:worker_threads";
-import type { Platform } from "./platform.ts";
+import type { ParentThread, Platform } from "./platform.ts";
 
 /** Bytes read at a time for hashing: larger ones were no faster (98 MB in 0.1 s on Deno). */
 const HASH_CHUNK = 4 << 20;
@@ -170,7 +170,7 @@ function startThread(
   };
 }
 
-function parentThread(): ReturnType<NonNullable<Platform["parentThread"]>> {
+function parentThread(): ParentThread | null {
   const port = parentPort;
   if (port === null) return null;
   return {

@@ -10,7 +10,7 @@ import type { WorkJob, WorkSetup } from "./jobs.ts";
 import type { FromThread, ToThread } from "./pool.ts";
 
 const { parentThread } = await detectPlatform();
-const parent = parentThread?.() ?? null;
+const parent = await parentThread?.() ?? null;
 if (parent === null) throw new Error("this module is for threads of a search or an evaluation");
 
 const say = (message: FromThread): void => parent.post(message);

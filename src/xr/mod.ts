@@ -64,6 +64,17 @@ export { compareNames } from "./names.ts";
 export type { Order } from "./queues.ts";
 export { LibcRandom } from "./random.ts";
 export {
+  type BoundModel,
+  type JobRow,
+  type RealAccelerator,
+  type RealDetails,
+  type RecordedRun,
+  recordRun,
+  scoreRecorded,
+  type Spread,
+  spreadOf,
+} from "./recorded.ts";
+export {
   type LogRow,
   type ModelResult,
   resultOf,

@@ -157,11 +157,12 @@ export class Queues {
     return this.#byName.flatMap((model) => this.#queues[model]!.slice(0, 1));
   }
 
-  /** Drops what still waits when nothing more can happen. @param endMs when that is, where it is not at their deadlines */
+  /** Drops what still waits when nothing more can happen: at its deadline, or where `endMs` says when that is then, or as it enters. */
   flush(reason: Reason = "late", endMs?: number): void {
     const left = this.#byName.flatMap((model) => this.#queues[model]!);
     for (const queued of left.sort((a, b) => a.deadlineMs - b.deadlineMs)) {
-      this.#discard(queued, endMs ?? queued.deadlineMs, reason);
+      const at = endMs === undefined ? queued.deadlineMs : Math.max(endMs, queued.injectionMs);
+      this.#discard(queued, at, reason);
     }
   }
 

@@ -4,6 +4,7 @@ import { costsOf, type Hardware } from "./hardware.ts";
 import type { Frame } from "./load.ts";
 import type { LogEntry, Reason, Request } from "./log.ts";
 import type { Order } from "./queues.ts";
+import type { RealDetails } from "./recorded.ts";
 import type { Scenario } from "./scenario.ts";
 import {
   DEFAULT_E_MAX_MJ,
@@ -110,6 +111,8 @@ export interface RunResult {
   readonly log: readonly LogRow[];
   /** Largest difference of completions from a simulation with the measured latencies; null where nothing was measured. */
   readonly replayDifferenceMs: number | null;
+  /** What only a real run has. */
+  readonly real?: RealDetails;
 }
 
 /** What a run came to. */

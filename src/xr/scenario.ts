@@ -42,6 +42,8 @@ export interface ScenarioModel {
   readonly dependencies: readonly string[];
   /** What a frame takes on any accelerator, for models that hardware tables don't have. */
   readonly cost?: { readonly latencyMs: number; readonly energyMJ: number };
+  /** What runs in its place in real mode, as `--bind` has it; checked when it is run. */
+  readonly binding?: string;
   /** Its layers, where they are known. */
   readonly layers?: readonly Layer[];
 }

@@ -7,6 +7,7 @@ import { quote } from "../format/limits.ts";
 import type { Executor } from "./executor.ts";
 import type { Frame } from "./load.ts";
 import type { LogEntry, Request } from "./log.ts";
+import type { RecordedRun } from "./recorded.ts";
 import { parseScenario, type Scenario, upstreamOf } from "./scenario.ts";
 import SCHEMA from "./schema/trace.json" with { type: "json" };
 import { Shape } from "./schema.ts";
@@ -34,6 +35,8 @@ export interface TraceFile {
   readonly accelerators?: number;
   /** Model, frame, accelerator, latency in ms, energy in mJ. */
   readonly jobs?: readonly (readonly [string, number, number, number, number])[];
+  /** The whole of a real run, to be scored again. */
+  readonly real?: RecordedRun;
 }
 
 /** A trace, ready to drive a simulation. */
@@ -46,6 +49,8 @@ export interface Trace {
   readonly frames: readonly Frame[];
   /** Jobs that take what was recorded, on the accelerators where they were; null where none were. */
   readonly executor: Executor | null;
+  /** The whole of a real run; null where it is of none. */
+  readonly recorded: RecordedRun | null;
 }
 
 /** The schema of trace files, JSON Schema 2020-12. */
@@ -93,7 +98,7 @@ export function traceOf(
  */
 export function parseTrace(value: unknown, source: string = "trace"): Trace {
   SHAPE.check(value, source);
-  const { scenario: id, durationMs, models, seed, requests, jobs, accelerators } = value as TraceFile;
+  const { scenario: id, durationMs, models, seed, requests, jobs, accelerators, real } = value as TraceFile;
   const scenario = parseScenario({ id, durationMs, models }, source);
   const numbers = new Map(scenario.models.map(({ name }, i) => [name, i]));
   const numberOf = (name: string, path: string): number => {
@@ -128,6 +133,7 @@ export function parseTrace(value: unknown, source: string = "trace"): Trace {
     scenario,
     seed: seed ?? null,
     frames: frames.sort((a, b) => a.injectionMs - b.injectionMs || a.model - b.model || a.frame - b.frame),
+    recorded: real ?? null,
     executor: recorded === undefined ? null : replayExecutor(scenario, recorded, accelerators, source),
   };
 }
@@ -158,7 +164,8 @@ function checkFrames(scenario: Scenario, frames: readonly Frame[], source: strin
   });
 }
 
-interface RecordedJob {
+/** What a job took. */
+export interface RecordedJob {
   readonly model: number;
   readonly frame: number;
   readonly accelerator: number;
@@ -169,12 +176,15 @@ interface RecordedJob {
 /**
  * Jobs that take what was recorded, on the accelerator where they were if it is idle. One that was not recorded, because it was dropped, takes what the median
  * job of its model took.
+ *
+ * @param otherwise what one of a model without recorded jobs takes; absent: that is an error
  */
-function replayExecutor(
+export function replayExecutor(
   { models }: Scenario,
   jobs: readonly RecordedJob[],
   accelerators: number | undefined,
   source: string,
+  otherwise?: (model: number) => number,
 ): Executor {
   const byFrame = models.map(() => new Map<number, RecordedJob>());
   for (const job of jobs) byFrame[job.model]!.set(job.frame, job);
@@ -190,6 +200,7 @@ function replayExecutor(
     run: ({ model, frame }) => {
       const job = byFrame[model]!.get(frame) ?? medians[model];
       if (job !== undefined) return job;
+      if (otherwise !== undefined) return { latencyMs: otherwise(model), energyMJ: 0 };
       const detail = `no job of ${
         models[model]!.name
       } found, whose frame ${frame} would run: run it on a setting`;

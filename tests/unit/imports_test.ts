@@ -45,6 +45,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   ],
   deadline: ["recipe", "runtime/exp"],
   xr: ["errors", "format", "runtime/exp", "plot", "deadline"],
+  "xr/real": ["errors", "format", "kernels", "runtime", "platform", "deadline", "xr"],
   server: ["errors", "model", "recipe", "runtime", "deadline"],
   edge: ["errors", "model", "platform", "runtime", "server"],
   tiny: ["errors", "platform", "hub"],
@@ -93,8 +94,10 @@ function importsOf(file: string): ImportLine[] {
   );
 }
 
-/** `src/` folder or, for files directly in it, their name: `model`, `errors`. */
+/** `src/` folder or, for files directly in it, their name: `model`, `errors`; a folder in one where the table has it apart. */
 function partOf(path: string): string {
+  const folder = dirname(path).replaceAll("\\", "/");
+  if (folder in ALLOWED) return folder;
   return path.includes("/") ? path.split("/")[0]! : path.replace(/\.ts$/, "");
 }
 

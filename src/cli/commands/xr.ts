@@ -44,10 +44,10 @@ export function register(program: Command, context: CliContext): void {
 }
 
 function registerRun(command: Command, context: CliContext): void {
-  const run = addSweepOptions(
+  const run = addSweepOptions(addRealOptions(
     command.command("run")
       .description("run a scenario on a setting, and score it")
-      .addOption(modeOption())
+      .addOption(modeOption(true))
       .option("--seed <n>", "seed of every draw (default: 1)", integer(0, MAX_SEED))
       .option(
         "--probability <p>",
@@ -92,7 +92,7 @@ function registerRun(command: Command, context: CliContext): void {
         "stdin: JSON array of {scenario, setting, seed, probability?, mode?, switches?}; prints an array",
       )
       .option("--suite", "the mean over scenarios of each setting, each the mean over seeds"),
-  );
+  ));
   run.action(async (options: RunCommandOptions) => {
     await (await import("../xr/run.ts")).run(context, options);
   });
@@ -107,12 +107,38 @@ function addSweepOptions(command: Command): Command {
     .option("--seeds <n>", "of many runs: seeds 1 to n (default: 20)", integer(1, 1000));
 }
 
-function modeOption(): Option {
+function modeOption(real: boolean = false): Option {
   return new Option(
     "--mode <name>",
-    "compat: the harness with its defects; corrected: without (default: compat)",
+    "compat: the harness with its defects; corrected: without" +
+      `${real ? "; real: threads are accelerators and jobs really run" : ""} (default: compat)`,
   )
-    .choices(["compat", "corrected"]);
+    .choices(["compat", "corrected", ...real ? ["real"] : []]);
+}
+
+/** Options that only `--mode real` has. */
+function addRealOptions(command: Command): Command {
+  return command
+    .option(
+      "--bind <model=kind>",
+      "real mode, repeatable: what runs in a model's place. MODEL is its name, its task or * for all others; KIND is declared[:idle|:busy][:MS], " +
+        "shape[:f32|:int8][:DIVISOR], real[:tokens=N][:sparsity=S][:PATH] or null",
+      (binding: string, bindings: string[] | undefined) => [...bindings ?? [], binding],
+    )
+    .option(
+      "--tier <tier>",
+      "real mode: asShipped, depthwise (default), or scaled:rate=D, scaled:resolution=D or both",
+    )
+    .option(
+      "--accelerators <n>",
+      "real mode: how many threads run jobs (default: the setting's, or 1)",
+      integer(1, 64),
+    )
+    .option("--rate <x>", "real mode: multiplies the rate of every model (default: 1)", above(1000))
+    .option("--max-rate", "real mode: the largest rate at which every model keeps its hit rate")
+    .option("--target <share>", "of --max-rate: the hit rate to keep (default: 0.99)", decimal(0, 1))
+    .option("-m, --model <model>", "real mode: language model of bindings to real that name none")
+    .option("--recipe <file>", "real mode: run it sparse as this recipe says");
 }
 
 /** Reads a number above 0. */

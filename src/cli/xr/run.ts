@@ -2,6 +2,7 @@
 import { VERSION } from "../../version.ts";
 import {
   csvOf,
+  type Mode,
   parseBatch,
   parseTrace,
   readSwitches,
@@ -11,6 +12,7 @@ import {
   type RunOptions,
   runScenario,
   type Scenario,
+  scoreRecorded,
   suiteOf,
   sweep,
   type Switches,
@@ -22,6 +24,7 @@ import { type CliContext, readJsonInput } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
 import { prepareFolder } from "./folder.ts";
+import type { RealCommandOptions, RealMade } from "./real.ts";
 import {
   described,
   inPieces,
@@ -34,8 +37,8 @@ import {
 } from "./sources.ts";
 
 /** What was typed. */
-export interface RunCommandOptions extends SweepCommandOptions {
-  readonly mode?: "compat" | "corrected";
+export interface RunCommandOptions extends SweepCommandOptions, RealCommandOptions {
+  readonly mode?: Mode;
   readonly seed?: number;
   readonly probability?: number;
   readonly switch?: readonly string[];
@@ -58,14 +61,22 @@ export async function run(context: CliContext, options: RunCommandOptions): Prom
   if (Number(batch ?? false) + Number(suite ?? false) + Number(replay !== undefined) > 1) {
     throw new UsageError("Cannot take more than one of --batch, --suite and --replay");
   }
+  if (options.mode !== "real") {
+    const own = ["bind", "tier", "accelerators", "rate", "maxRate", "target", "model", "recipe"];
+    refuse(options, own, "only --mode real has it");
+  } else if (batch || suite) {
+    throw new UsageError(`Cannot take --mode real with ${batch ? "--batch" : "--suite"}: it is for one run`);
+  }
   if (batch) return await runBatch(context, options);
   if (suite) return await runSuite(context, options);
   refuse(options, ["seeds"], "one run has one seed: give --seed, or --suite for many");
   if (options.csv !== undefined) await prepareFolder(context.platform, options.csv, "summary.csv");
   if (options.trace !== undefined) await checkOutput(context.platform, options.trace, "the trace");
-  const { made, scenario } = replay === undefined
+  const found = replay === undefined
     ? await runOne(context, options)
     : await runAgain(context, options, replay);
+  if (found === null) return;
+  const { made, scenario } = found;
   const encoder = new TextEncoder(), { csv, trace } = options;
   if (csv !== undefined) {
     const { summary, schedule } = csvOf(made);
@@ -74,21 +85,28 @@ export async function run(context: CliContext, options: RunCommandOptions): Prom
   }
   if (trace !== undefined) {
     const { seed, durationMs, utilisation } = made.result;
-    const file = traceOf(scenario, { ...made, seed, durationMs, accelerators: utilisation.length });
+    const file = found.real?.made.trace ??
+      traceOf(scenario, { ...made, seed, durationMs, accelerators: utilisation.length });
     await writeFile(context.platform, trace, [encoder.encode(`${JSON.stringify(file)}\n`)]);
   }
-  if (context.options.json) await context.printJson(documentOf(context, made));
-  else await context.print(textOf(made));
+  if (context.options.json) {
+    const search = found.real?.search ?? null;
+    await context.printJson({ ...documentOf(context, made), ...search !== null && { maxRate: search } });
+  } else await context.print(await textOf(found));
+  if (found.real?.failure) throw found.real.failure;
 }
 
 interface Made {
   readonly made: Run;
   readonly scenario: Scenario;
+  /** Of a run that was real just now. */
+  readonly real?: RealMade;
 }
 
-async function runOne(context: CliContext, options: RunCommandOptions): Promise<Made> {
-  const { scenario: name, setting, probability } = options;
-  if (name === undefined || setting === undefined) {
+/** Null where Ctrl-C ended it. */
+async function runOne(context: CliContext, options: RunCommandOptions): Promise<Made | null> {
+  const { scenario: name, setting, probability, mode } = options;
+  if (name === undefined || (setting === undefined && mode !== "real")) {
     throw new UsageError(
       `Cannot run: --${
         name === undefined ? "scenario" : "setting"
@@ -98,9 +116,14 @@ async function runOne(context: CliContext, options: RunCommandOptions): Promise<
   const read = await readScenario(context, name), hardware = await readHardware(context, options.hardware);
   const scenario = probability === undefined ? read : withProbability(read, probability);
   try {
-    return { made: runScenario(scenario, setting, hardware, runOptions(options)), scenario };
+    if (mode === "real") {
+      const { runReally } = await import("./real.ts");
+      const real = await runReally(context, scenario, runOptions(options), options);
+      return real && { made: real.made, scenario, real };
+    }
+    return { made: runScenario(scenario, setting!, hardware, runOptions(options)), scenario };
   } catch (error) {
-    throw described(error, `${scenario.id} on ${setting}`);
+    throw described(error, setting === undefined ? scenario.id : `${scenario.id} on ${setting}`);
   }
 }
 
@@ -115,14 +138,30 @@ async function runAgain(context: CliContext, options: RunCommandOptions, replay:
   if (setting === undefined) {
     refuse(options, ["hardware", "policy"], "without --setting a trace's own latencies are taken");
   }
+  const trace = parseTrace(await readJson(context, replay), replay), { recorded } = trace;
+  if (recorded !== null && setting === undefined && (options.mode ?? "real") === "real") {
+    refuse(
+      options,
+      ["order", "switch", "bind", "tier", "accelerators", "rate", "maxRate", "target", "model", "recipe"],
+      "a real run's own record is scored: give --mode corrected to simulate it",
+    );
+    const made = scoreRecorded({ ...trace, recorded }, { k: options.k, eMaxMJ: options.eMax }, replay);
+    return { made, scenario: trace.scenario };
+  }
+  if (options.mode === "real") {
+    throw new UsageError(
+      `Cannot run ${replay} in real mode: ${
+        recorded === null ? "it is no real run's" : "with --setting it is simulated"
+      }: give --mode corrected`,
+    );
+  }
   const switches = runOptions({ ...options, mode: options.mode ?? "corrected" }).switches!;
   if (switches.eventRandom || switches.injectAtEvents || switches.floorPeriods) {
     throw new UsageError(
       "Cannot run a trace with eventRandom, injectAtEvents or floorPeriods: it has its arrivals: give --mode corrected",
     );
   }
-  const trace = parseTrace(await readJson(context, replay), replay),
-    { scenario, frames, executor, seed } = trace;
+  const { scenario, frames, executor, seed } = trace;
   const again = {
     ...runOptions(options),
     mode: "corrected" as const,
@@ -144,7 +183,9 @@ async function runAgain(context: CliContext, options: RunCommandOptions, replay:
 }
 
 function runOptions(options: RunCommandOptions): RunOptions {
-  const { mode = "compat", seed, order, policy, duration, jitter, k, eMax } = options;
+  const { seed, order, policy, duration, jitter, k, eMax } = options;
+  // a real run is drawn and scored as a corrected one
+  const mode = options.mode === "real" ? "corrected" : options.mode ?? "compat";
   return {
     mode,
     switches: switchesOf(options),
@@ -256,7 +297,8 @@ function documentOf({ platform }: CliContext, { result }: Run): object {
   };
 }
 
-function textOf({ result }: Run): string {
+async function textOf({ made, real }: Made): Promise<string> {
+  const { result } = made;
   const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
   const { models, overall, hitRate, dropRate, notRequired, utilisation, latenessMs } = result;
   const rows = Object.entries(models).map(([name, model]) => [
@@ -291,5 +333,8 @@ function textOf({ result }: Run): string {
       : `, lateness p50 ${latenessMs.p50.toFixed(3)} p99 ${latenessMs.p99.toFixed(3)} ms`) +
     `; accelerators busy ${utilisation.map(percent).join(", ")}`,
     ...notRequired.length > 0 ? [`not required: ${notRequired.join(", ")}`] : [],
+    ...result.real === undefined
+      ? []
+      : (await import("./real.ts")).realLines(result.real, real?.search ?? null),
   ].join("\n");
 }
