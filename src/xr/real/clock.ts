@@ -43,15 +43,15 @@ export function steepest(stepMs: number): number {
  */
 export function checkStep(stepMs: number, k: number): void {
   const most = steepest(stepMs);
-  // steps are differences of doubles
-  if (k <= most * (1 + 1e-6)) return;
+  // steps are differences of doubles, and k is told with four digits
+  if (k <= most * (1 + 1e-3)) return;
   throw new RangeError(
     `Cannot score: the clock here steps by ${
       stepMs.toPrecision(2)
     } ms, which moves scores at k = ${k}: a step of at most ${
       (MAX_STEP_MS * DEFAULT_K / k).toPrecision(2)
     } ms wanted: serve the page with COOP and COEP headers, or lower k to ${
-      Math.floor(1e6 * most) / 1e6
+      Number(most.toPrecision(4))
     } (--k), which softens the score`,
   );
 }
