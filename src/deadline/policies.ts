@@ -54,6 +54,8 @@ export interface Waiting {
   readonly leftMs: number;
   /** What it is expected to take when it has its turn. */
   readonly latencyMs: number;
+  /** Whether it is a token that comes later in the same reply: `plan` has it run at the level that it chooses. */
+  readonly isSameReply?: boolean;
 }
 
 /**
@@ -68,12 +70,38 @@ export function queueLevel(
   waiting: readonly Waiting[],
   k: number = DEFAULT_K,
 ): number {
+  return leastLoss(levels, leftMs, waiting, k, false);
+}
+
+/**
+ * `plan`: the level that loses least if the rest of the reply runs at it, too. Where a reply has to be faster than dense it is a little sparser throughout, and not
+ * dense until its time is up: fidelity falls faster the sparser a token is, so that costs less.
+ *
+ * @param waiting as {@linkcode queueLevel}; tokens of the same reply take what the level takes
+ */
+export function planLevel(
+  levels: readonly Level[],
+  leftMs: number,
+  waiting: readonly Waiting[],
+  k: number = DEFAULT_K,
+): number {
+  return leastLoss(levels, leftMs, waiting, k, true);
+}
+
+function leastLoss(
+  levels: readonly Level[],
+  leftMs: number,
+  waiting: readonly Waiting[],
+  k: number,
+  isPlan: boolean,
+): number {
   const sums = levels.map((level) => {
     const own = logGain(level, leftMs, k);
     let logs = own, lost = 1 - exp(own), endMs = level.latencyMs;
-    for (const other of waiting) {
-      endMs += other.latencyMs;
-      const gain = logRealTime(endMs - other.leftMs, k);
+    for (const { leftMs, latencyMs, isSameReply = false } of waiting) {
+      const isOwn = isPlan && isSameReply, takesMs = isOwn ? level.latencyMs : latencyMs;
+      endMs += takesMs;
+      const gain = isOwn ? logGain(level, leftMs - endMs + takesMs, k) : logRealTime(endMs - leftMs, k);
       logs += gain;
       lost += 1 - exp(gain);
     }
@@ -81,6 +109,26 @@ export function queueLevel(
   });
   const least = sums.reduce((a, { lost }) => Math.min(a, lost), Infinity);
   return best(levels.length, (i) => sums[i]!.lost <= least + EQUAL_LOSS ? sums[i]!.logs : -Infinity);
+}
+
+/**
+ * `layer`: the level for the rest of a token, chosen again between its blocks: as `slack`, of what is left.
+ *
+ * @param restMs by level, what the rest is expected to take
+ * @param share of the token's blocks that are left, in (0, 1]: fidelity is lost block by block
+ */
+export function layerLevel(
+  levels: readonly Level[],
+  leftMs: number,
+  restMs: readonly number[],
+  share: number,
+  k: number = DEFAULT_K,
+): number {
+  return best(
+    levels.length,
+    (i) =>
+      logRealTime(restMs[i]! - leftMs, k) + share * (log(levels[i]!.energy ?? 1) + log(levels[i]!.fidelity)),
+  );
 }
 
 /** Losses that differ by less are equal: sums of some numbers up to 1. */

@@ -5,6 +5,8 @@ import {
   DEFAULT_K,
   type FeedbackRule,
   feedbackStep,
+  layerLevel,
+  planLevel,
   queueLevel,
   slackLevel,
   type Waiting,
@@ -18,16 +20,28 @@ export interface Situation {
   readonly waiting: readonly Waiting[];
 }
 
+/** What a policy looks at between two blocks of a token. */
+export interface Interim {
+  /** From now to the deadline. */
+  readonly leftMs: number;
+  /** By level, what the rest of the token is expected to take. */
+  readonly restMs: readonly number[];
+  /** Share of its blocks that are left, in (0, 1). */
+  readonly share: number;
+}
+
 /** Chooses levels of a table. */
 export interface Policy {
   /** The number of the level to run at. */
   choose(situation: Situation): number;
+  /** The number of the level for the rest of a token; absent where a policy does not look again. */
+  again?(interim: Interim): number;
   /** Told what a choice came to. */
   observe(level: number, latencyMs: number, isHit: boolean): void;
 }
 
 /** Names of policies, as `--dial` has them; `fixed:0.5` says at which sparsity. */
-export const POLICIES = ["fixed", "slack", "queue", "feedback"] as const;
+export const POLICIES = ["fixed", "slack", "queue", "feedback", "layer", "plan"] as const;
 
 /** How policies decide. */
 export interface PolicyOptions {
@@ -45,7 +59,7 @@ export interface PolicyOptions {
 /**
  * A policy over a table, which it keeps up to date.
  *
- * @param name `fixed:SPARSITY`, `slack`, `queue` or `feedback`
+ * @param name `fixed:SPARSITY`, `slack`, `queue`, `feedback`, `layer` or `plan`
  * @throws {RangeError} If it is none of them, or the sparsity is no level.
  */
 export function createPolicy(name: string, table: LatencyTable, options: PolicyOptions = {}): Policy {
@@ -67,6 +81,19 @@ export function createPolicy(name: string, table: LatencyTable, options: PolicyO
       observe: note,
     };
   }
+  if (name === "plan") {
+    return {
+      choose: ({ leftMs, waiting }) => tried(planLevel(table.levels, leftMs, waiting, k)),
+      observe: note,
+    };
+  }
+  if (name === "layer") {
+    return {
+      choose: ({ leftMs }) => tried(slackLevel(table.levels, leftMs, k)),
+      again: ({ leftMs, restMs, share }) => layerLevel(table.levels, leftMs, restMs, share, k),
+      observe: note,
+    };
+  }
   if (name === "feedback") {
     let state = { level: 0, seen: 0, hits: 0 };
     return {
@@ -81,6 +108,6 @@ export function createPolicy(name: string, table: LatencyTable, options: PolicyO
   throw new RangeError(
     `policy: ${
       JSON.stringify(name)
-    } found, fixed:S with S one of ${sparsities}, slack, queue or feedback wanted`,
+    } found, fixed:S with S one of ${sparsities}, slack, queue, feedback, layer or plan wanted`,
   );
 }

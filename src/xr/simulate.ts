@@ -5,11 +5,13 @@
  * Ties are what makes it exact. Models are looked at in the order of their names' bytes, accelerators in the order of their numbers; at each event frames
  * enter, jobs retire, queued frames are dropped, jobs are dispatched, in this order.
  */
-import type { Executor, Job, JobCost } from "./executor.ts";
+import type { Executor, Job, JobCost, WaitingFrame } from "./executor.ts";
 import { ArrivalLoad, drawFrames, EventLoad, type Frame, type Load, type LoadOptions } from "./load.ts";
 import type { LogEntry, Reason, Request } from "./log.ts";
 import { compareNames } from "./names.ts";
+import { droppedTokens, isGivenUp, type Reply, tokenDeadlineMs, tokenNumber } from "./reply.ts";
 import { type Scenario, upstreamOf } from "./scenario.ts";
+import { namesOn, type Switches, type SwitchName } from "./switches.ts";
 
 /** Who is served first: models in the order of their names, one request each in turn; the least deadline; the least slack. */
 export type Order = "name" | "edf" | "slack";
@@ -38,6 +40,17 @@ interface Running {
   readonly cost: JobCost;
 }
 
+/** A reply that has begun: one for each model at most. */
+interface Talk {
+  readonly reply: Reply;
+  /** The reply itself; it was ready at its `injectionMs`. */
+  readonly frame: Frame;
+  /** The token that runs, or comes next. */
+  token: number;
+  /** Whether it runs. */
+  isRunning: boolean;
+}
+
 /** What has become of a frame; one that never entered, or not yet, has nothing. */
 type Fate = "lost" | "done" | "dropped";
 
@@ -47,7 +60,8 @@ const RETIRE_MARGIN_MS = 0.01;
 /**
  * Simulates a scenario on accelerators.
  *
- * @throws {RangeError} If models joined by an edge have different rates where frames are matched by number, or the load has too many frames.
+ * @throws {RangeError} If models joined by an edge have different rates where frames are matched by number, the load has too many frames, or there are replies
+ *   with a switch that changes queues or times.
  */
 export function simulate(scenario: Scenario, executor: Executor, options: SimulationOptions): Simulation {
   return new Simulator(scenario, executor, options).run();
@@ -69,6 +83,10 @@ class Simulator {
   readonly #fates: Map<number, Fate>[];
   /** Frames of each model that were executed. */
   readonly #completed: number[];
+  /** By model; null where no reply runs. */
+  readonly #talks: (Talk | null)[];
+  /** Replies in queues that wait for no upstream frame. */
+  readonly #ready = new Set<Frame>();
   readonly #log: LogEntry[] = [];
   readonly #requests: Request[] = [];
 
@@ -84,6 +102,8 @@ class Simulator {
     this.#running = Array.from({ length: executor.accelerators }, () => null);
     this.#fates = models.map(() => new Map());
     this.#completed = models.map(() => 0);
+    this.#talks = models.map(() => null);
+    checkReplies(scenario, switches);
     checkRates(scenario, options);
     this.#load = loadOf(scenario, options);
   }
@@ -97,6 +117,7 @@ class Simulator {
     ) {
       load.inject(t, (frame) => this.#enter(frame), (model, frame) => this.#fates[model]!.set(frame, "lost"));
       this.#retire(t);
+      this.#makeReady(t);
       this.#drop(t);
       while (this.#dispatch(t));
     }
@@ -105,7 +126,8 @@ class Simulator {
   }
 
   #isBusy(): boolean {
-    return this.#queues.some((queue) => queue.length > 0) || this.#running.some((job) => job !== null);
+    return this.#queues.some((queue) => queue.length > 0) || this.#talks.some((talk) => talk !== null) ||
+      this.#running.some((job) => job !== null);
   }
 
   /** The next tick or arrival, or the end of a job. */
@@ -131,10 +153,13 @@ class Simulator {
     this.#running.forEach((running, accelerator) => {
       if (running === null || running.endMs > now) return;
       const { queued: { model, frame, injectionMs, deadlineMs }, job, endMs, cost } = running;
+      const talk = this.#talks[model]!;
       this.#running[accelerator] = null;
       this.#executor.ended?.(job, endMs);
-      this.#completed[model]!++;
-      this.#fates[model]!.set(frame, "done");
+      if (talk === null) {
+        this.#completed[model]!++;
+        this.#fates[model]!.set(frame, "done");
+      }
       this.#log.push({
         model: this.#scenario.models[model]!.name,
         frame,
@@ -147,6 +172,48 @@ class Simulator {
         dropped: false,
         reason: "",
         ...(cost.accuracy !== undefined && { accuracy: cost.accuracy }),
+        ...(cost.sparsity !== undefined && { sparsity: cost.sparsity }),
+      });
+      if (talk !== null) this.#tokenEnded(talk, endMs, deadlineMs);
+    });
+  }
+
+  /** The next token may begin, unless it was the last, or the rest is given up. */
+  #tokenEnded(talk: Talk, endMs: number, deadlineMs: number): void {
+    const { reply, frame: { model, frame, injectionMs } } = talk;
+    talk.token++;
+    talk.isRunning = false;
+    const isGone = isGivenUp(reply, endMs, deadlineMs) && talk.token < reply.tokens;
+    if (isGone) this.#logDropped(model, reply, frame, talk.token, injectionMs, endMs, "late");
+    if (!isGone && talk.token < reply.tokens) return;
+    this.#talks[model] = null;
+    this.#completed[model]!++;
+    this.#fates[model]!.set(frame, isGone ? "dropped" : "done");
+  }
+
+  #logDropped(
+    model: number,
+    settings: Reply,
+    reply: number,
+    token: number,
+    readyMs: number,
+    nowMs: number,
+    reason: Reason,
+  ): void {
+    const { name } = this.#scenario.models[model]!;
+    this.#log.push(...droppedTokens(name, settings, { reply, token, readyMs, nowMs, reason }));
+  }
+
+  /** Replies whose upstream frames are done have deadlines from now on. */
+  #makeReady(t: number): void {
+    this.#scenario.models.forEach(({ reply }, model) => {
+      if (reply === undefined) return;
+      const queue = this.#queues[model]!;
+      queue.forEach((queued, i) => {
+        if (this.#ready.has(queued) || !this.#isRunnable(queued)) return;
+        const ready = { ...queued, injectionMs: t, deadlineMs: tokenDeadlineMs(reply, t, 0) };
+        queue[i] = ready;
+        this.#ready.add(ready);
       });
     });
   }
@@ -169,12 +236,15 @@ class Simulator {
   }
 
   /** A frame that is late and has lost its upstream frame counts as the latter. */
-  #reasonToDrop({ model, frame, deadlineMs }: Frame, t: number): Reason {
+  #reasonToDrop(queued: Frame, t: number): Reason {
+    const { model, frame, deadlineMs } = queued;
     const isGone = !this.#options.switches.noCascade && this.#upstream[model]!.some((other) => {
       const fate = this.#fates[other]!.get(frame);
       return fate === "dropped" || fate === "lost";
     });
     if (isGone) return "upstream";
+    // before it is ready it has no deadline
+    if (this.#scenario.models[model]!.reply !== undefined && !this.#ready.has(queued)) return "";
     return deadlineMs < t ? "late" : "";
   }
 
@@ -182,6 +252,8 @@ class Simulator {
     const { model, frame, injectionMs, deadlineMs } = queued, queue = this.#queues[model]!;
     queue.splice(queue.indexOf(queued), 1);
     this.#fates[model]!.set(frame, "dropped");
+    const { reply } = this.#scenario.models[model]!;
+    if (reply !== undefined) return this.#logDropped(model, reply, frame, 0, injectionMs, t, reason);
     this.#log.push({
       model: this.#scenario.models[model]!.name,
       frame,
@@ -231,8 +303,10 @@ class Simulator {
     );
   }
 
-  /** The lowest queued frame that waits for nothing, or the head if it does not. */
+  /** The lowest queued frame that waits for nothing, or the head if it does not; of a reply that has begun the next token. */
   #candidate(model: number): Frame | null {
+    const talk = this.#talks[model]!;
+    if (talk !== null) return talk.isRunning ? null : tokenOf(talk);
     const queue = this.#queues[model]!, isHead = this.#options.switches.headOnly;
     return (isHead ? queue.slice(0, 1) : queue).find((queued) => this.#isRunnable(queued)) ?? null;
   }
@@ -247,7 +321,10 @@ class Simulator {
 
   /** Runs a request on the preferred idle accelerator. Returns false where there is none. */
   #start(queued: Frame, t: number): boolean {
-    const { model, frame, deadlineMs } = queued;
+    const { model } = queued, { reply } = this.#scenario.models[model]!;
+    const frame = reply !== undefined && this.#talks[model] === null
+      ? tokenNumber(reply, queued.frame, 0)
+      : queued.frame;
     let accelerator = -1, least = Infinity;
     this.#running.forEach((job, i) => {
       if (job !== null) return;
@@ -255,12 +332,19 @@ class Simulator {
       if (accelerator < 0 || preference < least) [accelerator, least] = [i, preference];
     });
     if (accelerator < 0) return false;
-    const queue = this.#queues[model]!;
-    queue.splice(queue.indexOf(queued), 1);
-    const job = { model, frame, accelerator, nowMs: t, deadlineMs, waiting: () => this.#heads() };
+    const talk = this.#take(queued), started = talk === null ? queued : tokenOf(talk);
+    const job: Job = {
+      model,
+      frame: started.frame,
+      ...(talk !== null && { token: talk.token, reply: talk.frame.frame }),
+      accelerator,
+      nowMs: t,
+      deadlineMs: started.deadlineMs,
+      waiting: () => this.#waiting(talk),
+    };
     const cost = this.#executor.run(job);
     this.#running[accelerator] = {
-      queued,
+      queued: started,
       job,
       endMs: this.#round(t + this.#round(cost.latencyMs)),
       cost: { ...cost, energyMJ: this.#round(cost.energyMJ) },
@@ -268,8 +352,39 @@ class Simulator {
     return true;
   }
 
-  #heads(): Frame[] {
-    return this.#byName.flatMap((model) => this.#queues[model]!.slice(0, 1));
+  /** Takes what begins out of its queue, unless its reply runs already. Returns the reply; null for a frame. */
+  #take(queued: Frame): Talk | null {
+    const { model } = queued, { reply } = this.#scenario.models[model]!;
+    let talk = this.#talks[model]!;
+    if (talk === null) {
+      const queue = this.#queues[model]!;
+      queue.splice(queue.indexOf(queued), 1);
+      if (reply === undefined) return null;
+      this.#ready.delete(queued);
+      talk = this.#talks[model] = { reply, frame: queued, token: 0, isRunning: true };
+    }
+    talk.isRunning = true;
+    return talk;
+  }
+
+  /** What waits while a job begins: the rest of its own reply, then what is first in line of each model. */
+  #waiting(own: Talk | null): WaitingFrame[] {
+    const rest = own === null
+      ? []
+      : Array.from({ length: own.reply.tokens - own.token - 1 }, (_, i) =>
+        waitingToken(own, own.token + 1 + i));
+    return [
+      ...rest,
+      ...this.#byName.flatMap((model): WaitingFrame[] => {
+        const talk = this.#talks[model]!;
+        const head = this.#queues[model]!.filter((queued) =>
+          this.#scenario.models[model]!.reply === undefined || this.#ready.has(queued)
+        ).slice(0, 1);
+        return talk === null || talk === own || talk.isRunning
+          ? head
+          : [waitingToken(talk, talk.token), ...head];
+      }),
+    ];
   }
 
   /** Drops what still waits when nothing more can happen: for an upstream frame that was dropped, where dependents are not. */
@@ -279,6 +394,46 @@ class Simulator {
       this.#discard(queued, queued.deadlineMs, "late");
     }
   }
+}
+
+/** The token that comes next, as a frame; it came when its reply was ready. */
+function tokenOf({ reply, frame, token }: Talk): Frame {
+  return {
+    ...frame,
+    frame: tokenNumber(reply, frame.frame, token),
+    deadlineMs: tokenDeadlineMs(reply, frame.injectionMs, token),
+  };
+}
+
+function waitingToken({ reply, frame: { model, frame, injectionMs } }: Talk, token: number): WaitingFrame {
+  return {
+    model,
+    frame: tokenNumber(reply, frame, token),
+    token,
+    deadlineMs: tokenDeadlineMs(reply, injectionMs, token),
+  };
+}
+
+/** Defects that a model with replies may run with: those of scores and draws. */
+const WITH_REPLIES: readonly SwitchName[] = [
+  "unitOne",
+  "jitterUnused",
+  "qoeSquared",
+  "unclampedEnergy",
+  "silentAbsent",
+];
+
+/** Replies are an extension of the corrected rules. */
+function checkReplies({ models }: Scenario, switches: Switches): void {
+  const first = models.findIndex(({ reply }) => reply !== undefined);
+  if (first < 0) return;
+  const wrong = namesOn(switches).find((name) => !WITH_REPLIES.includes(name));
+  if (wrong === undefined) return;
+  throw new RangeError(
+    `models[${first}].reply: ${
+      models[first]!.name
+    } answers token by token, which the harness's ${wrong} knows nothing of: --mode corrected wanted`,
+  );
 }
 
 /** Requests as the switches have them come. */

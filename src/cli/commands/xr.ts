@@ -1,8 +1,9 @@
 /** `rsparse xr list|run|compare|plot`: XRBench, a real-time workload of several models. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { decimal, integer } from "../model_option.ts";
+import { addRunOptions, decimal, integer } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 import type { ComparisonOptions } from "../xr/compare.ts";
+import type { MeasureOptions } from "../xr/measure.ts";
 import type { PlotOptions } from "../xr/plot.ts";
 import type { RunCommandOptions } from "../xr/run.ts";
 
@@ -23,6 +24,7 @@ export function register(program: Command, context: CliContext): void {
       await (await import("../xr/list.ts")).list(context, options);
     });
   registerRun(command, context);
+  registerMeasure(command, context);
   addSweepOptions(
     command.command("compare")
       .argument("[files...]", "results of `rsparse xr run --json`, or of a batch")
@@ -81,6 +83,15 @@ function registerRun(command: Command, context: CliContext): void {
       .option("--jitter <ms>", "width of the jitter (default: 0.01)", decimal(0, HOUR_MS))
       .option("--k <x>", "steepness of the real-time score, per ms (default: 15)", above(1e6))
       .option("--e-max <mj>", "energy at which the energy score is 0 (default: 1500)", above(1e12))
+      .option(
+        "--dial <policy>",
+        "who chooses the sparsity of a reply's tokens, as of LM in voice_assistant: fixed:S, slack, queue, feedback, layer or plan " +
+          "(default: fixed:0, dense)",
+      )
+      .option(
+        "--levels <file>",
+        "what levels take and are worth, by `rsparse xr measure` (default: SmolLM2's, which come with rsparse)",
+      )
       .option("--csv <folder>", "write summary.csv and schedule.csv there, as the harness does")
       .option("--trace <file>", "write what was asked for and what jobs took, for --replay and other systems")
       .option(
@@ -96,6 +107,46 @@ function registerRun(command: Command, context: CliContext): void {
   run.action(async (options: RunCommandOptions) => {
     await (await import("../xr/run.ts")).run(context, options);
   });
+}
+
+function registerMeasure(command: Command, context: CliContext): void {
+  addRunOptions(
+    command.command("measure")
+      .description(
+        "what tokens take at each level of sparsity here, and what they are worth: a table for --levels",
+      ),
+  )
+    .option("--text <file>", "UTF-8 text to measure on, gzip or not; not what the recipe was made on")
+    .option(
+      "--sparsities <list>",
+      "levels, with commas, 0 first (default: the recipe's dial in tenths)",
+      sparsities,
+    )
+    .option(
+      "--replies <n>",
+      "replies of 32 tokens whose tokens are timed, at all levels in turns",
+      integer(1, 10_000),
+      16,
+    )
+    .option(
+      "--pieces <n>",
+      "pieces of the text, 32 tokens dense and 32 sparse, that fidelity is measured on",
+      integer(1),
+      64,
+    )
+    .option("--note <text>", "kept in the file, such as what else the machine did")
+    .requiredOption("-o, --out <file>", "where to write the table")
+    .action(async (options: MeasureOptions) => {
+      await (await import("../xr/measure.ts")).measure(context, options);
+    });
+}
+
+function sparsities(text: string): number[] {
+  const found = text.split(",").map(decimal(0, 1, { below: true }));
+  if (found.some((sparsity, i) => i > 0 && sparsity <= found[i - 1]!)) {
+    throw new InvalidArgumentError("ascending sparsities wanted.");
+  }
+  return found;
 }
 
 /** What is run, where more than one thing may be. */
