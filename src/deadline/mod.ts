@@ -9,6 +9,7 @@ export {
   layerLevel,
   logGain,
   logRealTime,
+  type Outlook,
   planLevel,
   queueLevel,
   slackLevel,

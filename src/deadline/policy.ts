@@ -1,12 +1,12 @@
 /** Policies by name, with what they have to remember: one for all tokens of a run. */
 import { type LatencyTable } from "./levels.ts";
+import { createPlan } from "./plan.ts";
 import {
   DEFAULT_FEEDBACK,
   DEFAULT_K,
   type FeedbackRule,
   feedbackStep,
   layerLevel,
-  planLevel,
   queueLevel,
   slackLevel,
   type Waiting,
@@ -18,6 +18,8 @@ export interface Situation {
   readonly leftMs: number;
   /** Others that wait, in the order in which they will run. */
   readonly waiting: readonly Waiting[];
+  /** Of a token, what it waited since the one before it in its reply ended; absent of the first. */
+  readonly gapMs?: number;
 }
 
 /** What a policy looks at between two blocks of a token. */
@@ -81,12 +83,7 @@ export function createPolicy(name: string, table: LatencyTable, options: PolicyO
       observe: note,
     };
   }
-  if (name === "plan") {
-    return {
-      choose: ({ leftMs, waiting }) => tried(planLevel(table.levels, leftMs, waiting, k)),
-      observe: note,
-    };
-  }
+  if (name === "plan") return createPlan(table, k);
   if (name === "layer") {
     return {
       choose: ({ leftMs }) => tried(slackLevel(table.levels, leftMs, k)),

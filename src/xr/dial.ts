@@ -45,6 +45,8 @@ export function dialExecutor(inner: Executor, dials: ReadonlyMap<number, Dial>):
     }
   }
   const runs = new Map<Job, TokenRun>();
+  /** When the last token of a model ended. */
+  const ends = new Map<number, { readonly frame: number; readonly endMs: number }>();
   const expectedMs = (model: number, accelerator: number): number => {
     const dial = dials.get(model);
     if (dial === undefined) return inner.expectedMs(model, accelerator);
@@ -69,10 +71,14 @@ export function dialExecutor(inner: Executor, dials: ReadonlyMap<number, Dial>):
           ? promptMs.get(other.model)!
           : expectedMs(other.model, accelerator),
         isSameReply: other.model === model && other.token !== undefined,
+        ...(other.reply !== undefined && { reply: other.reply }),
       }));
+      const before = ends.get(model);
       const run = new TokenRun(dial.policy, dial.table, profiles.get(model)!, {
         leftMs: deadlineMs - nowMs,
         waiting,
+        ...(before !== undefined && token !== undefined && before.frame === frame - 1 && token > 0 &&
+          { gapMs: nowMs - before.endMs }),
       });
       runs.set(job, run);
       const latencyMs = timeOf(dial, run, frame, deadlineMs - nowMs);
@@ -85,6 +91,7 @@ export function dialExecutor(inner: Executor, dials: ReadonlyMap<number, Dial>):
     },
     ended(job, endMs) {
       const run = runs.get(job);
+      if (job.token !== undefined) ends.set(job.model, { frame: job.frame, endMs });
       if (run === undefined) return inner.ended?.(job, endMs);
       runs.delete(job);
       run.end(endMs - job.nowMs, endMs <= job.deadlineMs);

@@ -28,6 +28,8 @@ export interface WaitingFrame {
   readonly frame: number;
   /** Of a reply's token which one it is, from 0. */
   readonly token?: number;
+  /** Of a reply that has not begun, how many tokens it has, and from one's deadline to the next's. */
+  readonly reply?: { readonly tokens: number; readonly periodMs: number };
   /** When it should be done. */
   readonly deadlineMs: number;
 }

@@ -26,6 +26,7 @@ export {
   type Level,
   logGain,
   logRealTime,
+  type Outlook,
   perplexityFidelity,
   planLevel,
   POLICIES,
@@ -43,6 +44,26 @@ export {
   wholeToken,
 } from "../deadline/mod.ts";
 export { type Dial, dialExecutor } from "./dial.ts";
+export {
+  compareDial,
+  type DialComparison,
+  type Estimate,
+  estimate,
+  meanOf,
+  type Mixture,
+} from "./dial_compare.ts";
+export {
+  DIAL_LOADS,
+  type DialCell,
+  type DialLoad,
+  type DialOutcome,
+  dialScenario,
+  type DialSweepOptions,
+  drawCourse,
+  nameOfLoad,
+  runDial,
+  sweepDial,
+} from "./dial_sweep.ts";
 export { FormatError, XrError, type XrErrorCode } from "../errors.ts";
 export { type BatchEntry, csvOf, parseBatch, runEntry } from "./batch.ts";
 export { type ComparedRow, compareResults, parseResults } from "./compare.ts";
@@ -83,6 +104,7 @@ export {
   type LmSession,
   ReplyRunner,
 } from "./lm.ts";
+export { liveExecutor, type LiveModel, type LiveToken } from "./live.ts";
 export type { LogEntry, Reason, Request } from "./log.ts";
 export { type MScenario, readMScenario } from "./m_reader.ts";
 export { type MeasuredText, measureTokens, partsOf, type TokenTimes } from "./measure.ts";

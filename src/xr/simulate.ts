@@ -377,9 +377,13 @@ class Simulator {
       ...rest,
       ...this.#byName.flatMap((model): WaitingFrame[] => {
         const talk = this.#talks[model]!;
-        const head = this.#queues[model]!.filter((queued) =>
-          this.#scenario.models[model]!.reply === undefined || this.#ready.has(queued)
-        ).slice(0, 1);
+        const { reply } = this.#scenario.models[model]!;
+        const head = this.#queues[model]!.filter((queued) => reply === undefined || this.#ready.has(queued))
+          .slice(0, 1).map((queued) =>
+            reply === undefined
+              ? queued
+              : { ...queued, reply: { tokens: reply.tokens, periodMs: 1000 / reply.tokenRate } }
+          );
         return talk === null || talk === own || talk.isRunning
           ? head
           : [waitingToken(talk, talk.token), ...head];

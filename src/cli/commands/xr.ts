@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { addRunOptions, decimal, integer } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 import type { ComparisonOptions } from "../xr/compare.ts";
+import type { DialSweepCommandOptions } from "../xr/dial_sweep.ts";
 import type { MeasureOptions } from "../xr/measure.ts";
 import type { PlotOptions } from "../xr/plot.ts";
 import type { RunCommandOptions } from "../xr/run.ts";
@@ -25,6 +26,7 @@ export function register(program: Command, context: CliContext): void {
     });
   registerRun(command, context);
   registerMeasure(command, context);
+  registerDial(command, context);
   addSweepOptions(
     command.command("compare")
       .argument("[files...]", "results of `rsparse xr run --json`, or of a batch")
@@ -134,10 +136,39 @@ function registerMeasure(command: Command, context: CliContext): void {
       integer(1),
       64,
     )
+    .option(
+      "--fidelity <file>",
+      "an earlier table of the same weights, recipe, text and levels: time tokens alone",
+    )
     .option("--note <text>", "kept in the file, such as what else the machine did")
     .requiredOption("-o, --out <file>", "where to write the table")
     .action(async (options: MeasureOptions) => {
       await (await import("../xr/measure.ts")).measure(context, options);
+    });
+}
+
+function registerDial(command: Command, context: CliContext): void {
+  addRunOptions(
+    command.command("dial")
+      .description(
+        "policies that choose sparsity by deadlines against fixed levels, on recorded tokens, under growing loads",
+      ),
+  )
+    .option(
+      "--levels <file>",
+      "what levels take and are worth, by `rsparse xr measure` (default: SmolLM2's, which come with rsparse)",
+    )
+    .option("--seeds <n>", "runs of each load and policy (default: 20)", integer(1, 1000))
+    .option("--first-seed <n>", "the first of them, the rest follow (default: 1)", integer(1, 1_000_000))
+    .option("--duration <ms>", "of a run (default: 10000)", above(HOUR_MS))
+    .option(
+      "--real <load>",
+      "by the clock: one load, RATE,BESIDE, such as 1.1,0 or 0.8,0.2, with -m and --recipe",
+    )
+    .option("--text <file>", "with --real: what prompts are taken from")
+    .requiredOption("--out <folder>", "where dial.json, dial.svg and dial.csv go; with --real real-LOAD.json")
+    .action(async (options: DialSweepCommandOptions) => {
+      await (await import("../xr/dial_sweep.ts")).dialSweep(context, options);
     });
 }
 

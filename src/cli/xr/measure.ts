@@ -4,7 +4,7 @@ import { encodeText } from "../../runtime/encode_text.ts";
 import type { Model } from "../../runtime/model.ts";
 import { nextTurn } from "../../runtime/turn.ts";
 import { VERSION } from "../../version.ts";
-import { DEFAULT_REPLY, type LevelsFile, measureTokens, type TokenTimes } from "../../xr/mod.ts";
+import { DEFAULT_REPLY, type LevelsFile, measureTokens, parseLevels, type TokenTimes } from "../../xr/mod.ts";
 import { spreadOf } from "../../xr/reply.ts";
 import { UsageError } from "../errors.ts";
 import { checkDial, modelDocument, recipeDocument, withModel } from "../generation.ts";
@@ -13,6 +13,7 @@ import type { CliContext } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
 import { baseName } from "../text_file.ts";
+import { readJson } from "./sources.ts";
 
 /** What was typed. */
 export interface MeasureOptions extends RunOptions {
@@ -21,6 +22,7 @@ export interface MeasureOptions extends RunOptions {
   readonly replies: number;
   readonly pieces: number;
   readonly note?: string;
+  readonly fidelity?: string;
   readonly out: string;
 }
 
@@ -49,6 +51,13 @@ interface MeasureDocument extends LevelsFile {
   readonly note: string | null;
 }
 
+/** What a level is worth. */
+interface Quality {
+  readonly fidelity: number;
+  readonly perplexity: number;
+  readonly pieces: number;
+}
+
 /** Measures, prints and writes. */
 export async function measure(context: CliContext, options: MeasureOptions): Promise<void> {
   const { text, out, sparsities } = options, { platform, signal } = context;
@@ -74,7 +83,10 @@ export async function measure(context: CliContext, options: MeasureOptions): Pro
       );
     }
     const times = await timed(context, model, ids, levels);
-    const quality = await fidelities(context, model, { blob, file: text }, levels, options.pieces);
+    const known = options.fidelity === undefined
+      ? null
+      : await knownFidelities(context, options.fidelity, model, levels, await platform.sha256([blob]));
+    const quality = known ?? await fidelities(context, model, { blob, file: text }, levels, options.pieces);
     if (signal.aborted || times === null || quality === null) return;
     const { cpu, processors } = { cpu: platform.cpu(), processors: platform.processors() };
     const document: MeasureDocument = {
@@ -131,6 +143,36 @@ function tableOf({ levels }: MeasureDocument): string[][] {
   ];
 }
 
+/** What an earlier table has found: latencies change with the machine, this does not. @throws {Error} If it is of other weights, recipe, text or levels. */
+async function knownFidelities(
+  context: CliContext,
+  path: string,
+  model: Model,
+  levels: readonly number[],
+  textSha256: string,
+): Promise<Quality[]> {
+  const file = parseLevels(await readJson(context, path), path) as Partial<MeasureDocument> & LevelsFile;
+  const differs = file.model?.sha256 !== await model.hash()
+    ? "model"
+    : file.recipe?.sha256 !== recipeDocument(model)?.sha256
+    ? "recipe"
+    : file.text?.sha256 !== textSha256
+    ? "text"
+    : file.model.dtype !== modelDocument(model).dtype
+    ? "dtype"
+    : file.levels.map(({ sparsity }) => sparsity).join() !== levels.join()
+    ? "sparsities"
+    : null;
+  if (differs !== null) {
+    throw new Error(`Cannot take fidelity from ${path}: its ${differs} is another: measure it anew`);
+  }
+  return file.levels.map((level) => ({
+    fidelity: level.fidelity,
+    perplexity: (level as { readonly perplexity?: number }).perplexity ?? NaN,
+    pieces: file.text!.pieces,
+  }));
+}
+
 /** Times tokens; null after Ctrl-C. */
 async function timed(
   { progress, signal }: CliContext,
@@ -166,10 +208,10 @@ async function fidelities(
   { blob, file }: { readonly blob: Blob; readonly file: string },
   levels: readonly number[],
   pieces: number,
-): Promise<{ readonly fidelity: number; readonly perplexity: number; readonly pieces: number }[] | null> {
+): Promise<Quality[] | null> {
   const { evaluateTask, parseTasks, subjectOf } = await import("../../eval/mod.ts");
   const [choice] = parseTasks(`text:${file}`);
-  const found: { fidelity: number; perplexity: number; pieces: number }[] = [];
+  const found: Quality[] = [];
   let dense: Awaited<ReturnType<typeof evaluateTask>> | null = null;
   try {
     for (const [i, sparsity] of levels.entries()) {
