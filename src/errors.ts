@@ -69,7 +69,7 @@ export class NotFiniteError extends Error {
 }
 
 /** What {@linkcode XrError} is about. */
-export type XrErrorCode = "scenario" | "hardware" | "trace" | "result" | "batch";
+export type XrErrorCode = "scenario" | "hardware" | "trace" | "result" | "batch" | "levels";
 
 /** A scenario, hardware, trace or result of the XR workload that is malformed, or names what there is not. */
 export class XrError extends Error {

@@ -64,6 +64,10 @@ export class LatencyTable {
   }[];
   /** How many measurements there were. */
   #noted = 0;
+  /** What levels were expected to take at first. */
+  readonly #first: readonly number[];
+  #pace = 1;
+  #variance = 0;
 
   /**
    * Takes the levels.
@@ -94,6 +98,7 @@ export class LatencyTable {
       latencyMs: level.latencyMs ?? 0,
       at: level.latencyMs === undefined ? null : 0,
     }));
+    this.#first = this.#levels.map(({ latencyMs }) => latencyMs);
   }
 
   /** The levels as they stand, by ascending sparsity. */
@@ -108,10 +113,28 @@ export class LatencyTable {
 
   /** Notes what a token took at a level. */
   note(index: number, latencyMs: number): void {
-    const level = this.#levels[index]!;
+    const level = this.#levels[index]!, first = this.#first[index]!;
+    if (first > 0) {
+      const error = latencyMs / first - this.#pace;
+      this.#variance += WEIGHT * (error * error - this.#variance);
+      this.#pace += WEIGHT * error;
+    }
     const fresh = level.at === null || this.isOld(index);
     level.latencyMs = fresh ? latencyMs : level.latencyMs + WEIGHT * (latencyMs - level.latencyMs);
     level.at = ++this.#noted;
+  }
+
+  /**
+   * The levels as they were first, all of them slower or faster as those are that were measured since: a busy machine is slow at every level, so what one level takes says what
+   * others would. Each level's own mean does not: one that has not run for a while has that of another time.
+   */
+  get paced(): readonly Level[] {
+    return this.#levels.map((level, i) => ({ ...level, latencyMs: this.#first[i]! * this.#pace }));
+  }
+
+  /** Standard deviation of a token from what `paced` expects, as a share of it. */
+  get deviation(): number {
+    return this.#pace > 0 ? Math.sqrt(this.#variance) / this.#pace : 0;
   }
 
   /** Whether a level was measured, but so long ago that it may have changed. */

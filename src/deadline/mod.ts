@@ -6,11 +6,22 @@ export {
   type FeedbackRule,
   type FeedbackState,
   feedbackStep,
+  layerLevel,
   logGain,
   logRealTime,
+  type Outlook,
+  planLevel,
   queueLevel,
   slackLevel,
   type Waiting,
 } from "./policies.ts";
-export { createPolicy, POLICIES, type Policy, type PolicyOptions, type Situation } from "./policy.ts";
+export {
+  createPolicy,
+  type Interim,
+  POLICIES,
+  type Policy,
+  type PolicyOptions,
+  type Situation,
+} from "./policy.ts";
 export { type ReplayedToken, replayTokens, type WantedToken } from "./replay.ts";
+export { type Profile, TokenRun, wholeToken } from "./token.ts";

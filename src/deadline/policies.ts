@@ -54,6 +54,10 @@ export interface Waiting {
   readonly leftMs: number;
   /** What it is expected to take when it has its turn. */
   readonly latencyMs: number;
+  /** Whether it is a token that comes later in the same reply: `plan` has it run at the level that it chooses. */
+  readonly isSameReply?: boolean;
+  /** Of a reply that waits as a whole, and is dropped if it has not begun by its deadline: how many tokens, and from one's deadline to the next's. `plan` counts them all. */
+  readonly reply?: { readonly tokens: number; readonly periodMs: number };
 }
 
 /**
@@ -79,8 +83,94 @@ export function queueLevel(
     }
     return { lost, logs };
   });
+  return leastLoss(sums);
+}
+
+/** Of equal losses the one with the largest sum of logarithms. */
+function leastLoss(sums: readonly { readonly lost: number; readonly logs: number }[]): number {
   const least = sums.reduce((a, { lost }) => Math.min(a, lost), Infinity);
-  return best(levels.length, (i) => sums[i]!.lost <= least + EQUAL_LOSS ? sums[i]!.logs : -Infinity);
+  return best(sums.length, (i) => sums[i]!.lost <= least + EQUAL_LOSS ? sums[i]!.logs : -Infinity);
+}
+
+/**
+ * `layer`: the level for the rest of a token, chosen again between its blocks: as `slack`, of what is left.
+ *
+ * @param restMs by level, what the rest is expected to take
+ * @param share of the token's blocks that are left, in (0, 1]: fidelity is lost block by block
+ */
+export function layerLevel(
+  levels: readonly Level[],
+  leftMs: number,
+  restMs: readonly number[],
+  share: number,
+  k: number = DEFAULT_K,
+): number {
+  return best(
+    levels.length,
+    (i) =>
+      logRealTime(restMs[i]! - leftMs, k) + share * (log(levels[i]!.energy ?? 1) + log(levels[i]!.fidelity)),
+  );
+}
+
+/** What `plan` expects besides latencies. */
+export interface Outlook {
+  /** Default 15 per ms. */
+  readonly k?: number;
+  /** What others take between two tokens of the reply. */
+  readonly gapMs?: number;
+  /** Standard deviation of what a token and the gap before it take. */
+  readonly deviationMs?: number;
+}
+
+/** The logistic function is as steep as the normal distribution's at this times its deviation. */
+const LOGISTIC = 1.7;
+
+/**
+ * `plan`: the level that loses least if the rest of the reply runs at it, too. Where a reply has to be faster than dense it is a little sparser throughout, and not
+ * dense until its time is up: fidelity falls faster the sparser a token is, so that costs less. The farther a token is ahead the less is known of when it ends: its
+ * chance to be in time takes the place of Rt's step.
+ *
+ * @param waiting as {@linkcode queueLevel}; tokens of the same reply, which come first, take what the level takes, and the gap
+ */
+export function planLevel(
+  levels: readonly Level[],
+  leftMs: number,
+  waiting: readonly Waiting[],
+  { k = DEFAULT_K, gapMs = 0, deviationMs = 0 }: Outlook = {},
+): number {
+  const steepness = (ahead: number): number =>
+    deviationMs === 0 ? k : 1 / Math.sqrt(1 / (k * k) + ahead * (deviationMs / LOGISTIC) ** 2);
+  return leastLoss(levels.map((level) => {
+    const own = logGain(level, leftMs, steepness(1));
+    let logs = own, lost = 1 - exp(own), endMs = level.latencyMs, ahead = 1;
+    for (const { leftMs, latencyMs, isSameReply = false, reply } of waiting) {
+      if (reply !== undefined) {
+        const start = logRealTime(endMs - leftMs, steepness(ahead));
+        endMs += latencyMs;
+        const stepMs = level.latencyMs + gapMs - reply.periodMs, last = reply.tokens - 1;
+        // first, middle and last token, if it begins at all
+        const share = [0, last / 2, last].reduce(
+          (sum, token) =>
+            sum +
+            exp(
+                start +
+                  logGain(level, leftMs - endMs - token * stepMs + level.latencyMs, steepness(ahead + token)),
+              ) / 3,
+          0,
+        );
+        logs += reply.tokens * start;
+        lost += reply.tokens * (1 - share);
+        continue;
+      }
+      endMs += isSameReply ? level.latencyMs + gapMs : latencyMs;
+      const gain = isSameReply
+        ? logGain(level, leftMs - endMs + level.latencyMs, steepness(++ahead))
+        : logRealTime(endMs - leftMs, steepness(ahead));
+      logs += gain;
+      lost += 1 - exp(gain);
+    }
+    return { lost, logs };
+  }));
 }
 
 /** Losses that differ by less are equal: sums of some numbers up to 1. */

@@ -62,6 +62,8 @@ export interface PassOptions {
   ) => void;
   /** Gives the mask of a projection and position instead of its rule's test, for replays; null keeps the test. */
   readonly forceMask?: (layer: number, name: ProjectionName, position: number) => Uint8Array | null;
+  /** Called before each block, and after the last. What it returns is `sparseFrom` from that block on; undefined leaves it. */
+  readonly beforeBlock?: (layer: number) => number | undefined;
 }
 
 /** The same for one sequence or several. */
@@ -126,17 +128,25 @@ export class Forward {
     const isDecode = options.slots !== undefined ||
       (n === 1 && options.exactFirst !== true && options.spans === undefined);
     if (isDecode) team.begin(options.slots === undefined ? "decode" : `together ${n}`, 1);
+    let { sparseFrom } = options, current = options;
     for (let l = 0; l < w.layers.length; l++) {
+      const turned = options.beforeBlock?.(l);
+      if (turned !== undefined) {
+        sparseFrom = Math.min(sparseFrom, turned);
+        current = { ...options, sparseFrom: turned };
+        this.#pass.sparseFrom = turned;
+      }
       if (!isDecode) team.begin("prefill", n);
       for (let site = 0; site < SITES.length; site++) {
-        this.prepare(l, site, n, position, options.sparseFrom);
-        yield* this.finish(l, site, position, n, cache, options, scores);
+        this.prepare(l, site, n, position, current.sparseFrom);
+        yield* this.finish(l, site, position, n, cache, current, scores);
       }
       if (!isDecode) team.end();
     }
+    options.beforeBlock?.(w.layers.length);
     // only now, so that a pass that was given up is not counted
     this.count.tokens += n;
-    if (this.#isSparse) this.count.sparseTokens += sparseTokens(position, n, options.sparseFrom);
+    if (this.#isSparse) this.count.sparseTokens += sparseTokens(position, n, sparseFrom);
     this.count.kept += this.#pass.kept;
     this.count.dense += this.#pass.dense;
   }

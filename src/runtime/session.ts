@@ -43,6 +43,11 @@ export interface Branch {
 export interface DecodeOptions extends Pick<PassOptions, "observe" | "forceMask"> {
   /** Runs it dense even with a recipe. */
   readonly dense?: boolean;
+  /**
+   * Called before each block, from 0, and with the number of blocks before the head. A sparsity that it returns holds from that block to the token's last, so that a token may hurry when it finds itself late; undefined
+   * leaves the dial. It costs nothing but the call: the same weights and thresholds are there for all settings. Not for a position that always runs dense.
+   */
+  readonly beforeBlock?: (block: number) => number | undefined;
 }
 
 /** A token of one of several sessions, for `model.decodeTogether`. */
@@ -357,6 +362,7 @@ export class Session {
     this.#scores?.begin();
     yield* forward.run([id], before, this.#cache, {
       ...options,
+      beforeBlock: this.#turnOf(options),
       sparseFrom: options.dense === true ? Infinity : this.#setDial((keepDense) => keepDense),
     }, this.#scores);
     this.#scores?.commit();
@@ -475,6 +481,22 @@ export class Session {
     if (this.#sparsity === 0) return Infinity;
     dial?.set(this.sparsity);
     return from;
+  }
+
+  /** `beforeBlock` as a pass has it: where it runs sparse from. @throws {RangeError} From within the pass, if the recipe has no thresholds for what it returns. */
+  #turnOf({ beforeBlock, dense }: DecodeOptions): ((block: number) => number | undefined) | undefined {
+    if (beforeBlock === undefined || dense === true) {
+      return beforeBlock && ((block) => void beforeBlock(block));
+    }
+    const loaded = this.#engine.dial?.loaded ?? null;
+    return (block) => {
+      const sparsity = beforeBlock(block);
+      if (sparsity === undefined) return undefined;
+      checkSparsity(loaded, sparsity);
+      if (sparsity === 0) return Infinity;
+      this.#engine.dial!.set(sparsity);
+      return loaded!.recipe.keepDense;
+    };
   }
 
   #check(ids: readonly number[]): void {

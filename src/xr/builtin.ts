@@ -2,6 +2,7 @@
 import { XrError } from "../errors.ts";
 import { quote } from "../format/limits.ts";
 import { type Hardware, parseHardware } from "./hardware.ts";
+import { type LevelsFile, parseLevels } from "./levels.ts";
 import { type Layer, parseScenario, type Scenario } from "./scenario.ts";
 
 /** A network of XRBench. */
@@ -21,6 +22,8 @@ export interface BuiltinModel {
 }
 
 let scenariosOnce: Promise<readonly Scenario[]> | null = null;
+let extensionsOnce: Promise<readonly Scenario[]> | null = null;
+let levelsOnce: Promise<LevelsFile> | null = null;
 let hardwareOnce: Promise<Hardware> | null = null;
 
 /** The seven scenarios, in the paper's order. */
@@ -33,13 +36,24 @@ async function readScenarios(): Promise<Scenario[]> {
   return scenarios.map((scenario) => parseScenario(scenario, scenario.id));
 }
 
+/** Scenarios that are rsparse's own, not XRBench's: they run in corrected and real mode alone. */
+export function extensionScenarios(): Promise<readonly Scenario[]> {
+  return extensionsOnce ??= readExtensions();
+}
+
+async function readExtensions(): Promise<Scenario[]> {
+  const { default: { scenarios } } = await import("./data/extensions.json", { with: { type: "json" } });
+  return scenarios.map((scenario) => parseScenario(scenario, scenario.id));
+}
+
 /**
- * One of the seven.
+ * One of the seven, or of the extensions.
  *
  * @throws {XrError} If there is none of that id.
  */
 export async function builtinScenario(id: string): Promise<Scenario> {
-  const scenarios = await builtinScenarios(), found = scenarios.find((scenario) => scenario.id === id);
+  const scenarios = [...await builtinScenarios(), ...await extensionScenarios()];
+  const found = scenarios.find((scenario) => scenario.id === id);
   if (found !== undefined) return found;
   const known = scenarios.map((scenario) => scenario.id).join(", ");
   throw new XrError(
@@ -48,6 +62,16 @@ export async function builtinScenario(id: string): Promise<Scenario> {
     "",
     `no such scenario: one of ${known}, or a .json or .m file wanted`,
   );
+}
+
+/** What SmolLM2's tokens took and were worth at each level of sparsity, on a machine that the file names: for runs without a model. */
+export function builtinLevels(): Promise<LevelsFile> {
+  return levelsOnce ??= readBuiltinLevels();
+}
+
+async function readBuiltinLevels(): Promise<LevelsFile> {
+  const { default: levels } = await import("./data/levels.json", { with: { type: "json" } });
+  return parseLevels(levels, "rsparse");
 }
 
 /** The 13 accelerator styles with 4,096 and 8,192 processing elements. */

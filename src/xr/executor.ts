@@ -4,24 +4,32 @@
 export interface Job {
   /** Number of the model in the scenario's order. */
   readonly model: number;
-  /** The frame's number. */
+  /** The frame's number; of a reply's token, its number among all tokens of its model. */
   readonly frame: number;
+  /** Of a reply's token, which one it is, from 0; undefined for frames. */
+  readonly token?: number;
+  /** Of a reply's token, the reply's number. */
+  readonly reply?: number;
   /** The accelerator's number. */
   readonly accelerator: number;
   /** When it begins. */
   readonly nowMs: number;
   /** When it should be done. */
   readonly deadlineMs: number;
-  /** The heads of all queues as they are when it begins, itself apart, models by name. */
+  /** The tokens of the same reply that come after it, then the heads of all queues as they are when it begins, itself apart, models by name. */
   waiting(): readonly WaitingFrame[];
 }
 
-/** The head of a queue. */
+/** The head of a queue, or a token that comes later in the same reply. */
 export interface WaitingFrame {
   /** Number of the model in the scenario's order. */
   readonly model: number;
-  /** The frame's number. */
+  /** The frame's number, or the token's. */
   readonly frame: number;
+  /** Of a reply's token which one it is, from 0. */
+  readonly token?: number;
+  /** Of a reply that has not begun, how many tokens it has, and from one's deadline to the next's. */
+  readonly reply?: { readonly tokens: number; readonly periodMs: number };
   /** When it should be done. */
   readonly deadlineMs: number;
 }
@@ -34,6 +42,8 @@ export interface JobCost {
   readonly energyMJ: number;
   /** In [0, 1]; 1 where nothing measures it. */
   readonly accuracy?: number;
+  /** At which it ran, or most of it, where a dial was set. */
+  readonly sparsity?: number;
 }
 
 /** Accelerators and what jobs take on them. */
@@ -42,7 +52,7 @@ export interface Executor {
   readonly accelerators: number;
   /** What a model is expected to take on an accelerator: the order `slack` goes by it. */
   expectedMs(model: number, accelerator: number): number;
-  /** A frame goes to the idle accelerator where this is least, of equals to the first. */
+  /** A frame goes to the idle accelerator where this is least, of equals to the first; Infinity where it can't run. */
   preference(model: number, frame: number, accelerator: number): number;
   /** Called once for each job, when it begins. */
   run(job: Job): JobCost;

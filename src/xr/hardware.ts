@@ -76,10 +76,16 @@ export function parseHardware(value: unknown, source: string = "hardware", base?
 /**
  * What a scenario's models take on the accelerators of a setting; a cost of the scenario's own goes first.
  *
+ * @param others models whose costs are another's: 0 here
  * @returns by accelerator, then by model
  * @throws {XrError} If there is no such setting, or it has no cost of a model.
  */
-export function costsOf(scenario: Scenario, setting: string, hardware: Hardware): ModelCost[][] {
+export function costsOf(
+  scenario: Scenario,
+  setting: string,
+  hardware: Hardware,
+  others: ReadonlySet<string> = new Set(),
+): ModelCost[][] {
   const found = hardware.settings.get(setting);
   if (found === undefined) {
     throw new XrError(
@@ -91,7 +97,8 @@ export function costsOf(scenario: Scenario, setting: string, hardware: Hardware)
   }
   return found.accelerators.map((kind) => {
     const { models } = hardware.accelerators.get(kind)!;
-    return scenario.models.map(({ name, cost }, i) => {
+    return scenario.models.map(({ name, cost, reply }, i) => {
+      if (others.has(name)) return { cycles: 0, energyNJ: 0, layerEdp: 0 };
       if (cost !== undefined) {
         return {
           cycles: 1e6 * cost.latencyMs,
@@ -105,9 +112,11 @@ export function costsOf(scenario: Scenario, setting: string, hardware: Hardware)
         "scenario",
         scenario.id,
         `models[${i}].name`,
-        `${
-          quote(name)
-        } has no cost on ${kind}: give it \`cost\` in the scenario, or costs in a hardware file`,
+        `${quote(name)} has no cost on ${kind}: ${
+          reply === undefined
+            ? "give it \`cost\` in the scenario, or costs in a hardware file"
+            : "its tokens take what a table of levels says: give it a dial, or \`cost\` in the scenario"
+        }`,
       );
     });
   });

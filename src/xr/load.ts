@@ -119,10 +119,15 @@ export function drawFrames(scenario: Scenario, options: LoadOptions): Frame[] {
       isTriggered && upstream[model]!.every((other) => required[other]![frame])
     );
   }
+  // a reply's, where it waits for nothing; else it moves when the reply is ready
+  const deadlineOf = (model: number, frame: number, injectionMs: number): number => {
+    const { reply } = scenario.models[model]!;
+    return reply === undefined ? schedule.deadlineMs(model, frame) : injectionMs + reply.ttftMs;
+  };
   const frames = drawn.flatMap((ofModel, model) =>
     ofModel.flatMap(({ injectionMs }, frame) =>
       required[model]![frame]
-        ? [{ model, frame, injectionMs, deadlineMs: schedule.deadlineMs(model, frame) }]
+        ? [{ model, frame, injectionMs, deadlineMs: deadlineOf(model, frame, injectionMs) }]
         : []
     )
   );

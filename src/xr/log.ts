@@ -7,7 +7,7 @@ export type Reason = "" | "late" | "upstream" | "lost";
 export interface LogEntry {
   /** The model's name. */
   readonly model: string;
-  /** The frame's number, from 0. */
+  /** The frame's number, from 0; of a reply's token, its number among all tokens of its model. */
   readonly frame: number;
   /** Its number; -1 of a frame that was dropped. */
   readonly accelerator: number;
@@ -27,9 +27,11 @@ export interface LogEntry {
   readonly reason: Reason;
   /** In [0, 1]; 1 where it is absent. */
   readonly accuracy?: number;
+  /** At which it ran, where a dial was set. */
+  readonly sparsity?: number;
 }
 
-/** A frame that was asked for: what any system can be driven by. */
+/** A frame, or a reply, that was asked for: what any system can be driven by. */
 export interface Request {
   /** The model's name. */
   readonly model: string;

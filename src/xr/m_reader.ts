@@ -11,7 +11,7 @@ import type { Layer, ScenarioModel } from "./scenario.ts";
 /** What a file holds, in the form of a scenario's JSON; `parseScenario` makes a scenario of it. */
 export interface MScenario {
   /** In the order of the file. */
-  readonly models: readonly Required<Omit<ScenarioModel, "cost" | "binding">>[];
+  readonly models: readonly Required<Omit<ScenarioModel, "cost" | "reply" | "binding">>[];
 }
 
 interface Token {

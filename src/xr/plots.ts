@@ -3,6 +3,7 @@
  *
  * @module
  */
+export { dialFigure } from "./plots/dial.ts";
 export { figure5 } from "./plots/figure5.ts";
 export { type NamedResult, scoresFigure } from "./plots/scores.ts";
 export { timelineFigure } from "./plots/timeline.ts";

@@ -3,10 +3,11 @@
  *
  * Ties are what makes it exact. Models are looked at in the order of their names' bytes, accelerators in the order of their numbers.
  */
-import type { Executor } from "./executor.ts";
+import type { Executor, WaitingFrame } from "./executor.ts";
 import type { Frame } from "./load.ts";
 import type { LogEntry, Reason, Request } from "./log.ts";
 import { compareNames } from "./names.ts";
+import { droppedTokens, isGivenUp, type Reply, tokenDeadlineMs, tokenNumber } from "./reply.ts";
 import { type Scenario, upstreamOf } from "./scenario.ts";
 import type { Switches } from "./switches.ts";
 
@@ -29,6 +30,21 @@ export interface Outcome {
   readonly energyMJ: number;
   /** In [0, 1]; 1 where it is absent. */
   readonly accuracy?: number;
+  /** At which it ran, where a dial was set. */
+  readonly sparsity?: number;
+}
+
+/** A frame, or a token of a reply, that begins. */
+export interface Started {
+  /** A token's number is that among all tokens of its model. */
+  readonly frame: Frame;
+  readonly accelerator: number;
+  /** Of a reply's token, which one it is, from 0. */
+  readonly token?: number;
+  /** Of a reply's token, the reply's number. */
+  readonly reply?: number;
+  /** As `Job.waiting`. */
+  waiting(): WaitingFrame[];
 }
 
 /** What has become of a frame; one that never entered, or not yet, has nothing. */
@@ -38,6 +54,17 @@ type Fate = "lost" | "done" | "dropped";
 interface Running {
   readonly queued: Frame;
   readonly dispatchMs: number;
+}
+
+/** A reply that has begun: one for each model at most. */
+interface Talk {
+  readonly reply: Reply;
+  /** The reply itself; it was ready at its `injectionMs`. */
+  readonly frame: Frame;
+  /** The token that runs, or comes next. */
+  token: number;
+  /** Whether it runs. */
+  isRunning: boolean;
 }
 
 /** Queues of models, accelerators that are idle or not, and the log of what became of frames. */
@@ -55,6 +82,10 @@ export class Queues {
   readonly #fates: Map<number, Fate>[];
   /** Frames of each model that were executed. */
   readonly #completed: number[];
+  /** By model; null where no reply runs. */
+  readonly #talks: (Talk | null)[];
+  /** Replies in queues that wait for no upstream frame. */
+  readonly #ready = new Set<Frame>();
   /** A line for each frame that was executed or dropped. */
   readonly log: LogEntry[] = [];
   /** All frames that entered, in the order in which they did. */
@@ -75,11 +106,12 @@ export class Queues {
     this.#running = Array.from({ length: executor.accelerators }, () => null);
     this.#fates = models.map(() => new Map());
     this.#completed = models.map(() => 0);
+    this.#talks = models.map(() => null);
   }
 
   /** Whether a frame waits or runs. */
   get isBusy(): boolean {
-    return this.#queues.some((queue) => queue.length > 0) ||
+    return this.#queues.some((queue) => queue.length > 0) || this.#talks.some((talk) => talk !== null) ||
       this.#running.some((job) => job !== null && job !== "gone");
   }
 
@@ -103,11 +135,11 @@ export class Queues {
   }
 
   /** Notes the end of the job on an accelerator, which is idle then. */
-  retire(accelerator: number, { completionMs, energyMJ, accuracy }: Outcome): void {
+  retire(accelerator: number, { completionMs, energyMJ, accuracy, sparsity }: Outcome): void {
     const { queued: { model, frame, injectionMs, deadlineMs }, dispatchMs } = this.#jobOn(accelerator);
+    const talk = this.#talks[model]!;
     this.#running[accelerator] = null;
-    this.#completed[model]!++;
-    this.#fates[model]!.set(frame, "done");
+    if (talk === null) this.#settle(model, frame, "done");
     this.log.push({
       model: this.#scenario.models[model]!.name,
       frame,
@@ -120,6 +152,52 @@ export class Queues {
       dropped: false,
       reason: "",
       ...(accuracy !== undefined && { accuracy }),
+      ...(sparsity !== undefined && { sparsity }),
+    });
+    if (talk !== null) this.#tokenEnded(talk, completionMs, deadlineMs);
+  }
+
+  /** The next token may begin, unless it was the last, or the rest is given up. */
+  #tokenEnded(talk: Talk, endMs: number, deadlineMs: number): void {
+    talk.token++;
+    talk.isRunning = false;
+    if (talk.token === talk.reply.tokens) this.#endTalk(talk, "done");
+    else if (isGivenUp(talk.reply, endMs, deadlineMs)) this.#cutTalk(talk, endMs, "late");
+  }
+
+  /** The tokens of a reply that are left are dropped. */
+  #cutTalk(talk: Talk, t: number, reason: Reason): void {
+    const { reply, frame: { model, frame, injectionMs }, token } = talk;
+    this.#noteReply(model, reply, { reply: frame, token, readyMs: injectionMs, nowMs: t, reason });
+    this.#endTalk(talk, "dropped");
+  }
+
+  #endTalk({ frame: { model, frame } }: Talk, fate: Fate): void {
+    this.#talks[model] = null;
+    this.#settle(model, frame, fate);
+  }
+
+  #settle(model: number, frame: number, fate: Fate): void {
+    // replies that were cut count as executed where completions are counted
+    this.#completed[model]!++;
+    this.#fates[model]!.set(frame, fate);
+  }
+
+  #noteReply(model: number, settings: Reply, from: Parameters<typeof droppedTokens>[2]): void {
+    this.log.push(...droppedTokens(this.#scenario.models[model]!.name, settings, from));
+  }
+
+  /** Replies whose upstream frames are done have deadlines from now on. */
+  makeReady(t: number): void {
+    this.#scenario.models.forEach(({ reply }, model) => {
+      if (reply === undefined) return;
+      const queue = this.#queues[model]!;
+      queue.forEach((queued, i) => {
+        if (this.#ready.has(queued) || !this.#isRunnable(queued)) return;
+        const ready = { ...queued, injectionMs: t, deadlineMs: tokenDeadlineMs(reply, t, 0) };
+        queue[i] = ready;
+        this.#ready.add(ready);
+      });
     });
   }
 
@@ -127,7 +205,21 @@ export class Queues {
   remove(accelerator: number, t: number): void {
     const running = this.#running[accelerator];
     this.#running[accelerator] = "gone";
-    if (running != null && running !== "gone") this.#note(running.queued, t, "lost");
+    if (running == null || running === "gone") return;
+    const talk = this.#talks[running.queued.model]!;
+    if (talk === null) this.#note(running.queued, t, "lost");
+    else this.#cutTalk(talk, t, "lost");
+  }
+
+  /** Whether a reply of a model has begun and not ended. */
+  isTalking(model: number): boolean {
+    return this.#talks[model] !== null;
+  }
+
+  /** Drops what is left of the reply of a model that has begun, if one has. */
+  cut(model: number, t: number): void {
+    const talk = this.#talks[model];
+    if (talk != null) this.#cutTalk(talk, t, "lost");
   }
 
   /** Drops until nothing changes: what is dropped may have others dropped, whose names come before its own. */
@@ -148,13 +240,8 @@ export class Queues {
   }
 
   /** Hands frames to accelerators until none is idle or nothing can run. */
-  dispatch(t: number, begin: (frame: Frame, accelerator: number) => void): void {
+  dispatch(t: number, begin: (started: Started) => void): void {
     while (this.#pass(t, begin));
-  }
-
-  /** The heads of all queues, models by name. */
-  heads(): Frame[] {
-    return this.#byName.flatMap((model) => this.#queues[model]!.slice(0, 1));
   }
 
   /** Drops what still waits when nothing more can happen: at its deadline, or where `endMs` says when that is then, or as it enters. */
@@ -173,12 +260,15 @@ export class Queues {
   }
 
   /** A frame that is late and has lost its upstream frame counts as the latter. */
-  #reasonToDrop({ model, frame, deadlineMs }: Frame, t: number): Reason {
+  #reasonToDrop(queued: Frame, t: number): Reason {
+    const { model, frame, deadlineMs } = queued;
     const isGone = !this.#options.switches.noCascade && this.#upstream[model]!.some((other) => {
       const fate = this.#fates[other]!.get(frame);
       return fate === "dropped" || fate === "lost";
     });
     if (isGone) return "upstream";
+    // before it is ready it has no deadline
+    if (this.#scenario.models[model]!.reply !== undefined && !this.#ready.has(queued)) return "";
     return deadlineMs < t ? "late" : "";
   }
 
@@ -190,6 +280,11 @@ export class Queues {
 
   #note({ model, frame, injectionMs, deadlineMs }: Frame, t: number, reason: Reason): void {
     this.#fates[model]!.set(frame, "dropped");
+    const { reply } = this.#scenario.models[model]!;
+    if (reply !== undefined) {
+      const from = { reply: frame, token: 0, readyMs: injectionMs, nowMs: t, reason };
+      return this.#noteReply(model, reply, from);
+    }
     this.log.push({
       model: this.#scenario.models[model]!.name,
       frame,
@@ -205,7 +300,7 @@ export class Queues {
   }
 
   /** One pass over the models, a request each; or the one request that comes first. Returns whether anything was dispatched. */
-  #pass(t: number, begin: (frame: Frame, accelerator: number) => void): boolean {
+  #pass(t: number, begin: (started: Started) => void): boolean {
     if (this.#options.order !== "name") {
       const first = this.#first();
       return first !== null && this.#start(first, t, begin);
@@ -223,7 +318,7 @@ export class Queues {
     let first: Frame | null = null, least = Infinity;
     for (const model of this.#byName) {
       const candidate = this.#candidate(model);
-      if (candidate === null) continue;
+      if (candidate === null || this.#idleFor(candidate) < 0) continue;
       const key = candidate.deadlineMs - (this.#options.order === "slack" ? this.#bestMs(model) : 0);
       if (first === null || key < least) [first, least] = [candidate, key];
     }
@@ -239,8 +334,10 @@ export class Queues {
     );
   }
 
-  /** The lowest queued frame that waits for nothing, or the head if it does not. */
+  /** The lowest queued frame that waits for nothing, or the head if it does not; of a reply that has begun the next token. */
   #candidate(model: number): Frame | null {
+    const talk = this.#talks[model]!;
+    if (talk !== null) return talk.isRunning ? null : tokenOf(talk);
     const queue = this.#queues[model]!, isHead = this.#options.switches.headOnly;
     return (isHead ? queue.slice(0, 1) : queue).find((queued) => this.#isRunnable(queued)) ?? null;
   }
@@ -254,19 +351,89 @@ export class Queues {
   }
 
   /** Runs a request on the preferred idle accelerator. Returns false where there is none. */
-  #start(queued: Frame, t: number, begin: (frame: Frame, accelerator: number) => void): boolean {
-    const { model, frame } = queued;
+  #start(queued: Frame, t: number, begin: (started: Started) => void): boolean {
+    const accelerator = this.#idleFor(queued);
+    if (accelerator < 0) return false;
+    const talk = this.#take(queued), frame = talk === null ? queued : tokenOf(talk);
+    this.#running[accelerator] = { queued: frame, dispatchMs: t };
+    begin({
+      frame,
+      accelerator,
+      ...(talk !== null && { token: talk.token, reply: talk.frame.frame }),
+      waiting: () => this.#waiting(talk),
+    });
+    return true;
+  }
+
+  /** The idle accelerator that a candidate prefers, of equals the first; -1 where there is none that it can run on. */
+  #idleFor(candidate: Frame): number {
+    const { model } = candidate, { reply } = this.#scenario.models[model]!;
+    const frame = reply !== undefined && this.#talks[model] === null
+      ? tokenNumber(reply, candidate.frame, 0)
+      : candidate.frame;
     let accelerator = -1, least = Infinity;
     this.#running.forEach((job, i) => {
       if (job !== null) return;
       const preference = this.#executor.preference(model, frame, i);
-      if (accelerator < 0 || preference < least) [accelerator, least] = [i, preference];
+      if (preference < least) [accelerator, least] = [i, preference];
     });
-    if (accelerator < 0) return false;
-    const queue = this.#queues[model]!;
-    queue.splice(queue.indexOf(queued), 1);
-    this.#running[accelerator] = { queued, dispatchMs: t };
-    begin(queued, accelerator);
-    return true;
+    return accelerator;
   }
+
+  /** Takes what begins out of its queue, unless its reply runs already. Returns the reply; null for a frame. */
+  #take(queued: Frame): Talk | null {
+    const { model } = queued, { reply } = this.#scenario.models[model]!;
+    let talk = this.#talks[model]!;
+    if (talk === null) {
+      const queue = this.#queues[model]!;
+      queue.splice(queue.indexOf(queued), 1);
+      if (reply === undefined) return null;
+      this.#ready.delete(queued);
+      talk = this.#talks[model] = { reply, frame: queued, token: 0, isRunning: true };
+    }
+    talk.isRunning = true;
+    return talk;
+  }
+
+  /** What waits while a job begins: the rest of its own reply, then what is first in line of each model. */
+  #waiting(own: Talk | null): WaitingFrame[] {
+    const rest = own === null
+      ? []
+      : Array.from({ length: own.reply.tokens - own.token - 1 }, (_, i) =>
+        waitingToken(own, own.token + 1 + i));
+    return [
+      ...rest,
+      ...this.#byName.flatMap((model): WaitingFrame[] => {
+        const talk = this.#talks[model]!;
+        const { reply } = this.#scenario.models[model]!;
+        const head = this.#queues[model]!.filter((queued) => reply === undefined || this.#ready.has(queued))
+          .slice(0, 1).map((queued) =>
+            reply === undefined
+              ? queued
+              : { ...queued, reply: { tokens: reply.tokens, periodMs: 1000 / reply.tokenRate } }
+          );
+        return talk === null || talk === own || talk.isRunning
+          ? head
+          : [waitingToken(talk, talk.token), ...head];
+      }),
+    ];
+  }
+}
+
+/** The token that comes next, as a frame; it came when its reply was ready. */
+function tokenOf({ reply, frame, token }: Talk): Frame {
+  return {
+    ...frame,
+    frame: tokenNumber(reply, frame.frame, token),
+    deadlineMs: tokenDeadlineMs(reply, frame.injectionMs, token),
+  };
+}
+
+function waitingToken({ reply, frame: { model, frame, injectionMs } }: Talk, token: number): WaitingFrame {
+  return {
+    model,
+    frame: tokenNumber(reply, frame, token),
+    token,
+    deadlineMs: tokenDeadlineMs(reply, injectionMs, token),
+  };
 }

@@ -2,13 +2,14 @@
 import { XrError } from "../errors.ts";
 import type { LogEntry, Reason } from "./log.ts";
 import type { Order } from "./queues.ts";
+import { tokenNumber } from "./reply.ts";
 import { type LogRow, resultOf, type Run } from "./run.ts";
 import type { Scenario } from "./scenario.ts";
 import { switchesOfMode } from "./switches.ts";
 import type { Trace } from "./trace.ts";
 
 /** Percentiles of times in ms, by nearest rank. */
-export interface Spread {
+export interface TimeSpread {
   /** Half are no larger. */
   readonly p50: number;
   /** 19 of 20 are no larger. */
@@ -46,7 +47,7 @@ export interface RealAccelerator {
 }
 
 /** A job: model, frame, accelerator, then in ms when it was to enter, entered, was handed over, began, ended and was known to have; the sparsity that was chosen. */
-export type JobRow = readonly [
+export type RealJobRow = readonly [
   model: string,
   frame: number,
   accelerator: number,
@@ -80,15 +81,15 @@ export interface RealDetails {
   /** By number. */
   readonly accelerators: readonly RealAccelerator[];
   /** Injection minus arrival of all frames: how well the schedule was kept. */
-  readonly scheduleErrorMs: Spread | null;
+  readonly scheduleErrorMs: TimeSpread | null;
   /** From hand-over to begin. */
-  readonly handoverMs: Spread | null;
+  readonly handoverMs: TimeSpread | null;
   /** From end to when the loader knew. */
-  readonly noticeMs: Spread | null;
+  readonly noticeMs: TimeSpread | null;
   /** Against the corrected simulator with the measured latencies: differences of completions, and frames that only one of both executed. Null where an accelerator was lost. */
-  readonly replay: { readonly differenceMs: Spread | null; readonly otherFrames: number } | null;
+  readonly replay: { readonly differenceMs: TimeSpread | null; readonly otherFrames: number } | null;
   /** In the order in which the loader knew of their end. */
-  readonly jobs: readonly JobRow[];
+  readonly jobs: readonly RealJobRow[];
 }
 
 /** A real run in a trace file. */
@@ -104,7 +105,7 @@ export interface RecordedRun {
   /** By model. */
   readonly setting: Readonly<Record<string, string>>;
   /** The result's, and the accuracy of frames where it is not 1. */
-  readonly log: readonly (readonly [...LogRow, accuracy?: number])[];
+  readonly log: readonly (readonly [...LogRow, accuracy?: number, sparsity?: number])[];
   /** The result's. */
   readonly replayDifferenceMs: number | null;
   /** The result's `real`. */
@@ -112,7 +113,7 @@ export interface RecordedRun {
 }
 
 /** Nearest ranks; null where there is nothing. */
-export function spreadOf(values: readonly number[]): Spread | null {
+export function percentilesOf(values: readonly number[]): TimeSpread | null {
   if (values.length === 0) return null;
   const sorted = Float64Array.from(values).sort();
   const rank = (share: number): number => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)]!;
@@ -128,8 +129,12 @@ export function recordRun({ result, log }: Run, details: RealDetails): RecordedR
     eMaxMJ,
     maxJitterMs,
     setting: setting as Readonly<Record<string, string>>,
-    log: log.map(({ accuracy }, i) =>
-      accuracy === undefined ? result.log[i]! : [...result.log[i]!, accuracy] as const
+    log: log.map(({ accuracy, sparsity }, i) =>
+      accuracy === undefined
+        ? result.log[i]!
+        : sparsity === undefined
+        ? [...result.log[i]!, accuracy] as const
+        : [...result.log[i]!, accuracy, sparsity] as const
     ),
     replayDifferenceMs,
     details,
@@ -175,13 +180,22 @@ function entriesOf(
   { log, details }: RecordedRun,
   source: string,
 ): LogEntry[] {
-  const left = new Map(frames.map((frame) => [`${frame.frame} of ${models[frame.model]!.name}`, frame]));
+  const left = new Map(frames.flatMap(({ model, frame, deadlineMs }): [string, number | null][] => {
+    const { name, reply } = models[model]!;
+    if (reply === undefined) return [[`${frame} of ${name}`, deadlineMs]];
+    // deadlines of tokens count from when the reply was ready, which only the run knows
+    return Array.from(
+      { length: reply.tokens },
+      (_, i) => [`${tokenNumber(reply, frame, i)} of ${name}`, null],
+    );
+  }));
   const fault = (i: number, detail: string): XrError =>
     new XrError("trace", source, `real.log[${i}]`, detail);
   const entries = log.map((row, i): LogEntry => {
     const [model, frame, accelerator, injectionMs, dispatchMs, deadlineMs, completionMs, energyMJ] = row;
-    const [, , , , , , , , dropped, reason, accuracy] = row, key = `${frame} of ${model}`;
-    if (left.get(key)?.deadlineMs !== deadlineMs) {
+    const [, , , , , , , , dropped, reason, accuracy, sparsity] = row, key = `${frame} of ${model}`;
+    const wanted = left.get(key);
+    if (wanted === undefined || (wanted !== null && wanted !== deadlineMs)) {
       throw fault(i, `frame ${key} at ${deadlineMs} ms found, one that was asked for wanted, each once`);
     }
     left.delete(key);
@@ -200,6 +214,7 @@ function entriesOf(
       dropped: dropped === 1,
       reason: reason as Reason,
       ...(accuracy !== undefined && { accuracy }),
+      ...(sparsity !== undefined && { sparsity }),
     };
   });
   const missing = left.keys().next();

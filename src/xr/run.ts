@@ -1,10 +1,12 @@
 /** A run of a scenario, from its options to the document of `rsparse xr run --json`. */
+import { type Dial, dialExecutor } from "./dial.ts";
 import { type Executor, type Policy, tableExecutor } from "./executor.ts";
 import { costsOf, type Hardware } from "./hardware.ts";
 import type { Frame } from "./load.ts";
 import type { LogEntry, Reason, Request } from "./log.ts";
 import type { Order } from "./queues.ts";
 import type { RealDetails } from "./recorded.ts";
+import { type ReplyReport, reportReplies } from "./reply.ts";
 import type { Scenario } from "./scenario.ts";
 import {
   DEFAULT_E_MAX_MJ,
@@ -43,6 +45,18 @@ export interface RunOptions {
   readonly eMaxMJ?: number;
   /** Drives the run instead of what is drawn: a trace's. */
   readonly frames?: readonly Frame[];
+  /** Models whose sparsity a policy chooses; their latencies are the dial's, not the hardware's. */
+  readonly dials?: readonly NamedDial[];
+}
+
+/** A model with a dial. */
+export interface NamedDial extends Dial {
+  /** Which model's. */
+  readonly model: string;
+  /** What its policy is called. */
+  readonly name: string;
+  /** What its levels are of; for the result. */
+  readonly source?: unknown;
 }
 
 /** A line of the log: model, frame, accelerator, injection, dispatch, deadline and completion in ms, energy in mJ, dropped, reason. */
@@ -61,10 +75,29 @@ export type LogRow = readonly [
 
 /** One model of a result. */
 export interface ModelResult extends ModelScore {
-  /** Frames that were asked for. */
+  /** Frames, or tokens of replies, that were asked for. */
   readonly nRequired: number;
   /** Of them executed in time. */
   readonly hitRate: number;
+  /** Where its frames are replies. */
+  readonly replies?: ReplyReport;
+}
+
+/** What a policy did with a model's dial. */
+export interface DialReport {
+  /** Which model's. */
+  readonly model: string;
+  /** As `createPolicy` has it. */
+  readonly policy: string;
+  /** What the levels' table is of; null where nobody said. */
+  readonly source: unknown;
+  /** The table as the run left it, and how many frames ran nearest to each level's sparsity. */
+  readonly levels: readonly {
+    readonly sparsity: number;
+    readonly fidelity: number;
+    readonly latencyMs: number;
+    readonly frames: number;
+  }[];
 }
 
 /** The document of a run, without what only the program knows. */
@@ -107,6 +140,8 @@ export interface RunResult {
   readonly models: Readonly<Record<string, ModelResult>>;
   /** Share of the time that each accelerator was busy, until the last job ended. */
   readonly utilisation: readonly number[];
+  /** Where a policy chose the sparsity of a model. */
+  readonly dials?: readonly DialReport[];
   /** In the order in which frames were executed to their end or dropped. */
   readonly log: readonly LogRow[];
   /** Largest difference of completions from a simulation with the measured latencies; null where nothing was measured. */
@@ -134,15 +169,20 @@ export function runScenario(
   hardware: Hardware,
   options: RunOptions = {},
 ): Run {
-  const { mode = "compat", switches = switchesOfMode(mode), policy = "latency" } = options;
-  const executor = tableExecutor(costsOf(scenario, setting, hardware), policy, switches.float32);
+  const { mode = "compat", switches = switchesOfMode(mode), policy = "latency", dials = [] } = options;
+  const costs = costsOf(scenario, setting, hardware, new Set(dials.map(({ model }) => model)));
+  const executor = tableExecutor(costs, policy, switches.float32);
   return runOn(scenario, executor, { ...options, setting });
 }
 
-/** Runs a scenario on whatever executes its jobs. */
+/**
+ * Runs a scenario on whatever executes its jobs.
+ *
+ * @throws {RangeError} If a dial is of a model that there is not.
+ */
 export function runOn(
   scenario: Scenario,
-  executor: Executor,
+  inner: Executor,
   options: RunOptions & { readonly setting: RunResult["setting"] },
 ): Run {
   const {
@@ -151,7 +191,8 @@ export function runOn(
     durationMs = scenario.durationMs,
     order = "name",
   } = options;
-  const { maxJitterMs = DEFAULT_MAX_JITTER_MS, frames } = options, seed = options.seed ?? 1;
+  const { maxJitterMs = DEFAULT_MAX_JITTER_MS, frames, dials = [] } = options, seed = options.seed ?? 1;
+  const executor = dials.length === 0 ? inner : dialExecutor(inner, numbered(scenario, dials));
   const { log, requests } = simulate(scenario, executor, {
     seed,
     durationMs,
@@ -169,6 +210,15 @@ export function runOn(
     maxJitterMs,
     seed: frames === undefined ? seed : options.seed ?? null,
   });
+}
+
+function numbered({ models }: Scenario, dials: readonly NamedDial[]): Map<number, Dial> {
+  return new Map(dials.map((dial) => {
+    const number = models.findIndex(({ name }) => name === dial.model);
+    if (number >= 0) return [number, dial];
+    const known = models.map(({ name }) => name).join(", ");
+    throw new RangeError(`dial: no model ${JSON.stringify(dial.model)} here: one of ${known} wanted`);
+  }));
 }
 
 /** Scores a log, whoever left it, and makes the document of it. */
@@ -191,14 +241,19 @@ export function resultOf(
   const scores = scoreLog(log, { k, eMaxMJ, switches });
   const asked = new Map<string, number>();
   for (const { model } of requests) asked.set(model, (asked.get(model) ?? 0) + 1);
-  const models = scenario.models.flatMap(({ name }): [string, ModelResult][] => {
-    const score = scores.models.get(name), nRequired = asked.get(name) ?? 0;
+  const models = scenario.models.flatMap(({ name, reply }): [string, ModelResult][] => {
+    const score = scores.models.get(name), count = asked.get(name) ?? 0;
     if (score === undefined) return [];
-    return [[name, { ...score, nRequired, hitRate: (score.nExecuted - score.nLate) / nRequired }]];
+    const nRequired = count * (reply?.tokens ?? 1), hitRate = (score.nExecuted - score.nLate) / nRequired;
+    if (reply === undefined) return [[name, { ...score, nRequired, hitRate }]];
+    const replies = reportReplies(reply, log.filter(({ model }) => model === name), count);
+    return [[name, { ...score, nRequired, hitRate, replies }]];
   });
+  const total = models.reduce((sum, [, { nRequired }]) => sum + nRequired, 0) +
+    requests.filter(({ model }) => !scores.models.has(model)).length;
   const sum = (of: (model: ModelResult) => number): number =>
     models.reduce((total, [, model]) => total + of(model), 0);
-  const share = (count: number): number => requests.length === 0 ? 0 : count / requests.length;
+  const share = (count: number): number => total === 0 ? 0 : count / total;
   const executed = log.filter(({ dropped }) => !dropped);
   const endMs = executed.reduce((end, { completionMs }) => Math.max(end, completionMs), durationMs);
   const busyMs = Array.from({ length: accelerators }, () => 0);
@@ -231,9 +286,32 @@ export function resultOf(
         : scenario.models.map(({ name }) => name).filter((name) => !scores.models.has(name)),
       models: Object.fromEntries(models),
       utilisation: busyMs.map((ms) => ms / endMs),
+      ...(options.dials !== undefined && options.dials.length > 0 &&
+        { dials: options.dials.map((dial) => reportDial(dial, log)) }),
       log: log.map((entry) => rowOf(entry, mode)),
       replayDifferenceMs: null,
     },
+  };
+}
+
+function reportDial({ model, name, table, source = null }: NamedDial, log: readonly LogEntry[]): DialReport {
+  const counts = table.levels.map(() => 0);
+  for (const entry of log) {
+    if (entry.model !== model || entry.sparsity === undefined) continue;
+    const { sparsity } = entry;
+    const distance = table.levels.map((level) => Math.abs(level.sparsity - sparsity));
+    counts[distance.indexOf(Math.min(...distance))]!++;
+  }
+  return {
+    model,
+    policy: name,
+    source,
+    levels: table.levels.map(({ sparsity, fidelity, latencyMs }, i) => ({
+      sparsity,
+      fidelity,
+      latencyMs,
+      frames: counts[i]!,
+    })),
   };
 }
 

@@ -1,6 +1,7 @@
 /** Scenarios: models with rates, triggers and edges; from JSON, with every fault named by its place. */
 import { XrError } from "../errors.ts";
 import { quote } from "../format/limits.ts";
+import { DEFAULT_REPLY, type Reply } from "./reply.ts";
 import SCHEMA from "./schema/scenario.json" with { type: "json" };
 import { Shape } from "./schema.ts";
 
@@ -44,6 +45,8 @@ export interface ScenarioModel {
   readonly cost?: { readonly latencyMs: number; readonly energyMJ: number };
   /** What runs in its place in real mode, as `--bind` has it; checked when it is run. */
   readonly binding?: string;
+  /** Where its frames are replies, answered token by token: `cost` is then a token's. */
+  readonly reply?: Reply;
   /** Its layers, where they are known. */
   readonly layers?: readonly Layer[];
 }
@@ -73,7 +76,11 @@ interface ScenarioFile {
   readonly id?: string;
   readonly name?: string;
   readonly durationMs?: number;
-  readonly models: readonly (Partial<ScenarioModel> & Pick<ScenarioModel, "name" | "fps">)[];
+  readonly models: readonly (
+    & Omit<Partial<ScenarioModel>, "reply">
+    & Pick<ScenarioModel, "name" | "fps">
+    & { readonly reply?: Partial<Reply> }
+  )[];
 }
 
 /**
@@ -97,10 +104,11 @@ export function parseScenario(value: unknown, source: string = "scenario"): Scen
     id: ownId,
     name: name ?? ownId,
     durationMs: durationMs ?? DEFAULT_DURATION_MS,
-    models: models.map(({ probability, dependencies, layers, ...model }) => ({
+    models: models.map(({ probability, dependencies, layers, reply, ...model }) => ({
       ...model,
       probability: probability ?? 1,
       dependencies: dependencies ?? [],
+      ...(reply && { reply: { ...DEFAULT_REPLY, ...reply } }),
       ...(layers && { layers: layers.map((layer) => ({ ...layer, N: layer.N ?? 1 })) }),
     })),
   };

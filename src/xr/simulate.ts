@@ -7,8 +7,9 @@
 import type { Executor, Job, JobCost } from "./executor.ts";
 import { ArrivalLoad, drawFrames, EventLoad, type Frame, type Load, type LoadOptions } from "./load.ts";
 import type { LogEntry, Request } from "./log.ts";
-import { type Order, Queues } from "./queues.ts";
+import { type Order, Queues, type Started } from "./queues.ts";
 import { type Scenario, upstreamOf } from "./scenario.ts";
+import { namesOn, type Switches, type SwitchName } from "./switches.ts";
 
 /** How a scenario is simulated. */
 export interface SimulationOptions extends LoadOptions {
@@ -39,7 +40,8 @@ const RETIRE_MARGIN_MS = 0.01;
 /**
  * Simulates a scenario on accelerators.
  *
- * @throws {RangeError} If models joined by an edge have different rates where frames are matched by number, or the load has too many frames.
+ * @throws {RangeError} If models joined by an edge have different rates where frames are matched by number, the load has too many frames, or there are replies
+ *   with a switch that changes queues or times.
  */
 export function simulate(scenario: Scenario, executor: Executor, options: SimulationOptions): Simulation {
   return new Simulator(scenario, executor, options).run();
@@ -61,6 +63,7 @@ class Simulator {
     this.#queues = new Queues(scenario, executor, options);
     this.#round = switches.float32 ? Math.fround : (x) => x;
     this.#running = Array.from({ length: executor.accelerators }, () => null);
+    checkReplies(scenario, switches);
     checkRates(scenario, options);
     this.#load = loadOf(scenario, options);
   }
@@ -74,8 +77,9 @@ class Simulator {
     ) {
       load.inject(t, (frame) => queues.enter(frame), (model, frame) => queues.lose(model, frame));
       this.#retire(t);
+      queues.makeReady(t);
       queues.drop(t);
-      queues.dispatch(t, (frame, accelerator) => this.#begin(frame, accelerator, t));
+      queues.dispatch(t, (started) => this.#begin(started, t));
     }
     if (!stopEarly) queues.flush();
     return { log: queues.log, requests: queues.requests };
@@ -97,14 +101,18 @@ class Simulator {
     });
   }
 
-  #begin({ model, frame, deadlineMs }: Frame, accelerator: number, t: number): void {
-    const job = {
+  #begin(
+    { frame: { model, frame, deadlineMs }, accelerator, token, reply, waiting }: Started,
+    t: number,
+  ): void {
+    const job: Job = {
       model,
       frame,
+      ...(token !== undefined && { token, reply }),
       accelerator,
       nowMs: t,
       deadlineMs,
-      waiting: () => this.#queues.heads(),
+      waiting,
     };
     const cost = this.#executor.run(job);
     this.#running[accelerator] = {
@@ -113,6 +121,28 @@ class Simulator {
       cost: { ...cost, energyMJ: this.#round(cost.energyMJ) },
     };
   }
+}
+
+/** Defects that a model with replies may run with: those of scores and draws. */
+const WITH_REPLIES: readonly SwitchName[] = [
+  "unitOne",
+  "jitterUnused",
+  "qoeSquared",
+  "unclampedEnergy",
+  "silentAbsent",
+];
+
+/** Replies are an extension of the corrected rules. */
+function checkReplies({ models }: Scenario, switches: Switches): void {
+  const first = models.findIndex(({ reply }) => reply !== undefined);
+  if (first < 0) return;
+  const wrong = namesOn(switches).find((name) => !WITH_REPLIES.includes(name));
+  if (wrong === undefined) return;
+  throw new RangeError(
+    `models[${first}].reply: ${
+      models[first]!.name
+    } answers token by token, which the harness's ${wrong} knows nothing of: --mode corrected wanted`,
+  );
 }
 
 /** Requests as the switches have them come. */

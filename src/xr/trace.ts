@@ -8,9 +8,16 @@ import type { Executor } from "./executor.ts";
 import type { Frame } from "./load.ts";
 import type { LogEntry, Request } from "./log.ts";
 import type { RecordedRun } from "./recorded.ts";
+import type { Reply } from "./reply.ts";
 import { parseScenario, type Scenario, upstreamOf } from "./scenario.ts";
 import SCHEMA from "./schema/trace.json" with { type: "json" };
 import { Shape } from "./schema.ts";
+
+/** Model, frame or token, accelerator, latency in ms, energy in mJ; where they were measured accuracy and sparsity. */
+export type JobRow =
+  | readonly [string, number, number, number, number]
+  | readonly [string, number, number, number, number, number]
+  | readonly [string, number, number, number, number, number, number];
 
 /** A trace file's content. */
 export interface TraceFile {
@@ -28,13 +35,15 @@ export interface TraceFile {
     readonly fps: number;
     readonly probability?: number;
     readonly dependencies?: readonly string[];
+    /** As the scenario has it. */
+    readonly reply?: Reply;
   }[];
   /** Model, frame, arrival and deadline in ms. */
   readonly requests: readonly (readonly [string, number, number, number])[];
   /** How many there were, where jobs were recorded. */
   readonly accelerators?: number;
-  /** Model, frame, accelerator, latency in ms, energy in mJ. */
-  readonly jobs?: readonly (readonly [string, number, number, number, number])[];
+  /** What was executed. */
+  readonly jobs?: readonly JobRow[];
   /** The whole of a real run, to be scored again. */
   readonly real?: RecordedRun;
 }
@@ -74,20 +83,26 @@ export function traceOf(
     scenario: scenario.id,
     seed,
     durationMs,
-    models: scenario.models.map(({ name, fps, probability, dependencies }) => ({
+    models: scenario.models.map(({ name, fps, probability, dependencies, reply }) => ({
       name,
       fps,
       probability,
       dependencies,
+      ...(reply && { reply }),
     })),
     requests: requests.map((
       { model, frame, arrivalMs, deadlineMs },
     ) => [model, frame, arrivalMs, deadlineMs]),
     accelerators,
-    jobs: log.filter(({ dropped }) => !dropped).map((
-      { model, frame, accelerator, dispatchMs, completionMs, energyMJ },
-    ) => [model, frame, accelerator, completionMs - dispatchMs, energyMJ]),
+    jobs: log.filter(({ dropped }) => !dropped).map(jobRow),
   };
+}
+
+function jobRow(entry: LogEntry): JobRow {
+  const { model, frame, accelerator, dispatchMs, completionMs, energyMJ, accuracy, sparsity } = entry;
+  const row = [model, frame, accelerator, completionMs - dispatchMs, energyMJ] as const;
+  if (accuracy === undefined) return row;
+  return sparsity === undefined ? [...row, accuracy] : [...row, accuracy, sparsity];
 }
 
 /**
@@ -118,7 +133,7 @@ export function parseTrace(value: unknown, source: string = "trace"): Trace {
     deadlineMs,
   }));
   checkFrames(scenario, frames, source);
-  const recorded = jobs?.map(([name, frame, accelerator, latencyMs, energyMJ], i) => {
+  const recorded = jobs?.map(([name, frame, accelerator, latencyMs, energyMJ, accuracy, sparsity], i) => {
     if (accelerator >= (accelerators ?? 1024)) {
       throw new XrError(
         "trace",
@@ -127,7 +142,15 @@ export function parseTrace(value: unknown, source: string = "trace"): Trace {
         `${accelerator} found, below ${accelerators} wanted`,
       );
     }
-    return { model: numberOf(name, `jobs[${i}][0]`), frame, accelerator, latencyMs, energyMJ };
+    return {
+      model: numberOf(name, `jobs[${i}][0]`),
+      frame,
+      accelerator,
+      latencyMs,
+      energyMJ,
+      ...(accuracy !== undefined && { accuracy }),
+      ...(sparsity !== undefined && { sparsity }),
+    };
   });
   return {
     scenario,
@@ -171,6 +194,8 @@ export interface RecordedJob {
   readonly accelerator: number;
   readonly latencyMs: number;
   readonly energyMJ: number;
+  readonly accuracy?: number;
+  readonly sparsity?: number;
 }
 
 /**

@@ -51,6 +51,73 @@ test("xr list: what there is, for people and for programs", async () => {
   );
 });
 
+test("xr run: the voice assistant, its dial, and what it tells of replies", async () => {
+  const VOICE = ["xr", "run", "--scenario", "voice_assistant", "--mode", "corrected"];
+  const listed = await json<{ readonly extensions: { readonly id: string }[] }>(["xr", "list"]);
+  assert.deepEqual(listed.extensions.map(({ id }) => id), ["voice_assistant"]);
+  type Voice = Document & {
+    readonly durationMs: number;
+    readonly models: Record<string, { nRequired: number; replies?: { replies: number; onTime: number } }>;
+    readonly dials: {
+      model: string;
+      policy: string;
+      levels: { sparsity: number; fidelity: number; frames: number }[];
+    }[];
+  };
+  const slack = await json<Voice>([...VOICE, "--dial", "slack", "--seed", "3"]);
+  const { LM } = slack.models;
+  assert.deepEqual([slack.mode, slack.setting, slack.durationMs], ["corrected", "Dual_4K__WS_OS", 10_000]);
+  assert.equal(LM!.nRequired, 32 * LM!.replies!.replies);
+  assert.deepEqual([slack.dials[0]!.model, slack.dials[0]!.policy], ["LM", "slack"]);
+  assert.equal(slack.dials[0]!.levels[0]!.fidelity, 1);
+  assert.deepEqual((await json<Voice>([...VOICE, "--dial", "slack", "--seed", "3"])).log, slack.log);
+  const ran = await rsparse([...VOICE, "--seed", "3", "--order", "edf"]);
+  assert.equal(ran.code, 0, ran.stderr);
+  assert.match(
+    ran.stdout,
+    /LM: \d+ of \d+ replies to their end, [\d.]+ % of tokens on time; first token p50/,
+  );
+  assert.match(ran.stdout, /LM's dial, fixed:0: \d+ at 0, 0 at/);
+  assert.match(ran.stderr, /xr measure/);
+  // a table of one's own
+  const levels = keep("levels.json", {
+    format: 1,
+    levels: [{ sparsity: 0, fidelity: 1, latencyMs: { p50: 1, p95: 1 } }, {
+      sparsity: 0.5,
+      fidelity: 0.9,
+      latencyMs: { p50: 0.5, p95: 0.5 },
+    }],
+  });
+  const trace = path("voice.json");
+  const own = await json<Voice>([...VOICE, "--levels", levels, "--dial", "fixed:0.5", "--trace", trace]);
+  assert.equal(own.models["LM"]!.replies!.onTime, 1);
+  const again = await json<Voice>(["xr", "run", "--replay", trace]);
+  assert.ok(Math.abs(again.overall - own.overall) < 1e-9);
+  await failure(2, /--dial fixed:0\.4: policy: .*S one of 0, 0\.5/, [
+    ...VOICE,
+    "--levels",
+    levels,
+    "--dial",
+    "fixed:0.4",
+  ]);
+  await failure(2, /Cannot take --dial: no model of social_interactionA answers token by token/, [
+    ...RUN,
+    "--dial",
+    "slack",
+  ]);
+  await failure(1, /models\[2\]\.reply: LM .*--mode corrected wanted/, [
+    "xr",
+    "run",
+    "--scenario",
+    "voice_assistant",
+  ]);
+  await failure(1, /Cannot read levels .*levels: nothing found/, [
+    ...VOICE,
+    "--levels",
+    keep("bad.json", { format: 1 }),
+  ]);
+});
+
 test(
   "xr run: the harness's two files, character for character",
   { skip: skipWithout("golden/xrbench") },

@@ -7,10 +7,12 @@ import {
   dialLevels,
   feedbackStep,
   LatencyTable,
+  layerLevel,
   type Level,
   logGain,
   logRealTime,
   perplexityFidelity,
+  planLevel,
   queueLevel,
   replayTokens,
   slackLevel,
@@ -107,6 +109,42 @@ test("queueLevel: alone as slack; hurries for others that can still be in time, 
   assert.equal(queueLevel(WORKED, -100, [{ leftMs: -100, latencyMs: 10 }]), 2);
 });
 
+test("planLevel: alone as slack; a little sparser throughout where dense would be late at the end", () => {
+  const random = new Random(10);
+  for (let i = 0; i < 1000; ++i) {
+    const left = 60 * random.uniform() - 10;
+    assert.equal(planLevel(WORKED, left, []), slackLevel(WORKED, left), `${left}`);
+  }
+  // nine more tokens, one in 36 ms: the first has time enough for dense, and all are in time at 0.5
+  const rest = Array.from(
+    { length: 9 },
+    (_, i) => ({ leftMs: 50 + 36 * (i + 1), latencyMs: 26, isSameReply: true }),
+  );
+  assert.deepEqual([slackLevel(WORKED, 50), queueLevel(WORKED, 50, rest), planLevel(WORKED, 50, rest)], [
+    0,
+    0,
+    1,
+  ]);
+  // with 44 ms each dense is in time, with 27 even 0.7 is needed
+  const every = (ms: number): typeof rest =>
+    rest.map((token, i) => ({ ...token, leftMs: 50 + ms * (i + 1) }));
+  assert.deepEqual([44, 27].map((ms) => planLevel(WORKED, 50, every(ms))), [0, 2]);
+  // others take what they take
+  assert.equal(planLevel(WORKED, 50, rest.map((token) => ({ ...token, isSameReply: false }))), 0);
+});
+
+test("layerLevel: as slack for a whole token; the less is left to run, the less is lost by hurrying", () => {
+  const whole = WORKED.map(({ latencyMs }) => latencyMs);
+  for (let left = -10; left < 60; left += 0.37) {
+    assert.equal(layerLevel(WORKED, left, whole, 1), slackLevel(WORKED, left), `${left}`);
+  }
+  const half = whole.map((ms) => ms / 2);
+  assert.deepEqual([25, 17.5, 14, 10].map((left) => layerLevel(WORKED, left, half, 0.5)), [0, 1, 2, 2]);
+  // where a tenth is left, 0.03 ms of slack are worth more than what is lost
+  const [left, tenth] = [1, [0.9, 0.9 * 0.8, 0.5]];
+  assert.deepEqual([1, 0.01].map((share) => layerLevel(WORKED, left, tenth, share)), [1, 2]);
+});
+
 test("feedbackStep: sparser when the target is lost, denser after a clean window, else as it was", () => {
   const rule = { target: 0.9, hysteresis: 0.1, window: 10 };
   const run = (level: number, hits: string): number[] => {
@@ -175,7 +213,7 @@ test("dialLevels: dense, steps within a recipe's range, and its own sparsity", (
 });
 
 test("createPolicy: by name; what there is not is refused", () => {
-  for (const name of ["fixed", "fixed:0.6", "fixed:", "fixed:x", "slack:1", "layer", ""]) {
+  for (const name of ["fixed", "fixed:0.6", "fixed:", "fixed:x", "slack:1", "layers", ""]) {
     assert.throws(() => createPolicy(name, tableOf()), { name: "RangeError", message: /^policy: / }, name);
   }
   assert.equal(createPolicy("fixed:0.5", tableOf()).choose({ leftMs: 0, waiting: [] }), 1);

@@ -169,6 +169,40 @@ test(
   },
 );
 
+test("decode beforeBlock: the dial turns within a token, and only from that block on", { skip }, async () => {
+  const loaded = await recipe(), model = await open(loaded), prompt = [1, 9, 17, 4], id = 6;
+  const blocks = model.config.numHiddenLayers;
+  assert.ok(blocks > 1);
+  using session = model.session();
+  session.prefill(prompt);
+  const decode = (sparsity: number, beforeBlock?: (block: number) => number | undefined): string => {
+    session.truncate(prompt.length);
+    session.sparsity = sparsity;
+    return session.decode(id, { beforeBlock }).join();
+  };
+  const plain = new Map([0, 0.3, 0.9].map((sparsity) => [sparsity, decode(sparsity)]));
+  const seen: number[] = [];
+  assert.equal(decode(0.3, (block) => void seen.push(block)), plain.get(0.3), "asked, and left as it is");
+  assert.deepEqual(seen, Array.from({ length: blocks + 1 }, (_, block) => block));
+  for (const from of plain.keys()) {
+    for (const to of plain.keys()) {
+      const turnsAt = (at: number): string => decode(from, (block) => block === at ? to : undefined);
+      assert.equal(turnsAt(0), plain.get(to), `${from} to ${to} at the first block`);
+      assert.equal(turnsAt(blocks), plain.get(from), "the head has no dial");
+      if (from === to) continue;
+      const mixed = turnsAt(blocks - 1);
+      assert.ok(mixed !== plain.get(from) && mixed !== plain.get(to), `${from} to ${to} at the last block`);
+      assert.equal(turnsAt(blocks - 1), mixed);
+    }
+  }
+  // what was turned within a token holds for it alone
+  assert.equal(session.sparsity, 0.9);
+  assert.equal(decode(0.3), plain.get(0.3));
+  assert.throws(() => decode(0.3, () => 0.95), { name: "RangeError", message: /from 0 to 0\.9/ });
+  assert.equal(decode(0.3), plain.get(0.3));
+  await model.close();
+});
+
 test("generate: turns the dial of a recipe that was written and read again", { skip }, async () => {
   const loaded = await recipe();
   const blob = new Blob(serialiseRecipe(loaded.recipe, new Map(), tableOf(loaded)) as BlobPart[]);

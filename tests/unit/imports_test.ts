@@ -44,7 +44,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
     "eval",
   ],
   deadline: ["recipe", "runtime/exp"],
-  xr: ["errors", "format", "runtime/exp", "plot", "deadline"],
+  xr: ["errors", "format", "runtime/exp", "eval/divergence", "plot", "deadline"],
   "xr/real": ["errors", "format", "kernels", "runtime", "platform", "deadline", "xr"],
   server: ["errors", "model", "recipe", "runtime", "deadline"],
   edge: ["errors", "model", "platform", "runtime", "server"],

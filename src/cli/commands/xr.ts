@@ -1,8 +1,10 @@
 /** `rsparse xr list|run|compare|plot`: XRBench, a real-time workload of several models. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { decimal, integer } from "../model_option.ts";
+import { addRunOptions, decimal, integer } from "../model_option.ts";
 import type { CliContext } from "../output.ts";
 import type { ComparisonOptions } from "../xr/compare.ts";
+import type { DialSweepCommandOptions } from "../xr/dial_sweep.ts";
+import type { MeasureOptions } from "../xr/measure.ts";
 import type { PlotOptions } from "../xr/plot.ts";
 import type { RunCommandOptions } from "../xr/run.ts";
 
@@ -23,6 +25,8 @@ export function register(program: Command, context: CliContext): void {
       await (await import("../xr/list.ts")).list(context, options);
     });
   registerRun(command, context);
+  registerMeasure(command, context);
+  registerDial(command, context);
   addSweepOptions(
     command.command("compare")
       .argument("[files...]", "results of `rsparse xr run --json`, or of a batch")
@@ -81,6 +85,15 @@ function registerRun(command: Command, context: CliContext): void {
       .option("--jitter <ms>", "width of the jitter (default: 0.01)", decimal(0, HOUR_MS))
       .option("--k <x>", "steepness of the real-time score, per ms (default: 15)", above(1e6))
       .option("--e-max <mj>", "energy at which the energy score is 0 (default: 1500)", above(1e12))
+      .option(
+        "--dial <policy>",
+        "who chooses the sparsity of a reply's tokens, as of LM in voice_assistant: fixed:S, slack, queue, feedback, layer or plan " +
+          "(default: fixed:0, dense)",
+      )
+      .option(
+        "--levels <file>",
+        "what levels take and are worth, by `rsparse xr measure` (default: SmolLM2's, which come with rsparse)",
+      )
       .option("--csv <folder>", "write summary.csv and schedule.csv there, as the harness does")
       .option("--trace <file>", "write what was asked for and what jobs took, for --replay and other systems")
       .option(
@@ -96,6 +109,75 @@ function registerRun(command: Command, context: CliContext): void {
   run.action(async (options: RunCommandOptions) => {
     await (await import("../xr/run.ts")).run(context, options);
   });
+}
+
+function registerMeasure(command: Command, context: CliContext): void {
+  addRunOptions(
+    command.command("measure")
+      .description(
+        "what tokens take at each level of sparsity here, and what they are worth: a table for --levels",
+      ),
+  )
+    .option("--text <file>", "UTF-8 text to measure on, gzip or not; not what the recipe was made on")
+    .option(
+      "--sparsities <list>",
+      "levels, with commas, 0 first (default: the recipe's dial in tenths)",
+      sparsities,
+    )
+    .option(
+      "--replies <n>",
+      "replies of 32 tokens whose tokens are timed, at all levels in turns",
+      integer(1, 10_000),
+      16,
+    )
+    .option(
+      "--pieces <n>",
+      "pieces of the text, 32 tokens dense and 32 sparse, that fidelity is measured on",
+      integer(1),
+      64,
+    )
+    .option(
+      "--fidelity <file>",
+      "an earlier table of the same weights, recipe, text and levels: time tokens alone",
+    )
+    .option("--note <text>", "kept in the file, such as what else the machine did")
+    .requiredOption("-o, --out <file>", "where to write the table")
+    .action(async (options: MeasureOptions) => {
+      await (await import("../xr/measure.ts")).measure(context, options);
+    });
+}
+
+function registerDial(command: Command, context: CliContext): void {
+  addRunOptions(
+    command.command("dial")
+      .description(
+        "policies that choose sparsity by deadlines against fixed levels, on recorded tokens, under growing loads",
+      ),
+  )
+    .option(
+      "--levels <file>",
+      "what levels take and are worth, by `rsparse xr measure` (default: SmolLM2's, which come with rsparse)",
+    )
+    .option("--seeds <n>", "runs of each load and policy (default: 20)", integer(1, 1000))
+    .option("--first-seed <n>", "the first of them, the rest follow (default: 1)", integer(1, 1_000_000))
+    .option("--duration <ms>", "of a run (default: 10000)", above(HOUR_MS))
+    .option(
+      "--real <load>",
+      "by the clock: one load, RATE,BESIDE, such as 1.1,0 or 0.8,0.2, with -m and --recipe",
+    )
+    .option("--text <file>", "with --real: what prompts are taken from")
+    .requiredOption("--out <folder>", "where dial.json, dial.svg and dial.csv go; with --real real-LOAD.json")
+    .action(async (options: DialSweepCommandOptions) => {
+      await (await import("../xr/dial_sweep.ts")).dialSweep(context, options);
+    });
+}
+
+function sparsities(text: string): number[] {
+  const found = text.split(",").map(decimal(0, 1, { below: true }));
+  if (found.some((sparsity, i) => i > 0 && sparsity <= found[i - 1]!)) {
+    throw new InvalidArgumentError("ascending sparsities wanted.");
+  }
+  return found;
 }
 
 /** What is run, where more than one thing may be. */

@@ -1,5 +1,13 @@
 /** `rsparse xr list`. */
-import { builtinModels, builtinScenarios, countLayers, SWITCH_NAMES, SWITCHES } from "../../xr/mod.ts";
+import {
+  builtinModels,
+  builtinScenarios,
+  countLayers,
+  extensionScenarios,
+  type Scenario,
+  SWITCH_NAMES,
+  SWITCHES,
+} from "../../xr/mod.ts";
 import type { CliContext } from "../output.ts";
 import { formatTable } from "../table.ts";
 import { readHardware } from "./sources.ts";
@@ -9,6 +17,7 @@ export async function list(context: CliContext, options: { readonly hardware?: s
   const hardware = await readHardware(context, options.hardware);
   const document = {
     scenarios: await builtinScenarios(),
+    extensions: await extensionScenarios(),
     settings: [...hardware.settings].map(([id, setting]) => ({
       id,
       style: setting.style ?? null,
@@ -29,16 +38,11 @@ export async function list(context: CliContext, options: { readonly hardware?: s
   const tables = [
     [
       ["scenario", "name", "models: frames a second, and after what at which probability"],
-      ...document.scenarios.map(({ id, name, models }) => [
-        id,
-        name,
-        models.map((model) =>
-          `${model.name} ${model.fps}` +
-          (model.dependencies.length > 0
-            ? ` (after ${model.dependencies.join(", ")}: ${model.probability})`
-            : "")
-        ).join(", "),
-      ]),
+      ...document.scenarios.map(scenarioRow),
+    ],
+    [
+      ["ours, not XRBench's", "name", "models; tokens of a reply, and their deadlines"],
+      ...document.extensions.map(scenarioRow),
     ],
     [
       ["setting", "style", "accelerators"],
@@ -65,4 +69,18 @@ export async function list(context: CliContext, options: { readonly hardware?: s
     ],
   ];
   await context.print(tables.map(formatTable).join("\n\n"));
+}
+
+function scenarioRow({ id, name, models }: Scenario): string[] {
+  return [
+    id,
+    name,
+    models.map(({ name, fps, dependencies, probability, reply }) =>
+      `${name} ${fps}` +
+      (dependencies.length > 0 ? ` (after ${dependencies.join(", ")}: ${probability})` : "") +
+      (reply === undefined
+        ? ""
+        : `: ${reply.tokens} tokens after ${reply.prompt}, the first in ${reply.ttftMs} ms, then ${reply.tokenRate} a second`)
+    ).join(", "),
+  ];
 }

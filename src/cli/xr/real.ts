@@ -87,7 +87,7 @@ export async function runReally(
 
 async function realOptions(
   context: CliContext,
-  { seed, order, maxJitterMs, k }: XrRunOptions,
+  { seed, order, maxJitterMs, k, dials = [] }: XrRunOptions,
   { bind = [], tier, accelerators, setting, hardware, model, recipe }: RealCommandOptions,
 ): Promise<RealOptions> {
   const asked = (name: string, text: string, read: () => unknown): void => {
@@ -125,6 +125,14 @@ async function realOptions(
     ...(tier !== undefined && { tier: parseTier(tier) }),
     ...(model !== undefined && { model: await source(model) }),
     recipe,
+    dials: Object.fromEntries(dials.map(({ model: name, name: policy, table: { levels } }) => {
+      if (policy === "layer") {
+        throw new UsageError(
+          "Cannot take --dial layer in real mode, which chooses as tokens begin: `rsparse xr dial --real` runs it",
+        );
+      }
+      return [name, { policy, levels }];
+    })),
     accelerators,
     setting,
     hardware: await readHardware(context, hardware),

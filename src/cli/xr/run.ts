@@ -23,6 +23,7 @@ import { UsageError } from "../errors.ts";
 import { type CliContext, readJsonInput } from "../output.ts";
 import { checkOutput, writeFile } from "../output_file.ts";
 import { formatTable } from "../table.ts";
+import { DEFAULT_SETTING, dialsOf } from "./dial.ts";
 import { prepareFolder } from "./folder.ts";
 import type { RealCommandOptions, RealMade } from "./real.ts";
 import {
@@ -48,6 +49,8 @@ export interface RunCommandOptions extends SweepCommandOptions, RealCommandOptio
   readonly jitter?: number;
   readonly k?: number;
   readonly eMax?: number;
+  readonly dial?: string;
+  readonly levels?: string;
   readonly csv?: string;
   readonly trace?: string;
   readonly replay?: string;
@@ -105,26 +108,28 @@ interface Made {
 
 /** Null where Ctrl-C ended it. */
 async function runOne(context: CliContext, options: RunCommandOptions): Promise<Made | null> {
-  const { scenario: name, setting, probability, mode } = options;
-  if (name === undefined || (setting === undefined && mode !== "real")) {
-    throw new UsageError(
-      `Cannot run: --${
-        name === undefined ? "scenario" : "setting"
-      } is missing: \`rsparse xr list\` names what there is`,
-    );
-  }
+  const { scenario: name, probability, mode } = options;
+  if (name === undefined) throw missing("scenario");
   const read = await readScenario(context, name), hardware = await readHardware(context, options.hardware);
   const scenario = probability === undefined ? read : withProbability(read, probability);
+  const isOwn = scenario.models.some(({ reply }) => reply !== undefined);
+  const setting = options.setting ?? (isOwn ? DEFAULT_SETTING : undefined);
+  if (setting === undefined && mode !== "real") throw missing("setting");
+  const dials = await dialsOf(context, scenario, options);
   try {
     if (mode === "real") {
       const { runReally } = await import("./real.ts");
-      const real = await runReally(context, scenario, runOptions(options), options);
+      const real = await runReally(context, scenario, { ...runOptions(options), dials }, options);
       return real && { made: real.made, scenario, real };
     }
-    return { made: runScenario(scenario, setting!, hardware, runOptions(options)), scenario };
+    return { made: runScenario(scenario, setting!, hardware, { ...runOptions(options), dials }), scenario };
   } catch (error) {
     throw described(error, setting === undefined ? scenario.id : `${scenario.id} on ${setting}`);
   }
+}
+
+function missing(option: string): UsageError {
+  return new UsageError(`Cannot run: --${option} is missing: \`rsparse xr list\` names what there is`);
 }
 
 /** Runs a trace: what was asked for is in it, so nothing is drawn. */
@@ -135,6 +140,7 @@ async function runAgain(context: CliContext, options: RunCommandOptions, replay:
     ["scenario", "seed", "probability", "jitter", "duration"],
     "a trace has what was asked for",
   );
+  refuse(options, ["dial", "levels"], "a trace has what its tokens took");
   if (setting === undefined) {
     refuse(options, ["hardware", "policy"], "without --setting a trace's own latencies are taken");
   }
@@ -249,6 +255,7 @@ async function runBatch(context: CliContext, options: RunCommandOptions): Promis
 
 async function runSuite(context: CliContext, options: RunCommandOptions): Promise<void> {
   refuse(options, ["seed", "csv", "trace", "probability"], "the suite is of many runs");
+  refuse(options, ["dial", "levels"], "the suite is XRBench's, which has no replies");
   const { scenarios, settings, hardware, seeds } = await readSweep(context, options);
   const choices = runOptions(options);
   const cells: Parameters<typeof suiteOf>[0][number][] = [];
@@ -297,6 +304,29 @@ function documentOf({ platform }: CliContext, { result }: Run): object {
   };
 }
 
+/** What became of replies, and of their dials. */
+function repliesText({ models, dials = [] }: Run["result"]): string[] {
+  const spread = (found: { readonly p50: number; readonly p95: number } | null): string =>
+    found === null ? "none" : `p50 ${found.p50.toFixed(1)} p95 ${found.p95.toFixed(1)} ms`;
+  const replies = Object.entries(models).flatMap(([name, { replies: found, accuracy }]) =>
+    found === undefined ? [] : [
+      `${name}: ${found.finished} of ${found.replies} replies to their end, ${
+        (100 * found.onTime).toFixed(1)
+      } % of tokens on time; first token ${spread(found.timeToFirstTokenMs)}, then ${
+        found.tokensPerSecond?.toFixed(1) ?? "no"
+      } tokens/s; replies ${spread(found.replyMs)}; fidelity ${accuracy.toFixed(4)}`,
+    ]
+  );
+  return [
+    ...replies,
+    ...dials.map(({ model, policy, levels }) =>
+      `${model}'s dial, ${policy}: ${
+        levels.map(({ sparsity, frames }) => `${frames} at ${sparsity}`).join(", ")
+      }`
+    ),
+  ];
+}
+
 async function textOf({ made, real }: Made): Promise<string> {
   const { result } = made;
   const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
@@ -327,6 +357,7 @@ async function textOf({ made, real }: Made): Promise<string> {
       ...rows,
     ]),
     "",
+    ...repliesText(result),
     `score ${overall.toFixed(4)}; hit rate ${percent(hitRate)}, dropped ${percent(dropRate)}` +
     (latenessMs === null
       ? ""

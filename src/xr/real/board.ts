@@ -16,6 +16,8 @@ export interface JobEntry {
   readonly frame: number;
   /** Sparsity of a model with a dial; NaN: its own. */
   readonly sparsity: number;
+  /** Of a reply's token which one it is, from 0; -1 of frames. */
+  readonly token: number;
 }
 
 /** What comes back of it. */
@@ -66,16 +68,18 @@ export class Board {
   }
 
   /** Hands a job to an accelerator and wakes it. @throws {Error} If its ring is full, which no scheduler lets happen. */
-  send(accelerator: number, { model, frame, sparsity }: JobEntry): void {
+  send(accelerator: number, { model, frame, sparsity, token }: JobEntry): void {
     const ring = this.#jobs[accelerator]!;
-    if (!ring.push([model, frame, sparsity, 0])) throw new Error(`accelerator ${accelerator} has no room`);
+    if (!ring.push([model, frame, sparsity, token])) {
+      throw new Error(`accelerator ${accelerator} has no room`);
+    }
     ring.notify();
   }
 
   /** The accelerator's side: the next job, or null. */
   takeJob(accelerator: number): JobEntry | null {
     const entry = this.#jobs[accelerator]!.pop();
-    return entry && { model: entry[0], frame: entry[1], sparsity: entry[2] };
+    return entry && { model: entry[0], frame: entry[1], sparsity: entry[2], token: entry[3] };
   }
 
   /** The accelerator's side: sleeps until there may be a job, or `ms` have passed. `seen` is `jobsSent` before the last look. */

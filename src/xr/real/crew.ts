@@ -1,7 +1,7 @@
 /** Threads of a real run: they are started, load what they need, run one load after the other, and end. */
 import { noSharedMemoryReason } from "../../kernels/probe.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { Board } from "./board.ts";
+import { Board, type JobEntry } from "./board.ts";
 import { stepOf } from "./clock.ts";
 import type { Work } from "./jobs.ts";
 import { type JobRecord, Loader, type LoaderSetup, type Loss } from "./loader.ts";
@@ -43,7 +43,7 @@ export type FromAccelerator =
   | { readonly failed: string };
 
 /** What it is told where there is no shared memory. */
-export type ToAccelerator = { readonly ask: true } | { readonly model: number; readonly sparsity: number };
+export type ToAccelerator = { readonly ask: true } | Omit<JobEntry, "frame">;
 
 /** What the loader says. */
 export type FromLoader = { readonly record: RunRecord } | { readonly failed: string };
@@ -216,7 +216,7 @@ export class Crew {
   async #runByMessages(load: LoaderSetup, signal?: AbortSignal): Promise<RunRecord> {
     const messages = this.#messages, thread = this.#threads[0]!, { patienceMs } = this.#options;
     const messenger: Messenger = {
-      send: ({ model, sparsity }) => thread.post({ model, sparsity } satisfies ToAccelerator),
+      send: ({ model, sparsity, token }) => thread.post({ model, sparsity, token } satisfies ToAccelerator),
       ask: () => messages.ask(() => thread.post({ ask: true } satisfies ToAccelerator)),
       takeDone: () => messages.takeDone(),
       loss: () => this.#lost[0]!,

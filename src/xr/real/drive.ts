@@ -29,7 +29,7 @@ export function compareClocks(board: Board, accelerator: number, now: Clock, pat
   const comparisons: Comparison[] = [];
   for (let round = 0; round < ROUNDS; round++) {
     const askedMs = now();
-    board.send(accelerator, { model: COMPARE, frame: round, sparsity: NaN });
+    board.send(accelerator, { model: COMPARE, frame: round, sparsity: NaN, token: -1 });
     for (let looks = 0;; looks++) {
       const seen = board.changes, answer = board.takeDone(accelerator), answeredMs = now();
       if (answer !== null) {

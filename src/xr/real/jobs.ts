@@ -25,12 +25,14 @@ export type Work =
     readonly dtype: "auto" | "f32" | "bf16" | "int8" | "int4";
     readonly tokens: number;
     readonly sparsity: number | null;
+    /** Tokens of a reply's prompt; null where frames are no replies. */
+    readonly prompt: number | null;
   };
 
 /** Runs a model's jobs. */
 export interface Runner {
-  /** Runs a frame; `sparsity` is what a policy chose, NaN where none does. A promise only where `canWait` is false. */
-  run(sparsity: number): void | Promise<void>;
+  /** Runs a frame, or a token of a reply (from 0; -1: a frame); `sparsity` is what a policy chose, NaN where none does. A promise only where `canWait` is false. */
+  run(sparsity: number, token: number): void | Promise<void>;
   /** What it runs on, for the result. */
   readonly info: Readonly<Record<string, unknown>>;
 }
@@ -95,7 +97,7 @@ export async function measure(runner: Runner, work: Work, now: Clock): Promise<n
   let fastest = Infinity;
   for (let i = 0; i < WARM_UPS; i++) {
     const began = now();
-    await runner.run(work.kind === "real" ? work.sparsity ?? NaN : NaN);
+    await runner.run(NaN, -1);
     fastest = Math.min(fastest, now() - began);
   }
   return fastest;

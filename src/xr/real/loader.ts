@@ -3,7 +3,7 @@ import { LatencyTable, type Level } from "../../deadline/levels.ts";
 import { createPolicy, type Policy } from "../../deadline/policy.ts";
 import type { Frame } from "../load.ts";
 import type { LogEntry, Request } from "../log.ts";
-import { type Order, Queues } from "../queues.ts";
+import { type Order, Queues, type Started } from "../queues.ts";
 import type { Scenario } from "../scenario.ts";
 import { switchesOfMode } from "../switches.ts";
 import type { JobEntry } from "./board.ts";
@@ -67,6 +67,7 @@ export interface Loss {
 /** A job that is on an accelerator. */
 interface Sent {
   readonly frame: Frame;
+  readonly token: number | null;
   readonly arrivalMs: number;
   readonly dispatchMs: number;
   readonly level: number | null;
@@ -80,7 +81,10 @@ export class Loader {
   readonly #sent: (Sent | null)[];
   readonly #isLost: boolean[];
   readonly #dials: ReadonlyMap<number, { readonly table: LatencyTable; readonly policy: Policy }>;
-  readonly #arrivals: Map<Frame, number> = new Map();
+  /** By model, then frame or reply: when it was to enter. */
+  readonly #arrivals: readonly Map<number, number>[];
+  /** By model with replies: the accelerator that has the one that runs, and so its cache; null where none runs. */
+  readonly #homes: (number | null)[];
   #next = 0;
   /** Frames have entered of which nothing was made yet. */
   hasEntered = false;
@@ -96,10 +100,15 @@ export class Loader {
     this.#send = send;
     this.#sent = expectedMs.map(() => null);
     this.#isLost = expectedMs.map(() => false);
+    this.#arrivals = scenario.models.map(() => new Map());
+    this.#homes = scenario.models.map(() => null);
     this.#queues = new Queues(scenario, {
       accelerators: expectedMs.length,
       expectedMs: (model, accelerator) => expectedMs[accelerator]![model]!,
-      preference: (model, _, accelerator) => expectedMs[accelerator]![model]!,
+      preference: (model, _, accelerator) => {
+        const home = this.#homes[model]!;
+        return home !== null && home !== accelerator ? Infinity : expectedMs[accelerator]![model]!;
+      },
     }, { order, switches: switchesOfMode("real") });
     this.#dials = new Map(dials.map(({ model, levels, policy }) => {
       const table = new LatencyTable(levels);
@@ -144,7 +153,7 @@ export class Loader {
     for (; this.nextMs <= nowMs; this.#next++) {
       const { injectionMs: arrivalMs, ...frame } = frames[this.#next]!;
       const entered = { ...frame, injectionMs: nowMs };
-      this.#arrivals.set(entered, arrivalMs);
+      this.#arrivals[frame.model]!.set(frame.frame, arrivalMs);
       this.#queues.enter(entered, arrivalMs);
       this.errorsMs.push(nowMs - arrivalMs);
       this.hasEntered = true;
@@ -158,32 +167,36 @@ export class Loader {
     for (const job of ended) this.#retire(job, nowMs);
     for (const { accelerator, reason } of lost) this.#remove(accelerator, nowMs, reason);
     if (!this.isAlive) return this.#giveUp(nowMs);
+    this.#queues.makeReady(nowMs);
     this.#queues.drop(nowMs);
-    this.#queues.dispatch(nowMs, (frame, accelerator) => this.#begin(frame, accelerator, nowMs));
+    this.#queues.dispatch(nowMs, (started) => this.#begin(started, nowMs));
     if (this.isOver) this.#queues.flush();
   }
 
-  #begin(frame: Frame, accelerator: number, nowMs: number): void {
-    const dial = this.#dials.get(frame.model);
-    let level: number | null = null;
-    if (dial !== undefined) {
-      const waiting = this.#queues.heads().map(({ model, deadlineMs }) => ({
-        leftMs: deadlineMs - nowMs,
-        latencyMs: this.#setup.expectedMs[accelerator]![model]!,
-      }));
-      level = dial.policy.choose({ leftMs: frame.deadlineMs - nowMs, waiting });
-    }
+  #begin({ frame, accelerator, token, reply, waiting }: Started, nowMs: number): void {
+    const { model, deadlineMs } = frame, dial = token === 0 ? undefined : this.#dials.get(model);
+    const level = dial === undefined ? null : dial.policy.choose({
+      leftMs: deadlineMs - nowMs,
+      waiting: waiting().map((other) => ({
+        leftMs: other.deadlineMs - nowMs,
+        latencyMs: this.#setup.expectedMs[accelerator]![other.model]!,
+        isSameReply: other.model === model && other.token !== undefined,
+        ...(other.reply !== undefined && { reply: other.reply }),
+      })),
+    });
+    if (token !== undefined) this.#homes[model] = accelerator;
     this.#sent[accelerator] = {
       frame,
-      arrivalMs: this.#arrivals.get(frame)!,
+      token: token ?? null,
+      arrivalMs: this.#arrivals[model]!.get(reply ?? frame.frame)!,
       dispatchMs: nowMs,
       level,
     };
-    this.#arrivals.delete(frame);
     this.#send(accelerator, {
-      model: frame.model,
+      model,
       frame: frame.frame,
       sparsity: level === null ? NaN : dial!.table.levels[level]!.sparsity,
+      token: token ?? -1,
     });
   }
 
@@ -191,7 +204,7 @@ export class Loader {
     const sent = this.#sent[accelerator];
     if (sent == null) throw new Error(`accelerator ${accelerator} has ended a job that it was not given`);
     this.#sent[accelerator] = null;
-    const { frame, arrivalMs, dispatchMs, level } = sent, dial = this.#dials.get(frame.model);
+    const { frame, token, arrivalMs, dispatchMs, level } = sent, dial = this.#dials.get(frame.model);
     // clocks of two threads agree to some microseconds only
     const startMs = Math.max(times.startMs, dispatchMs), endMs = Math.max(times.endMs, startMs);
     if (level !== null) dial!.policy.observe(level, endMs - startMs, endMs <= frame.deadlineMs);
@@ -200,8 +213,9 @@ export class Loader {
       completionMs: endMs,
       // not measured: the energy score is 1
       energyMJ: 0,
-      ...(chosen !== null && { accuracy: chosen.fidelity }),
+      ...(chosen !== null && { accuracy: chosen.fidelity, sparsity: chosen.sparsity }),
     });
+    this.#leaveHome(frame.model, token);
     this.jobs.push({
       model: this.#setup.scenario.models[frame.model]!.name,
       frame: frame.frame,
@@ -216,12 +230,23 @@ export class Loader {
     });
   }
 
+  /** After its last token, or one after which it is cut, a reply's accelerator is anyone's. */
+  #leaveHome(model: number, token: number | null): void {
+    if (token !== null && !this.#queues.isTalking(model)) this.#homes[model] = null;
+  }
+
   #remove(accelerator: number, atMs: number, reason: string): void {
     if (this.#isLost[accelerator]) return;
     const frame = this.#sent[accelerator]?.frame;
     this.#isLost[accelerator] = true;
     this.#sent[accelerator] = null;
     this.#queues.remove(accelerator, atMs);
+    // a reply between two tokens has its cache there
+    this.#homes.forEach((home, model) => {
+      if (home !== accelerator) return;
+      this.#queues.cut(model, atMs);
+      this.#homes[model] = null;
+    });
     this.losses.push({
       accelerator,
       atMs,

@@ -58,6 +58,7 @@ function ownBinding(
     }
   }
   const task = builtinOf(model, models)?.task;
+  if (model.reply !== undefined) return { kind: "real", model: null, tokens: 1, sparsity: null };
   const isShaped = task === undefined
     ? model.cost === undefined && model.layers !== undefined
     : SHAPED.includes(task);
@@ -162,7 +163,15 @@ export function worksOf(
           );
         }
         const { tokens, sparsity } = binding, { recipe = null, dtype = "auto" } = options;
-        return { kind: "real", model: source, recipe, dtype, tokens, sparsity };
+        return {
+          kind: "real",
+          model: source,
+          recipe,
+          dtype,
+          tokens,
+          sparsity,
+          prompt: model.reply?.prompt ?? null,
+        };
       }
     }
   });

@@ -4,7 +4,13 @@ import { builtinModels } from "../builtin.ts";
 import type { Hardware } from "../hardware.ts";
 import { drawFrames, type Frame } from "../load.ts";
 import type { Order } from "../queues.ts";
-import { type BoundModel, type RealAccelerator, type RealDetails, recordRun, spreadOf } from "../recorded.ts";
+import {
+  type BoundModel,
+  percentilesOf,
+  type RealAccelerator,
+  type RealDetails,
+  recordRun,
+} from "../recorded.ts";
 import { DEFAULT_MAX_JITTER_MS, resultOf, type Run } from "../run.ts";
 import type { Scenario } from "../scenario.ts";
 import { DEFAULT_K } from "../scores.ts";
@@ -280,7 +286,7 @@ export class RealMachine {
       if (other.dropped !== entry.dropped) otherFrames++;
       else if (!entry.dropped) differences.push(Math.abs(other.completionMs - entry.completionMs));
     }
-    return { differenceMs: spreadOf(differences), otherFrames };
+    return { differenceMs: percentilesOf(differences), otherFrames };
   }
 
   #detailsOf(
@@ -313,9 +319,9 @@ export class RealMachine {
           lost: loss === undefined ? null : { atMs: loss.atMs, reason: loss.reason, job: loss.job },
         };
       }),
-      scheduleErrorMs: spreadOf(errorsMs),
-      handoverMs: spreadOf(jobs.map(({ dispatchMs, startMs }) => startMs - dispatchMs)),
-      noticeMs: spreadOf(jobs.map(({ endMs, noticedMs }) => noticedMs - endMs)),
+      scheduleErrorMs: percentilesOf(errorsMs),
+      handoverMs: percentilesOf(jobs.map(({ dispatchMs, startMs }) => startMs - dispatchMs)),
+      noticeMs: percentilesOf(jobs.map(({ endMs, noticedMs }) => noticedMs - endMs)),
       replay,
       jobs: jobs.map((job) => [
         job.model,

@@ -17,12 +17,12 @@ export function serve(board: Board, accelerator: number, runners: readonly Runne
       if (now() - idleSince > SPIN_MS) board.waitForJob(accelerator, seen, SLICE_MS);
       continue;
     }
-    const { model, frame, sparsity } = job, startMs = now();
+    const { model, frame, sparsity, token } = job, startMs = now();
     if (model === COMPARE) {
       board.finish(accelerator, { model, frame, startMs, endMs: startMs });
     } else {
       try {
-        runners[model]!.run(sparsity);
+        runners[model]!.run(sparsity, token);
       } catch (error) {
         return board.lose(accelerator, error instanceof Error ? error.message : String(error));
       }

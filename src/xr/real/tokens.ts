@@ -1,5 +1,6 @@
 /** A language model as a job: some decoded tokens a frame, at a sparsity that is chosen when the frame begins. */
 import { Model } from "../../runtime/model.ts";
+import { ReplyRunner } from "../lm.ts";
 import { Sampler } from "../../runtime/sampler.ts";
 import type { Runner, Work } from "./jobs.ts";
 
@@ -25,6 +26,7 @@ export async function openTokens(work: Extract<Work, { kind: "real" }>): Promise
       } fit beside the prompt of ${prompt.length}`,
     );
   }
+  if (work.prompt !== null) return openReplies(model, work.prompt, sparsity);
   const session = model.session(sparsity === null ? {} : { sparsity });
   const own = session.sparsity;
   let logits = session.prefill(prompt);
@@ -38,6 +40,23 @@ export async function openTokens(work: Extract<Work, { kind: "real" }>): Promise
         logits = afterPrompt;
       }
       for (let i = 0; i < tokens; i++) logits = session.decode(sampler.sample(logits, []));
+    },
+  };
+}
+
+/** Replies: token 0 is the prompt, run dense; each after it goes on from the last. */
+function openReplies(model: Model, tokens: number, sparsity: number | null): Runner {
+  const text = model.tokenize(PROMPT),
+    prompt = Array.from({ length: tokens }, (_, i) => text[i % text.length]!);
+  const session = model.session(), own = sparsity ?? session.sparsity;
+  session.close();
+  const runner = new ReplyRunner(model, [prompt]);
+  return {
+    info: { kernels: model.info.kernels, sparsity: own, prompt: tokens },
+    run(chosen, token) {
+      // a token by itself, to be measured, is the first after a prompt that was run before
+      if (token === 0 || !runner.hasBegun) runner.begin(0);
+      if (token !== 0) runner.next(Number.isNaN(chosen) ? own : chosen);
     },
   };
 }

@@ -45,7 +45,7 @@ async function beAccelerator(
     if ("ask" in job) return say({ time: now() });
     const startMs = now();
     try {
-      await runners[job.model]!.run(job.sparsity);
+      await runners[job.model]!.run(job.sparsity, job.token);
       say({ done: { startMs, endMs: now() } });
     } catch (error) {
       say({ failed: error instanceof Error ? error.message : String(error) });
