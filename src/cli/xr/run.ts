@@ -119,7 +119,10 @@ async function runOne(context: CliContext, options: RunCommandOptions): Promise<
   try {
     if (mode === "real") {
       const { runReally } = await import("./real.ts");
-      const real = await runReally(context, scenario, { ...runOptions(options), dials }, options);
+      const real = await runReally(context, scenario, {
+        ...runOptions(options),
+        dials: options.dial === undefined ? [] : dials,
+      }, options);
       return real && { made: real.made, scenario, real };
     }
     return { made: runScenario(scenario, setting!, hardware, { ...runOptions(options), dials }), scenario };

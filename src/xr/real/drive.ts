@@ -21,11 +21,15 @@ const GATHER_MS = 0.03;
 /** From now to the first arrival at 0. */
 const LEAD_MS = 5;
 
-/** Compares clocks with an accelerator, by question and answer through its rings. @throws {Error} If it does not answer within `patienceMs`. */
+/**
+ * Compares clocks with an accelerator, by question and answer through its rings. Null where it is no more, which the run will find.
+ *
+ * @throws {Error} If it does not answer within `patienceMs`.
+ */
 export function compareClocks(board: Board, accelerator: number, now: Clock, patienceMs: number): {
   readonly offsetMs: number;
   readonly errorMs: number;
-} {
+} | null {
   const comparisons: Comparison[] = [];
   for (let round = 0; round < ROUNDS; round++) {
     const askedMs = now();
@@ -36,8 +40,7 @@ export function compareClocks(board: Board, accelerator: number, now: Clock, pat
         comparisons.push({ askedMs, otherMs: answer.startMs, answeredMs });
         break;
       }
-      const loss = board.lossOf(accelerator);
-      if (loss !== null) throw new Error(`accelerator ${accelerator} ended before the run: ${loss}`);
+      if (board.lossOf(accelerator) !== null) return null;
       if (answeredMs - askedMs > patienceMs) {
         throw new Error(`accelerator ${accelerator} did not answer within ${patienceMs / 1000} s`);
       }

@@ -27,6 +27,8 @@ export type Work =
     readonly sparsity: number | null;
     /** Tokens of a reply's prompt; null where frames are no replies. */
     readonly prompt: number | null;
+    /** What a policy may choose: the model has to have them. */
+    readonly sparsities: readonly number[];
   };
 
 /** Runs a model's jobs. */

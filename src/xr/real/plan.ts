@@ -136,6 +136,7 @@ export function worksOf(
     readonly seed?: number;
     readonly model?: string | Blob;
     readonly recipe?: string | Blob;
+    readonly dials?: Readonly<Record<string, { readonly levels: readonly { readonly sparsity: number }[] }>>;
     readonly dtype?: Extract<Work, { kind: "real" }>["dtype"];
   },
   lengths: readonly (readonly number[])[],
@@ -171,6 +172,7 @@ export function worksOf(
           tokens,
           sparsity,
           prompt: model.reply?.prompt ?? null,
+          sparsities: options.dials?.[model.name]?.levels.map((level) => level.sparsity) ?? [],
         };
       }
     }

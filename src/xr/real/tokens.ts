@@ -26,6 +26,10 @@ export async function openTokens(work: Extract<Work, { kind: "real" }>): Promise
       } fit beside the prompt of ${prompt.length}`,
     );
   }
+  const trial = model.session();
+  // a level that the recipe has not ends the start, and not the run
+  for (const level of work.sparsities) trial.sparsity = level;
+  trial.close();
   if (work.prompt !== null) return openReplies(model, work.prompt, sparsity);
   const session = model.session(sparsity === null ? {} : { sparsity });
   const own = session.sparsity;

@@ -59,7 +59,7 @@ function beLoader({ load, buffer, patienceMs }: Extract<WorkerSetup, { role: "lo
   rehearse(new Loader(load, () => {}), load.expectedMs.length);
   const loader = new Loader(load, (accelerator, job) => board.send(accelerator, job));
   const { isWhole } = drive(loader, board, now, {
-    offsetsMs: offsets.map(({ offsetMs }) => offsetMs),
+    offsetsMs: offsets.map((found) => found?.offsetMs ?? 0),
     patienceMs,
   });
   const { log, requests, jobs, losses, errorsMs } = loader;
@@ -73,7 +73,7 @@ function beLoader({ load, buffer, patienceMs }: Extract<WorkerSetup, { role: "lo
         losses,
         errorsMs,
         stepMs,
-        clockErrorMs: Math.max(...offsets.map(({ errorMs }) => errorMs)),
+        clockErrorMs: Math.max(...offsets.map((found) => found?.errorMs ?? 0)),
       },
     } satisfies FromLoader,
   );
