@@ -83,11 +83,12 @@ export function drive(
     let nowMs = time();
     for (loader.enter(nowMs); loader.nextMs - nowMs < GATHER_MS; loader.enter(nowMs)) nowMs = time();
     for (let accelerator = 0; accelerator < offsetsMs.length; accelerator++) {
+      // what it may still end after it was given up counts no more
+      if (told[accelerator]) continue;
       const offset = offsetsMs[accelerator]! - originMs;
       for (let done = board.takeDone(accelerator); done !== null; done = board.takeDone(accelerator)) {
         ended.push({ accelerator, startMs: done.startMs + offset, endMs: done.endMs + offset });
       }
-      if (told[accelerator]) continue;
       if (loader.runningMs(accelerator, nowMs) > patienceMs) {
         board.lose(accelerator, `its job took more than ${patienceMs / 1000} s`);
       }

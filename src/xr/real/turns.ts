@@ -51,7 +51,8 @@ export async function driveByMessages(
     for (;;) {
       signal?.throwIfAborted();
       const nowMs = now() - originMs;
-      const ended = messenger.takeDone().map(({ startMs, endMs }) => ({
+      // what it may still end after it was given up counts no more
+      const ended = (told ? [] : messenger.takeDone()).map(({ startMs, endMs }) => ({
         accelerator: 0,
         startMs: startMs + offsetMs - originMs,
         endMs: endMs + offsetMs - originMs,
