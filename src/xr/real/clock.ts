@@ -57,7 +57,7 @@ export function checkStep(stepMs: number, k: number): void {
 }
 
 /** Rounds of question and answer. */
-export const ROUNDS = 40;
+export const ROUNDS = 200;
 
 /** One question and its answer: own times before and after, the other clock's between. */
 export interface Comparison {
