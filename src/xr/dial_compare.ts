@@ -88,7 +88,7 @@ interface MixedCells {
 }
 
 /** The mean over a cell's runs. */
-export function meanOf({ runs }: DialCell, measure: Measure): number {
+export function meanOf({ runs }: DialCell, measure: keyof DialOutcome): number {
   return runs.reduce((sum, run) => sum + run[measure], 0) / runs.length;
 }
 
