@@ -80,7 +80,8 @@ export function compareDial(cell: DialCell, fixed: readonly DialCell[]): DialCom
   };
 }
 
-type Measure = keyof DialOutcome;
+/** What an outcome has a number of. */
+export type Measure = keyof DialOutcome;
 
 interface MixedCells {
   readonly cells: readonly [DialCell, DialCell];
@@ -88,7 +89,7 @@ interface MixedCells {
 }
 
 /** The mean over a cell's runs. */
-export function meanOf({ runs }: DialCell, measure: Measure): number {
+export function meanOf({ runs }: DialCell, measure: keyof DialOutcome): number {
   return runs.reduce((sum, run) => sum + run[measure], 0) / runs.length;
 }
 

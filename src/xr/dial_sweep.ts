@@ -51,8 +51,8 @@ export function nameOfLoad({ rate, probability, beside }: DialLoad): string {
 
 /** From too little to too much: tokens due ever faster, then a model beside that takes ever more. */
 export const DIAL_LOADS: readonly DialLoad[] = [
-  ...[0.7, 0.85, 1, 1.1, 1.2, 1.35].map((rate) => ({ rate, probability: 0.25, beside: 0 })),
-  ...[0.1, 0.2, 0.3, 0.4].map((beside) => ({ rate: 0.8, probability: 0.25, beside })),
+  ...[0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2].map((rate) => ({ rate, probability: 0.25, beside: 0 })),
+  ...[0.1, 0.2, 0.3, 0.4].map((beside) => ({ rate: 0.6, probability: 0.25, beside })),
 ];
 
 /** Settings of {@linkcode sweepDial}. */

@@ -50,6 +50,7 @@ export {
   type Estimate,
   estimate,
   meanOf,
+  type Measure,
   type Mixture,
 } from "./dial_compare.ts";
 export {

@@ -29,7 +29,7 @@ import { formatTable } from "../table.ts";
 import type { Levels } from "./dial.ts";
 
 /** What the clock is asked for: the policies that a simulation tells apart. */
-const POLICIES = ["fixed:0", "fixed:0.3", "fixed:0.4", "fixed:0.5", "slack", "layer", "plan"];
+const POLICIES = ["fixed:0", "fixed:0.3", "fixed:0.4", "fixed:0.5", "slack", "plan"];
 /** Tokens of a prompt. */
 const PROMPT = 32;
 

@@ -106,8 +106,15 @@ function documentOf(cell: DialCell, cells: readonly DialCell[]): CellDocument {
     gain: isFixed(cell)
       ? null
       : compareDial(cell, cells.filter((other) => other.load === cell.load && isFixed(other))),
-    runs: cell.runs,
+    runs: cell.runs.map(rounded),
   };
+}
+
+/** Six digits are enough to go on with. */
+function rounded(run: DialOutcome): DialOutcome {
+  return Object.fromEntries(
+    Object.entries(run).map(([name, value]) => [name, Number((value as number).toPrecision(6))]),
+  ) as unknown as DialOutcome;
 }
 
 function tableOf(cells: readonly CellDocument[]): string {
