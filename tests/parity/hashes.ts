@@ -32,7 +32,7 @@ export async function parityHashes(): Promise<{ [name: string]: string }> {
     const recipe = threshold === undefined
       ? undefined
       : await recipeOfThreshold(await Model.load(source, options), threshold, 0.8);
-    // what a tuner picks is not the same in all engines, and the two layouts of int8 round weights differently
+    // what a tuner picks is not the same in all engines
     await using model = await Model.load(source, { ...options, recipe, tuning: UNTUNED });
     const what = threshold === undefined ? "" : ", sparse";
     hashes[`${name}, ${dtype}${what}: logits`] = await hash(logitsOf(model));
