@@ -121,7 +121,8 @@ export class Service {
     });
   }
 
-  drain(): Promise<void> {
+  drain(stallMs: number): Promise<void> {
+    this.#scheduler?.hurry(stallMs);
     if (this.#draining === null) {
       let end = (): void => {};
       const done = new Promise<void>((resolve) => end = resolve);
