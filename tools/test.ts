@@ -95,7 +95,15 @@ async function bundleTests(): Promise<void> {
 /** `dist/` and the bundled tests are made again when a file they are made of is newer. */
 async function bundleIfOld(): Promise<void> {
   const stamp = join(ROOT, "build", "tests.stamp");
-  const newest = ["src", "tests", "tools", "examples/browser", "build/kernels.stamp", "package.json"].flatMap(
+  const newest = [
+    "src",
+    "tests",
+    "tools",
+    "examples/browser",
+    "models",
+    "build/kernels.stamp",
+    "package.json",
+  ].flatMap(
     (entry) => {
       const path = join(ROOT, entry);
       if (!statSync(path).isDirectory()) return [path];

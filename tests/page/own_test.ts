@@ -72,9 +72,9 @@ test(
   },
 );
 
-test("page: offers a model of its own exactly where the checkout has one", async () => {
+test("page: offers a model of its own exactly where it was built with one", async () => {
   await withPage({ isolated: true }, async ({ page }) => {
-    const isHere = existsSync(rootPath("models/tiny.rsparse"));
+    const isHere = existsSync(rootPath("build/page/tiny.rsparse"));
     assert.equal(await page.locator("#own-open").isVisible(), isHere);
     if (!isHere) {
       assert.match(

@@ -124,15 +124,23 @@ export async function withPage(options: OpenOptions, use: (open: OpenPage) => Pr
       });
       await page.goto(url);
       await page.waitForFunction(() => document.querySelector("#shelf-note")?.textContent !== "");
-      await use({
-        page,
-        url,
-        takeErrors() {
-          const taken = errors;
-          errors = [];
-          return taken;
-        },
-      });
+      const takeErrors = (): string[] => {
+        const taken = errors;
+        errors = [];
+        return taken;
+      };
+      try {
+        await use({ page, url, takeErrors });
+      } catch (error) {
+        // a wait that ends says what for, and not what was there instead
+        const shown = await page.locator("body").innerText();
+        throw new Error(
+          `${(error as Error).message}\nlogged: ${errors.join("\n") || "nothing"}\nshown:\n${shown}`,
+          {
+            cause: error,
+          },
+        );
+      }
     } finally {
       await context.close();
     }
