@@ -41,6 +41,12 @@ const EMBEDDED = /load\("tiny"|"(-m|pull)", "tiny"|models\/tiny\.rsparse|support
 const TIMEOUT_MS = 15 * 60_000;
 
 type RuntimeName = Runtime["name"] | "chromium" | "workerd" | `page-${BrowserName}`;
+const RUNTIMES: readonly RuntimeName[] = [
+  ...["deno", "node-20", "node-24", "bun", "chromium", "workerd"] as const,
+  ...BROWSERS.map(pageName),
+];
+/** Those that npm has for most platforms; browsers say themselves why they are not to be had. */
+const FROM_NPM = /^(node|bun)/;
 /** Tests of what runs in workerd, whose runner is Deno's; of what only Deno has; and of the page, which drive a browser. */
 const WORKERD = /^tests\/workerd\//, DENO = /^tests\/deno\//, PAGE = /^tests\/page\//;
 
@@ -89,7 +95,15 @@ async function bundleTests(): Promise<void> {
 /** `dist/` and the bundled tests are made again when a file they are made of is newer. */
 async function bundleIfOld(): Promise<void> {
   const stamp = join(ROOT, "build", "tests.stamp");
-  const newest = ["src", "tests", "tools", "examples/browser", "build/kernels.stamp", "package.json"].flatMap(
+  const newest = [
+    "src",
+    "tests",
+    "tools",
+    "examples/browser",
+    "models",
+    "build/kernels.stamp",
+    "package.json",
+  ].flatMap(
     (entry) => {
       const path = join(ROOT, entry);
       if (!statSync(path).isDirectory()) return [path];
@@ -245,32 +259,31 @@ async function main(): Promise<number> {
   const { pulledModel } = await import("../tests/support/models.ts");
   await pulledModel();
 
-  const found = runtimes(), hasWorkerd = findWorkerd() !== null;
-  const names: readonly RuntimeName[] = [
-    ...found.map(({ name }) => name),
-    "chromium",
-    ...hasWorkerd ? ["workerd" as const] : [],
-    ...BROWSERS.map(pageName),
-  ];
+  const found = runtimes(), hasWorkerd = findWorkerd() !== null, mustHaveAll = Boolean(process.env["CI"]);
+  const missing = RUNTIMES.filter((name) =>
+    name === "workerd" ? !hasWorkerd : FROM_NPM.test(name) && !found.some((runtime) => runtime.name === name)
+  );
+  // what is not to be had counts as failed where a machine decides what lands
+  const names = RUNTIMES.filter((name) => mustHaveAll || !missing.includes(name));
   const chosen = names.filter((name) => values.runtime === undefined || name === values.runtime);
   if (chosen.length === 0) {
     console.error(`Cannot test on ${values.runtime}: no such runtime, there are ${names.join(", ")}`);
     return 2;
   }
   if (values.runtime === undefined) {
-    for (const name of ["node-20", "node-24", "bun", "workerd"] as const) {
-      if (!names.includes(name)) console.log(`${name}: not to be had on this platform, not tested`);
+    for (const name of missing) {
+      console.log(`${name}: not to be had on this platform${mustHaveAll ? "" : ", not tested"}`);
     }
   }
   // also where only Deno is tested: its parity test runs a page
   const chromium = await installChromium();
   if (typeof chromium !== "string") console.log(`testing in ${chromium.version}`);
-  else console.log(`chromium: not to be had${process.env["CI"] ? "" : ", not tested"}: ${chromium}`);
+  else console.log(`chromium: not to be had${mustHaveAll ? "" : ", not tested"}: ${chromium}`);
 
   const firefox = chosen.includes("page-firefox") ? installFirefox() : "not asked for";
   if (typeof firefox !== "string") console.log(`testing in ${firefox.version}`);
   else if (chosen.includes("page-firefox")) {
-    console.log(`firefox: not to be had${process.env["CI"] ? "" : ", not tested"}: ${firefox}`);
+    console.log(`firefox: not to be had${mustHaveAll ? "" : ", not tested"}: ${firefox}`);
   }
 
   const redis = installRedis();
@@ -287,7 +300,7 @@ async function main(): Promise<number> {
   if (files.some((path) => path.startsWith("tests/e2e/serve"))) {
     const reason = installOpenai();
     if (reason !== null) {
-      console.log(`Python's openai: not to be had${process.env["CI"] ? "" : ", not tested"}: ${reason}`);
+      console.log(`Python's openai: not to be had${mustHaveAll ? "" : ", not tested"}: ${reason}`);
     }
   }
   for (const runtime of found.filter(({ name }) => chosen.includes(name))) {
@@ -298,7 +311,7 @@ async function main(): Promise<number> {
       if (examples.length > 0) jobs.push({ runtime: "deno", what: "examples in docstrings", command });
     }
   }
-  if (chosen.includes("workerd") && inWorkerd.length > 0) {
+  if (chosen.includes("workerd") && hasWorkerd && inWorkerd.length > 0) {
     const [deno] = found.find(({ name }) => name === "deno")!.command as [string];
     jobs.push(
       ...jobsOf("workerd", inWorkerd, (some) => [deno, "test", "-A", "--no-check", "--quiet", ...some]),
@@ -315,15 +328,14 @@ async function main(): Promise<number> {
     if (typeof chromium !== "string") {
       jobs.push(...jobsOf("chromium", inPage, (some) => [...command, ...some]));
     }
-    // without one it counts as failed where a machine decides what lands
-    if (inPage.length > 0 && (typeof chromium !== "string" || process.env["CI"])) {
+    if (inPage.length > 0 && (typeof chromium !== "string" || mustHaveAll)) {
       totals.set("chromium", { ...none });
     }
   }
   for (const browser of BROWSERS) {
     const name = pageName(browser), isHere = typeof (browser === "firefox" ? firefox : chromium) !== "string";
     if (!chosen.includes(name) || pageFiles.length === 0) continue;
-    if (isHere || process.env["CI"]) totals.set(name, { ...none });
+    if (isHere || mustHaveAll) totals.set(name, { ...none });
     // a browser and the threads of its model are a machine's work: nothing runs beside them
     if (isHere) alone.push(...pageFiles.map((file) => pageJob(browser, file)));
   }

@@ -3,13 +3,13 @@
  * own under load (load.ts), with what came of it and its memory at the end. Exit status 1 if there was any error but 429, or memory grew by more than 5 % after the first third:
  * engines let their heaps grow for a minute and a half.
  */
-import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { syntheticModel } from "../../src/cli/bench/synthetic_model.ts";
+import { startProgram } from "../../tests/support/process.ts";
 import { cliCommand, runtimes } from "../../tests/support/runtimes.ts";
 import { TINY } from "../shapes.ts";
 import { growth, type LoadReport, runLoad } from "./load.ts";
@@ -53,7 +53,7 @@ function line(report: LoadReport): string {
 const runtime = runtimes().find(({ name }) => name === values.runtime);
 if (runtime === undefined) throw new Error(`Cannot run on ${values.runtime}: it is not there`);
 writeFileSync(join(folder, "keys"), KEY);
-const [program, ...args] = [
+const server = startProgram([
   ...cliCommand(runtime),
   "serve",
   ...[
@@ -68,22 +68,12 @@ const [program, ...args] = [
   ],
   // fewer than there are clients, so that some are refused
   ...["--max-sequences", "24", "--max-queue", "12", "--max-body", String(MAX_BODY)],
-] as [string, ...string[]];
-const server = spawn(program, args, { stdio: ["ignore", "inherit", "pipe"] });
-let said = "";
-const ready = new Promise<string>((resolve, reject) => {
-  server.stderr.setEncoding("utf8").on("data", (text: string) => {
-    said += text;
-    process.stderr.write(text);
-    const url = /listening on (\S+)/.exec(said)?.[1];
-    if (url !== undefined && said.includes("ready: ")) resolve(url);
-  });
-  server.on("exit", (code) => reject(new Error(`the server ended with ${code}`)));
-});
-const ended = new Promise<number | null>((resolve) => server.on("exit", resolve));
+]);
+const [, url] = await server.says(/listening on (\S+)/);
+await server.says(/ready: /);
 
 const report = await runLoad({
-  url: await ready,
+  url: url!,
   key: KEY,
   clients: Number(values.clients),
   seconds,
@@ -92,9 +82,10 @@ const report = await runLoad({
     if (Math.round(report.seconds) % 10 === 0) console.log(line(report));
   },
 });
-process.kill(server.pid!, "SIGTERM");
-const code = await ended, grown = growth(report.rss, warmUp);
+server.send("SIGTERM");
+const code = await server.ended, grown = growth(report.rss, warmUp);
 rmSync(folder, { recursive: true, force: true });
+process.stderr.write(server.stderr());
 console.log(`\n${line(report)}`);
 for (const error of report.errors) console.log(`ERROR ${error}`);
 const peak = Math.max(...report.rss.slice(warmUp)),

@@ -40,7 +40,8 @@ export default {
     try {
       return await handler(request);
     } finally {
-      context.waitUntil(handler.drain().finally(() => requests--));
+      // nothing ends here but the request: slow readers keep the time that they have
+      context.waitUntil(handler.drain(Infinity).finally(() => requests--));
     }
   },
 };

@@ -60,6 +60,8 @@ export function isCompanion(name: string): boolean {
     COMPANIONS.some((entry) => entry.replace("?", "") === name);
 }
 
+/** Files that are a model by themselves. */
+const isWhole = (name: string): boolean => /\.(gguf|rsparse)$/.test(name);
 const isWeights = (name: string): boolean => /\.(gguf|safetensors|bin|rsparse)$/.test(name);
 
 /** The folder in the cache that a known model's files are in. */
@@ -97,11 +99,11 @@ export async function cachedSource(source: string, platform: Platform): Promise<
     files.push(name);
     origins.push(origin);
   }
-  const ggufs = files.filter((name) => name.endsWith(".gguf")).length;
+  const wholes = files.filter(isWhole).length;
   const needed = companions(files.find(isWeights) ?? "").filter((name) => !name.endsWith("?"));
   const whole = files.some(isWeights) && needed.every((name) => files.some((file) => file.endsWith(name)));
   // Models of other pulls from the same repository may be there too: then the server says which one is meant.
-  return whole && ggufs <= 1 && (ggufs === 0 || files.length === 1)
+  return whole && wholes <= 1 && (wholes === 0 || files.length === 1)
     ? await resultOf(source, folder, files, origins, platform)
     : null;
 }
@@ -348,7 +350,7 @@ async function hubFiles(source: HubSource, folder: string, options: PullOptions)
     if (!isWeights(source.file)) {
       throw new HubError(
         "not_found",
-        `Cannot pull ${source.file}: a .gguf, .safetensors or .bin file wanted`,
+        `Cannot pull ${source.file}: a .gguf, .rsparse, .safetensors or .bin file wanted`,
       );
     }
     const inFolder = source.file.replace(/[^/]*$/, "");
@@ -375,16 +377,16 @@ async function hubFiles(source: HubSource, folder: string, options: PullOptions)
     if (cached.length === 0) throw failure;
     return cached;
   }
-  const ggufs = names.filter((name) => name.endsWith(".gguf"));
+  const wholes = names.filter(isWhole);
   const tensors = names.filter((name) => name.endsWith(".safetensors") && !name.includes("/"));
   if (tensors.length > 0) {
     const index = names.filter((name) => name === "model.safetensors.index.json");
     return [...tensors, ...index, ...companions(tensors[0]!)];
   }
-  if (ggufs.length === 1) return ggufs;
-  const what = ggufs.length === 0
-    ? "it holds no .gguf and no .safetensors file"
-    : `it holds ${ggufs.length} models: name one, such as hf:${source.repo}/${ggufs[0]}`;
+  if (wholes.length === 1) return wholes;
+  const what = wholes.length === 0
+    ? "it holds no .gguf, no .rsparse and no .safetensors file"
+    : `it holds ${wholes.length} models: name one, such as hf:${source.repo}/${wholes[0]}`;
   throw new HubError("not_found", `Cannot pull hf:${source.repo}: ${what}`);
 }
 
@@ -407,7 +409,7 @@ async function pullUrl(source: string, options: PullOptions): Promise<PullResult
   if (url === null || !isWeights(name) || !/^[\w. -]+$/.test(name)) {
     throw new HubError(
       "not_found",
-      `Cannot pull ${source}: the URL of a .gguf, .safetensors or .bin file wanted`,
+      `Cannot pull ${source}: the URL of a .gguf, .rsparse, .safetensors or .bin file wanted`,
     );
   }
   const folder = await urlFolder(source, platform);

@@ -1,4 +1,5 @@
 /** Which kernel builds this runtime can run, and their compiled modules. */
+import { fromBase64 } from "../format/base64.ts";
 
 /** 4 GiB. */
 const MAX_PAGES = 65536;
@@ -74,7 +75,7 @@ async function compile(build: "baseline" | "relaxed", shared: boolean): Promise<
   const { default: base64 } = build === "relaxed"
     ? await import("../../build/kernels_relaxed.js")
     : await import("../../build/kernels_baseline.js");
-  const bytes = decodeBase64(base64);
+  const bytes = fromBase64(base64);
   return WebAssembly.compile(shared ? withSharedMemory(bytes) : bytes);
 }
 
@@ -92,13 +93,4 @@ export function withSharedMemory(bytes: Uint8Array<ArrayBuffer>): Uint8Array<Arr
   result.set(shared, begin);
   result.set(bytes.subarray(end), begin + shared.length);
   return result;
-}
-
-function decodeBase64(text: string): Uint8Array<ArrayBuffer> {
-  // newer than the oldest engines that this runs on
-  const { fromBase64 } = Uint8Array as { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> };
-  if (fromBase64 !== undefined) return fromBase64.call(Uint8Array, text);
-  const binary = atob(text), bytes = new Uint8Array(binary.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
-  return bytes;
 }

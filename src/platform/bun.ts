@@ -1,6 +1,6 @@
 /** Bun. */
 import process from "node:process";
-import { cannotListen, type HttpServer, type Platform } from "./platform.ts";
+import { cannotListen, closeWithin, type HttpServer, type Platform } from "./platform.ts";
 import { serverPlatform } from "./server.ts";
 
 /** What is used of Bun's own. */
@@ -12,7 +12,7 @@ interface BunNamespace {
     development: boolean;
     reusePort: boolean;
     fetch: (request: Request) => Promise<Response>;
-  }): { readonly port: number; stop(): Promise<void> };
+  }): { readonly port: number; stop(closeActive?: boolean): Promise<void> };
 }
 
 function serve(
@@ -31,7 +31,10 @@ function serve(
       reusePort: false,
       fetch: handler,
     });
-    return Promise.resolve({ port: server.port, close: () => server.stop() });
+    return Promise.resolve({
+      port: server.port,
+      close: (ms = Infinity) => closeWithin(ms, server.stop(), () => server.stop(true)),
+    });
   } catch (error) {
     return Promise.reject(cannotListen(hostname, port, error));
   }

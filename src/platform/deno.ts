@@ -1,7 +1,7 @@
 /** Deno. */
 import process from "node:process";
 import { openFile, statFile } from "./deno_file.ts";
-import { cannotListen, type HttpServer, type Platform } from "./platform.ts";
+import { cannotListen, closeWithin, type HttpServer, type Platform } from "./platform.ts";
 import { serverPlatform } from "./server.ts";
 
 const versions: { readonly [name: string]: string | undefined } = process.versions;
@@ -37,7 +37,11 @@ function serve(
   silenceLegacyAbort();
   try {
     const server = deno.serve({ hostname, port, onListen() {} }, handler);
-    return Promise.resolve({ port: server.addr.port, close: () => server.shutdown() });
+    return Promise.resolve({
+      port: server.addr.port,
+      // a server that shuts down can't be aborted any more (2.9.6: BadResource): the process's end does it
+      close: (ms = Infinity) => closeWithin(ms, server.shutdown(), () => {}),
+    });
   } catch (error) {
     return Promise.reject(cannotListen(hostname, port, error));
   }

@@ -1,7 +1,7 @@
 /** `node:http` to and from the web's `Request` and `Response`. */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { cannotListen, type HttpServer } from "./platform.ts";
+import { cannotListen, closeWithin, type HttpServer } from "./platform.ts";
 
 type Answer = (request: Request) => Promise<Response>;
 
@@ -13,14 +13,16 @@ export function serve(handler: Answer, where: { hostname: string; port: number }
   const { hostname, port } = where;
   const server = createServer((incoming, outgoing) => void answer(handler, incoming, outgoing));
   server.keepAliveTimeout = KEEP_ALIVE_MS;
-  const close = (): Promise<void> =>
-    new Promise((resolve) => {
+  const close = (ms: number = Infinity): Promise<void> => {
+    const closed = new Promise<void>((resolve) => {
       server.close(() => resolve());
       // those that are in use now are idle when their answer has been sent
       server.on("request", (_, outgoing) => closeAfter(outgoing));
       const timer = setInterval(() => server.closeIdleConnections(), 100);
       server.on("close", () => clearInterval(timer));
     });
+    return closeWithin(ms, closed, () => server.closeAllConnections());
+  };
   return new Promise((resolve, reject) => {
     server.on("error", (error) => reject(cannotListen(hostname, port, error)));
     server.listen(port, hostname, () => resolve({ port: (server.address() as AddressInfo).port, close }));

@@ -3,8 +3,11 @@
 /** A server that listens. */
 export interface HttpServer {
   readonly port: number;
-  /** Takes no new connections; resolves when the answers that are under way have been sent and all connections are closed. */
-  close(): Promise<void>;
+  /**
+   * Takes no new connections; resolves when the answers that are under way have been sent and all connections are closed, at the latest after `ms` milliseconds
+   * (default: no limit). What is open then, such as an answer that nobody reads, is broken off, in Deno with the end of the process.
+   */
+  close(ms?: number): Promise<void>;
 }
 
 /** One runtime's files, environment and hashing. Adapters: `deno.ts`, `node.ts`, `bun.ts`, `browser.ts`. */
@@ -90,6 +93,15 @@ export interface Platform {
     args: readonly string[],
     options?: { signal?: AbortSignal },
   ): Promise<{ code: number; stdout: string; stderr: string }>;
+}
+
+/** Waits until `closed`, for at most `ms` milliseconds: then `cut` ends what is left. */
+export async function closeWithin(ms: number, closed: Promise<void>, cut: () => unknown): Promise<void> {
+  if (ms === Infinity) return await closed;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<true>((resolve) => timer = setTimeout(() => resolve(true), ms));
+  if (await Promise.race([closed, late]) === true) cut();
+  clearTimeout(timer);
 }
 
 /** The error for a port that can't be had. */

@@ -11,7 +11,7 @@ import {
 } from "../eval/mod.ts";
 import { type LoadOptions, Model, type ModelSource } from "../runtime/model.ts";
 import { type Picks, tuningOf } from "../runtime/tuner.ts";
-import { fromBase64, toBase64 } from "./base64.ts";
+import { fromBase64, toBase64 } from "../format/base64.ts";
 
 /** A task and its file. */
 export interface SentTask {

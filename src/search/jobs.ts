@@ -1,6 +1,6 @@
 /** The work of a search, or of an evaluation, in pieces that any worker can do, and what does them. */
 import { type EvaluationSetup, packEvaluation, type RowsJob, unpackEvaluation } from "./evaluation.ts";
-import { fromBase64, toBase64 } from "./base64.ts";
+import { fromBase64, toBase64 } from "../format/base64.ts";
 import type { LoadOptions } from "../runtime/model.ts";
 import type { Shares } from "./shares.ts";
 import type { Tables } from "./tables.ts";

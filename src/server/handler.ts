@@ -29,7 +29,7 @@ export interface HandlerOptions {
   readonly maxBodyBytes?: number;
   /** Milliseconds that a request's body may take to arrive, 30,000. */
   readonly bodyMs?: number;
-  /** Milliseconds for which a reader of a stream may take nothing while text waits for it, 60,000: then it is cut off. */
+  /** Milliseconds for which a reader of a stream may take nothing, 60,000: then it is cut off. */
   readonly stallMs?: number;
   /** Sparsity of requests that don't say one; default: the recipe's. */
   readonly sparsity?: number;
@@ -40,9 +40,15 @@ export interface HandlerOptions {
 /** A function from a request to its answer, and the way to end it. */
 export interface Handler {
   (request: Request): Promise<Response>;
-  /** Refuses new requests by 503; resolves when all that were accepted have been answered. */
-  drain(): Promise<void>;
+  /**
+   * Refuses new requests by 503; resolves when all that were accepted have been answered. `stallMs`: from now on readers that take nothing for so long are cut
+   * off, 10,000.
+   */
+  drain(stallMs?: number): Promise<void>;
 }
+
+/** Orchestrators kill what has not ended 10 s (Docker) to 30 s (Kubernetes) after it was asked to; readers that read are not held up by it. */
+const DRAIN_STALL_MS = 10_000;
 
 /**
  * Serves a model: see docs/server.md. While it loads, requests are answered by 503.
@@ -116,5 +122,7 @@ export function createHandler(model: Model | PromiseLike<Model>, options: Handle
   app.onError((error) => service.refuse(error));
   const handler = async (request: Request): Promise<Response> =>
     service.count(request, await app.fetch(request));
-  return Object.assign(handler, { drain: () => service.drain() });
+  return Object.assign(handler, {
+    drain: (stallMs: number = DRAIN_STALL_MS) => service.drain(stallMs),
+  });
 }

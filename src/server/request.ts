@@ -6,6 +6,8 @@ import { Fields, found, isObject, type JsonObject } from "./fields.ts";
 
 /** What both routes have. */
 export interface GenerationRequest {
+  /** Which model is asked for; undefined: the one that there is. */
+  readonly model: string | undefined;
   readonly options: Omit<GenerateOptions, "signal" | "maxTokens">;
   /** Undefined: the server's default. */
   readonly maxTokens: number | undefined;
@@ -92,8 +94,7 @@ export function readCompletion(body: JsonObject): CompletionRequest {
 }
 
 function readGeneration(fields: Fields, logprobs: number | null): GenerationRequest {
-  // any name is taken, as llama.cpp does: there is one model
-  fields.string("model");
+  const model = fields.string("model");
   for (const [name, asksForNothing] of Object.entries(UNSUPPORTED)) {
     const value = fields.value(name);
     if (value === undefined || asksForNothing(value)) continue;
@@ -116,6 +117,7 @@ function readGeneration(fields: Fields, logprobs: number | null): GenerationRequ
   const length = { min: 1, max: Number.MAX_SAFE_INTEGER, integer: true };
   const older = fields.number("max_tokens", length), newer = fields.number("max_completion_tokens", length);
   return {
+    model,
     options: { ...readSampling(fields), stop: readStop(fields), sparsity },
     maxTokens: newer ?? older,
     stream,

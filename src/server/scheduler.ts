@@ -16,7 +16,7 @@ export interface SchedulerLimits {
   readonly maxQueue: number;
   /** Bytes of keys and values that all that run may come to need; one alone may always run. */
   readonly kvBytes: number;
-  /** Milliseconds for which a listener may take nothing while pieces wait for it. */
+  /** Milliseconds for which a listener may not ask for pieces. */
   readonly stallMs: number;
 }
 
@@ -38,6 +38,8 @@ export interface SchedulerEvents {
 const MAX_OUTBOX = 32;
 /** Milliseconds that a prompt's part may take while others wait for their next tokens, and the least that such a part is. */
 const PROMPT_MS = 50, LEAST_PROMPT = 8;
+/** The longest that a timer can be set to. */
+const MOST_MS = 2 ** 31 - 1;
 
 /** Thrown by {@linkcode Scheduler.submit} when the queue is full. */
 export class QueueFullError extends Error {
@@ -81,6 +83,9 @@ export class Scheduler {
   #wake: () => void = () => {};
   /** Listeners that wait for a piece of their generation. */
   readonly #arrivals: Map<Sequence, () => void> = new Map();
+  /** When to look next whether somebody still asks for pieces: of all generations whose last one has not been taken. */
+  readonly #watches: Map<Sequence, ReturnType<typeof setTimeout>> = new Map();
+  #stallMs: number;
   /** Milliseconds that a prompt's token took in the last part of one. */
   #promptMs = 0;
   /** Milliseconds that generations took, a mean, for `Retry-After`. */
@@ -90,6 +95,7 @@ export class Scheduler {
   constructor(model: Model, limits: SchedulerLimits, events: SchedulerEvents = {}) {
     this.#model = model;
     this.#limits = limits;
+    this.#stallMs = limits.stallMs;
     this.#events = events;
     const levels = dialLevels(model.recipe);
     this.#latencies = new LatencyTable(
@@ -116,7 +122,6 @@ export class Scheduler {
    */
   submit(prompt: readonly number[], options: SequenceOptions): Sequence {
     const sequence = new Sequence(this.#model, prompt, options);
-    this.#dropStalled();
     this.#queue.push(sequence);
     this.#admit();
     const waiting = this.#queue.length - 1;
@@ -128,8 +133,15 @@ export class Scheduler {
         Math.min(60, Math.max(1, Math.ceil(rounds * this.#generationMs / 1000))),
       );
     }
+    this.#watch(sequence);
     this.#wake();
     return sequence;
+  }
+
+  /** From now on a listener may not ask for no longer than this, if that is less than before. */
+  hurry(stallMs: number): void {
+    this.#stallMs = Math.min(this.#stallMs, stallMs);
+    for (const sequence of [...this.#watches.keys()]) this.#watch(sequence);
   }
 
   /**
@@ -143,6 +155,7 @@ export class Scheduler {
       if (sequence.outbox.length > 0) {
         const pieces = sequence.outbox.splice(0);
         sequence.waitingSince = performance.now();
+        if (pieces.at(-1)!.end !== null) this.#unwatch(sequence);
         if (pieces.length >= MAX_OUTBOX) this.#wake();
         return pieces;
       }
@@ -156,16 +169,37 @@ export class Scheduler {
 
   /** Ends a generation whose listener has gone. It runs no further token; its memory is free when the pass that runs has ended. */
   cancel(sequence: Sequence): void {
-    this.#cancel(sequence, new CancelledError("disconnect", "whoever asked has gone"));
+    this.#unwatch(sequence);
+    if (!sequence.isOver) this.#cancel(sequence, new CancelledError("disconnect", "whoever asked has gone"));
   }
 
   #cancel(sequence: Sequence, error: CancelledError): void {
-    if (sequence.isOver) return;
     this.#fail(sequence, error);
     this.#events.cancelled?.(error.reason);
   }
 
+  /**
+   * Ends a generation whose pieces, also the last ones, nobody has asked for in a while. Each has its own timer: with nobody who asks there are no rounds that could
+   * look after it.
+   */
+  #watch(sequence: Sequence): void {
+    const since = this.#arrivals.has(sequence) ? performance.now() : sequence.waitingSince;
+    const left = since + this.#stallMs - performance.now();
+    this.#unwatch(sequence);
+    if (left > 0) {
+      this.#watches.set(sequence, setTimeout(() => this.#watch(sequence), Math.min(left, MOST_MS)));
+    } else {
+      this.#cancel(sequence, new CancelledError("stalled", `nothing was read for ${this.#stallMs / 1000} s`));
+    }
+  }
+
+  #unwatch(sequence: Sequence): void {
+    clearTimeout(this.#watches.get(sequence));
+    this.#watches.delete(sequence);
+  }
+
   #fail(sequence: Sequence, reason: unknown): void {
+    this.#unwatch(sequence);
     sequence.isOver = true;
     sequence.failure = reason;
     sequence.outbox.length = 0;
@@ -198,37 +232,16 @@ export class Scheduler {
     const woken = new Promise<void>((resolve) => this.#wake = resolve);
     let moved = false;
     try {
-      this.#dropStalled();
       this.#admit();
       moved = await this.#decode();
       moved = await this.#prefill(moved) || moved;
       await nextTurn();
-      if (!moved) await this.#orStalled(woken);
+      if (!moved) await woken;
     } catch (error) {
       // of a model that can't go on: nobody's request alone is at fault
       for (const sequence of [...this.#running, ...this.#queue]) this.#failed(sequence, error);
     } finally {
       this.#round = null;
-    }
-  }
-
-  /** Waits until something has changed, or a listener has taken nothing for too long. */
-  async #orStalled(woken: Promise<void>): Promise<void> {
-    const since = Math.min(...this.#running.filter(isPaused).map(({ waitingSince }) => waitingSince));
-    if (since === Infinity) return await woken;
-    const timer = setTimeout(this.#wake, Math.max(1, since + this.#limits.stallMs - performance.now()));
-    await woken;
-    clearTimeout(timer);
-  }
-
-  #dropStalled(): void {
-    const before = performance.now() - this.#limits.stallMs;
-    for (const sequence of this.#running.filter(isPaused)) {
-      if (sequence.waitingSince > before) continue;
-      this.#cancel(
-        sequence,
-        new CancelledError("stalled", `nothing was read for ${this.#limits.stallMs / 1000} s`),
-      );
     }
   }
 

@@ -64,8 +64,8 @@ export class Sequence {
   next: number | null = null;
   /** Pieces that nobody has taken yet. */
   readonly outbox: Piece[] = [];
-  /** When one was last taken, or the first put in: since then its listener is waited for. */
-  waitingSince = 0;
+  /** When pieces were last taken, or it was submitted: since then its listener is waited for, unless it has asked. */
+  waitingSince: number = performance.now();
   /** Set once it is over: no piece comes after those in the outbox. */
   isOver = false;
   /** Why it was ended before its time; thrown at whoever listens. */
@@ -117,7 +117,6 @@ export class Sequence {
     this.lastTokenAt = now;
     const isOver = continuation.finishReason !== null;
     if (isOver) text += continuation.end().text;
-    if (this.outbox.length === 0) this.waitingSince = now;
     this.outbox.push({ text, logprob, end: isOver ? this.#end(now) : null });
     this.isOver = isOver;
   }

@@ -5,6 +5,7 @@ import type { Model } from "../runtime/model.ts";
 import { Answer, type AnswerKind } from "./answer.ts";
 import { eventStream, readBody } from "./body.ts";
 import { ApiError, invalidField } from "./errors.ts";
+import { found } from "./fields.ts";
 import type { HandlerOptions } from "./handler.ts";
 import { Metrics } from "./metrics.ts";
 import { chatTokens, textTokens, tooLong } from "./prompt.ts";
@@ -120,7 +121,8 @@ export class Service {
     });
   }
 
-  drain(): Promise<void> {
+  drain(stallMs: number): Promise<void> {
+    this.#scheduler?.hurry(stallMs);
     if (this.#draining === null) {
       let end = (): void => {};
       const done = new Promise<void>((resolve) => end = resolve);
@@ -194,12 +196,9 @@ export class Service {
   }
 
   describeOne(id: string): Response {
-    if (id === this.#ready().name) return Response.json(this.describe());
-    throw new ApiError(
-      404,
-      "model_not_found",
-      `there is no model ${id}: /v1/models has the one that there is`,
-    );
+    const { name } = this.#ready();
+    if (id !== name) throw notServed(id, name);
+    return Response.json(this.describe());
   }
 
   /** Answers a request for text. */
@@ -219,6 +218,8 @@ export class Service {
       const { maxBodyBytes = 65_536 + 32 * model.engine.contextLength, bodyMs = 30_000 } = this.#options;
       const body = parseBody(await readBody(request, maxBodyBytes, bodyMs));
       const wanted = kind === "chat" ? readChat(body) : readCompletion(body);
+      // an answer of another model than was asked for would look like that one's
+      if (wanted.model !== undefined && wanted.model !== name) throw notServed(wanted.model, name, "model");
       const prompt = "messages" in wanted
         ? await chatTokens(model, wanted.messages, signal)
         : await textTokens(model, wanted.prompt, signal);
@@ -313,6 +314,13 @@ export class Service {
       throw new ApiError(400, "invalid_value", error.message, { param: dial, cause: error });
     }
   }
+}
+
+/** The error for a model that is not the one that there is; `param`: the field that names it. */
+function notServed(id: string, name: string, param?: string): ApiError {
+  return new ApiError(404, "model_not_found", `there is no model ${found(id)}: ${name} is served here`, {
+    param,
+  });
 }
 
 function once(work: () => void): () => void {

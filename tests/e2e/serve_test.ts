@@ -133,6 +133,7 @@ test("serve: OpenAI's client for JavaScript", { skip: skipSignals }, async () =>
             () => new OpenAI({ ...options, apiKey: "wrong" }).models.list(),
           ],
           [OpenAI.NotFoundError, "model_not_found", () => client.models.retrieve("other")],
+          [OpenAI.NotFoundError, "model_not_found", () => chat.create({ ...body, model: "other" })],
         ] as const
       ) {
         await assert.rejects(asked, (error: Error & { code?: string }) => {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { fromBase64 } from "../../src/format/base64.ts";
 import { BLOCK, type BlockType as AnyType } from "../../src/format/checkpoint.ts";
 import { dequantizeReference } from "../../src/kernels/reference/dequantize.ts";
 import { type Bench, kernelTest, openBench, Random, SIZES } from "../support/kernels.ts";
@@ -31,8 +32,7 @@ const HALVES: { readonly [type in BlockType]: readonly number[] } = {
 };
 
 const cases = (): Case[] => JSON.parse(readFileSync(requireShared(GOLDEN), "utf8")).cases;
-const bytesOf = (base64: string): Uint8Array => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-const floatsOf = (base64: string): Float32Array => new Float32Array(bytesOf(base64).buffer);
+const floatsOf = (base64: string): Float32Array => new Float32Array(fromBase64(base64).buffer);
 
 /** The same bits; any NaN for a NaN, since engines differ in which. */
 function assertSameNumbers(found: Float32Array, wanted: Float32Array, name: string): void {
@@ -65,7 +65,7 @@ function runKernel(
 test("dequantizeReference: equals ggml bit for bit", { skip: skipWithout(GOLDEN) }, () => {
   assert.equal(cases().length, 118);
   for (const { name, type, raw, f32 } of cases()) {
-    assertSameNumbers(dequantizeReference(type, bytesOf(raw)), floatsOf(f32), name);
+    assertSameNumbers(dequantizeReference(type, fromBase64(raw)), floatsOf(f32), name);
   }
 });
 
@@ -77,7 +77,7 @@ for (const build of ["baseline", "debug"] as const) {
   test(`dequantize: equals ggml bit for bit (${build})`, { skip: skipWithout(GOLDEN) }, async () => {
     const bench = await openBench(build);
     for (const { name, type, raw, f32 } of cases()) {
-      const { y, bad } = runKernel(bench, type, bytesOf(raw), name);
+      const { y, bad } = runKernel(bench, type, fromBase64(raw), name);
       assertSameNumbers(y, floatsOf(f32), name);
       assert.equal(bad, firstBadBlock(floatsOf(f32), type), name);
     }

@@ -3,7 +3,7 @@ import { type LoadOptions, Model } from "../../src/mod.ts";
 import { UNTUNED } from "../../src/runtime/tuner.ts";
 import { recipeOfThreshold } from "../support/golden.ts";
 import { pulledModel } from "../support/models.ts";
-import { requireShared } from "../support/shared.ts";
+import { requireShared, rootPath } from "../support/shared.ts";
 
 const PROMPT_TOKENS = 40;
 const DECODE_STEPS = 12;
@@ -27,14 +27,15 @@ export const SMOL_THRESHOLD = 0.1;
 /** SHA-256 by case: all logits' bits of a prompt and of decode steps, and a sampled text with its ids. */
 export async function parityHashes(): Promise<{ [name: string]: string }> {
   const hashes: { [name: string]: string } = {};
-  const add = async (name: string, source: string, dtype: Dtype, threshold?: number): Promise<void> => {
+  /** With a recipe: one of a threshold, or one that lies in a file. */
+  const add = async (name: string, source: string, dtype: Dtype, sparse?: number | string): Promise<void> => {
     const options = { kernels: "baseline", dtype, contextLength: 256, threads: 1 } as const;
-    const recipe = threshold === undefined
-      ? undefined
-      : await recipeOfThreshold(await Model.load(source, options), threshold, 0.8);
-    // what a tuner picks is not the same in all engines, and the two layouts of int8 round weights differently
+    const recipe = typeof sparse === "number"
+      ? await recipeOfThreshold(await Model.load(source, options), sparse, 0.8)
+      : sparse;
+    // what a tuner picks is not the same in all engines
     await using model = await Model.load(source, { ...options, recipe, tuning: UNTUNED });
-    const what = threshold === undefined ? "" : ", sparse";
+    const what = sparse === undefined ? "" : typeof sparse === "number" ? ", sparse" : ", learned";
     hashes[`${name}, ${dtype}${what}: logits`] = await hash(logitsOf(model));
     hashes[`${name}, ${dtype}${what}: sampled text`] = await hash(await sampledBy(model));
   };
@@ -51,6 +52,7 @@ export async function parityHashes(): Promise<{ [name: string]: string }> {
     await add("SmolLM2", smol, dtype);
     await add("SmolLM2", smol, dtype, SMOL_THRESHOLD);
   }
+  await add("SmolLM2", smol, "int4", rootPath("models/smollm2-135m-instruct-learned.safetensors"));
   await add("SmolLM2", smol, "bf16");
   await add("SmolLM2", smol, "f32");
   return hashes;

@@ -1,5 +1,4 @@
 /** The edge examples as they are deployed: bundled into folders of their own, and started by what runs them. */
-import { type ChildProcess, spawn } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -7,6 +6,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { build, stop } from "esbuild";
 import { edgeBundle } from "../../tools/build.ts";
+import { type RunningProgram, startProgram } from "./process.ts";
 import { ROOT, rootPath } from "./shared.ts";
 
 /** The examples, by their folder's end. */
@@ -104,7 +104,8 @@ export async function startEdge(
   if (edge.edge === "workers") {
     const workerd = findWorkerd();
     if (workerd === null) throw new Error("Cannot run workerd: npm has none for this platform");
-    return await start(workerd, ["serve", "--control-fd=1", join(folder, "config.capnp")], env, portOf);
+    const command = [workerd, "serve", "--control-fd=1", join(folder, "config.capnp")];
+    return await start(command, env, async ({ says }) => Number((await says(/"port":\s*(\d+)/))[1]));
   }
   const port = await freePort(), read = `--allow-read=${folder}`;
   // what deployed code is served by chooses the port: here a preload does
@@ -113,8 +114,8 @@ export async function startEdge(
     preload,
     `const { serve } = Deno; Deno.serve = (handler) => serve({ port: ${port}, hostname: "127.0.0.1", onListen() {} }, handler);`,
   );
-  const args = [
-    "run",
+  const command = [
+    ...[deno, "run"],
     "--no-prompt",
     "--no-config",
     "--no-remote",
@@ -122,8 +123,9 @@ export async function startEdge(
     read,
     "--preload",
     preload,
+    join(folder, "main.js"),
   ];
-  const running = await start(deno, [...args, join(folder, "main.js")], env, () => Promise.resolve(port));
+  const running = await start(command, env, () => port);
   return {
     ...running,
     async stop() {
@@ -134,42 +136,21 @@ export async function startEdge(
 }
 
 async function start(
-  program: string,
-  args: readonly string[],
+  command: readonly string[],
   env: Readonly<Record<string, string>>,
-  port: (child: ChildProcess) => Promise<number>,
+  port: (program: RunningProgram) => number | Promise<number>,
 ): Promise<RunningEdge> {
-  const startedAt = performance.now();
-  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
-  let stderr = "";
-  child.stderr!.setEncoding("utf8").on("data", (text: string) => stderr += text);
-  const ended = new Promise<void>((resolve) => child.on("close", () => resolve()));
-  const failed = ended.then(() => {
-    throw new Error(`${program} ended: ${stderr}`);
-  });
-  failed.catch(() => {});
+  const startedAt = performance.now(), program = startProgram(command, env), { pid, stderr } = program;
   return {
-    url: `http://127.0.0.1:${await Promise.race([port(child), failed])}`,
-    pid: child.pid!,
+    url: `http://127.0.0.1:${await port(program)}`,
+    pid,
     startedAt,
-    stderr: () => stderr,
+    stderr,
     async stop() {
-      child.kill("SIGKILL");
-      await ended;
+      program.send("SIGKILL");
+      await program.ended;
     },
   };
-}
-
-/** The port that workerd says it listens on. */
-function portOf(child: ChildProcess): Promise<number> {
-  return new Promise((resolve) => {
-    let text = "";
-    child.stdout!.setEncoding("utf8").on("data", (piece: string) => {
-      text += piece;
-      const port = /"port":\s*(\d+)/.exec(text)?.[1];
-      if (port !== undefined) resolve(Number(port));
-    });
-  });
 }
 
 function freePort(): Promise<number> {

@@ -42,3 +42,61 @@ export function runProgram(command: readonly string[], options: RunProgramOption
     options.onStart?.(() => void process.kill(child.pid!, "SIGINT"));
   });
 }
+
+/** A program that runs until it is told to end, such as a server. */
+export interface RunningProgram {
+  readonly pid: number;
+  /** What it has said so far. */
+  stdout(): string;
+  stderr(): string;
+  /** What a pattern finds in what it has said, as soon as it does; rejects if it ends before. */
+  says(pattern: RegExp): Promise<RegExpExecArray>;
+  send(signal: "SIGINT" | "SIGTERM" | "SIGKILL"): void;
+  /** Its exit status; below 0 if a signal ended it. */
+  readonly ended: Promise<number>;
+}
+
+/** Starts a program, with `env` beside the variables of this process. */
+export function startProgram(
+  command: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): RunningProgram {
+  const [program, ...args] = command as [string, ...string[]];
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
+  let stdout = "", stderr = "", look = (): void => {};
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    stdout += text;
+    look();
+  });
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    stderr += text;
+    look();
+  });
+  const ended = new Promise<number>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code, signal) => resolve(code ?? (signal === null ? -1 : -2)));
+  });
+  // whoever waits for it comes later
+  ended.catch(() => {});
+  return {
+    pid: child.pid!,
+    stdout: () => stdout,
+    stderr: () => stderr,
+    says: (pattern) =>
+      new Promise((resolve, reject) => {
+        const before = look;
+        look = () => {
+          before();
+          const found = pattern.exec(stderr) ?? pattern.exec(stdout);
+          if (found !== null) resolve(found);
+        };
+        look();
+        ended.then((code) => reject(new Error(`${program} ended with ${code}: ${stderr}`)), reject);
+      }),
+    send(signal) {
+      // not child.kill: see above
+      if (child.exitCode === null && child.signalCode === null) process.kill(child.pid!, signal);
+    },
+    ended,
+  };
+}

@@ -1,11 +1,10 @@
 /** `rsparse serve` as tests start it. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import process from "node:process";
 import { CHAT_FOLDER, CHAT_TEMPLATE } from "./chat_model.ts";
 import { CLI } from "./cli.ts";
+import { startProgram } from "./process.ts";
 import { requireShared } from "./shared.ts";
 
 /** A server in a process of its own. */
@@ -25,34 +24,20 @@ export async function startServe(
   args: readonly string[],
   env: { readonly [name: string]: string } = {},
 ): Promise<ServeProcess> {
-  const [program, ...before] = CLI as [string, ...string[]];
-  const child = spawn(program, [...before, "serve", "--port", "0", ...args], {
-    stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, ...env },
-  });
-  let stderr = "", stdout = "";
-  child.stdout.setEncoding("utf8").on("data", (text: string) => stdout += text);
-  child.stderr.setEncoding("utf8").on("data", (text: string) => stderr += text);
-  let isOver = false;
-  const ended = new Promise<number>((resolve, reject) => {
-    child.on("error", reject);
-    child.on("close", (code, signal) => {
-      isOver = true;
-      if (stdout !== "") reject(new Error(`on stdout: ${stdout}`));
-      else resolve(code ?? (signal === null ? -1 : -2));
-    });
-  });
-  const where = /listening on (http:\S+)/;
-  await until("a server that listens", () => where.test(stderr) || isOver, () => stderr);
-  const url = where.exec(stderr)?.[1];
-  assert.ok(url !== undefined, `it ended: ${stderr}`);
+  const { pid, stdout, stderr, says, send, ended } = startProgram(
+    [...CLI, "serve", "--port", "0", ...args],
+    env,
+  );
+  const [, url] = await says(/listening on (http:\S+)/);
   return {
-    url,
-    pid: child.pid!,
-    said: () => stderr,
-    // not child.kill: see process.ts
-    send: (signal) => void process.kill(child.pid!, signal),
-    ended,
+    url: url!,
+    pid,
+    said: stderr,
+    send,
+    ended: ended.then((code) => {
+      assert.equal(stdout(), "");
+      return code;
+    }),
   };
 }
 

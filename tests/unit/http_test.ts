@@ -210,6 +210,29 @@ test("Platform.serve: closing lets answers end, and idle connections go", async 
   slow.socket.destroy();
 });
 
+test("Platform.serve: closing breaks off what nobody reads, and requests that do not come", async () => {
+  const large = new Uint8Array(64 << 20).fill(65);
+  for (const isStream of [false, true]) {
+    const server = await platform.serve!(
+      () => Promise.resolve(new Response(isStream ? new Blob([large]).stream() : large)),
+      { hostname: HOST, port: 0 },
+    );
+    const stuck = await open(server.port, GET("/")), half = await open(server.port, "GET / HTTP/1.1\r\nho");
+    for (const { socket } of [stuck, half]) socket.on("error", () => {});
+    await until("text", () => stuck.got().includes("AAAA"));
+    stuck.socket.pause();
+    const before = stuck.got().length;
+    await server.close(200);
+    if (!("Deno" in globalThis)) {
+      stuck.socket.resume();
+      await until("the end", () => stuck.socket.closed || stuck.socket.readableEnded);
+      assert.ok(stuck.got().length > before && stuck.got().length < large.length, "all of it was sent");
+    }
+    stuck.socket.destroy();
+    half.socket.destroy();
+  }
+});
+
 test("Platform.serve: a port that is taken", async () => {
   await withServer(() => Promise.resolve(new Response("")), async (_, { port }) => {
     await assert.rejects(

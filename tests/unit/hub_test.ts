@@ -269,26 +269,44 @@ test("pullModel: a whole repository with its configuration", async () => {
   });
 });
 
+test("pullModel: a repository's only pack, and none where it has several", async () => {
+  const other = new TextEncoder().encode("#");
+  await withSite({ files: { "model.rsparse": MODEL, "README.md": other } }, async (_site, platform) => {
+    const { path, sha256: sum } = await pullModel("hf:o/r", { platform });
+    assert.deepEqual([path, sum], [`${platform.home}/models/o/r/model.rsparse`, sha256(MODEL)]);
+    const [file, ...more] = (await locateModel("hf:o/r", offline(platform))).files;
+    assert.deepEqual([file!.name, more.length], [path, 0]);
+  });
+  await withSite({ files: { "a.rsparse": MODEL, "b.gguf": MODEL } }, async (_site, platform) => {
+    await assert.rejects(
+      pullModel("hf:o/r", { platform }),
+      /it holds 2 models: name one, such as hf:o\/r\/[ab]\./,
+    );
+  });
+});
+
 /** The same cache with no network. */
 function offline(platform: Platform): Platform {
   return { ...platform, env: (name) => name === "HF_ENDPOINT" ? "http://127.0.0.1:9" : undefined };
 }
 
-test("pullModel: a URL, and from the cache when its server is gone", async () => {
-  const site = await startSite({ files: { "tiny.gguf": MODEL } });
-  const platform = platformWith({});
-  const url = `${site.url}/tiny.gguf`;
-  const pulled = await pullModel(url, { platform });
-  assert.equal(pulled.from, "url");
-  assert.equal(pulled.sha256, sha256(MODEL));
-  await pullModel(url, { platform });
-  assert.equal(site.requests.at(-1)!.headers["if-none-match"], `"${sha256(MODEL).slice(0, 16)}"`);
-  await site.close();
-  const notices: string[] = [];
-  assert.deepEqual(await pullModel(url, { platform, onNotice: (line) => void notices.push(line) }), pulled);
-  assert.match(notices.join(), /in the cache/);
-  assert.equal((await locateModel(url, platform)).files[0]!.blob.size, MODEL.length);
-});
+for (const file of ["tiny.gguf", "tiny.rsparse"]) {
+  test(`pullModel: a URL of ${file}, and from the cache when its server is gone`, async () => {
+    const site = await startSite({ files: { [file]: MODEL } });
+    const platform = platformWith({});
+    const url = `${site.url}/${file}`;
+    const pulled = await pullModel(url, { platform });
+    assert.equal(pulled.from, "url");
+    assert.equal(pulled.sha256, sha256(MODEL));
+    await pullModel(url, { platform });
+    assert.equal(site.requests.at(-1)!.headers["if-none-match"], `"${sha256(MODEL).slice(0, 16)}"`);
+    await site.close();
+    const notices: string[] = [];
+    assert.deepEqual(await pullModel(url, { platform, onNotice: (line) => void notices.push(line) }), pulled);
+    assert.match(notices.join(), /in the cache/);
+    assert.equal((await locateModel(url, platform)).files[0]!.blob.size, MODEL.length);
+  });
+}
 
 test("pullModel: offline with nothing cached says what was tried and what to do", async () => {
   const run: Platform["run"] = () => Promise.resolve({ code: 1, stdout: "", stderr: "ERROR: no index\n" });

@@ -11,7 +11,7 @@ const ALLOWED: { readonly [folder: string]: readonly string[] } = {
   version: [],
   platform: ["errors"],
   format: ["errors"],
-  kernels: ["errors", "format/checkpoint"],
+  kernels: ["errors", "format/checkpoint", "format/base64"],
   recipe: ["errors", "format", "model/config"],
   model: ["errors", "format"],
   hub: ["errors", "format", "platform/platform"],

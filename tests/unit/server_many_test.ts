@@ -365,6 +365,34 @@ test("drain: what was begun or waits is finished, what comes is refused", { skip
 });
 
 test(
+  "drain: readers that take nothing are cut off, also of the last words of an answer",
+  { skip },
+  async () => {
+    await using model = await chatModel();
+    const body = { prompt: "Once", max_tokens: 400, temperature: 0 };
+    for (
+      const [max_tokens, limits, stallMs] of [
+        // of what is being made, with nobody else who would make it go on
+        [400, { stallMs: 1e8 }, 40],
+        // made to its end, which fits in what may wait
+        [8, { stallMs: 1e8 }, 40],
+        // the server's own limit is the shorter one, and longer timers than there are do no harm
+        [8, { stallMs: 40 }, 1e12],
+      ] as const
+    ) {
+      const handle = createHandler(model, limits), stuck = await open(handle, { ...body, max_tokens });
+      await stuck.read();
+      // beside one that asks for its pieces, so that the other's are made
+      if (max_tokens === 8) await ok(post(handle, TEXT, { ...body, max_tokens: 30 }));
+      await handle.drain(stallMs);
+      await assert.rejects(stuck.read(), /nothing was read for 0.04 s/);
+      assert.equal(await metric(handle, 'rsparse_cancelled_total{reason="stalled"}'), 1);
+      assert.equal(await metric(handle, "rsparse_running"), 0);
+    }
+  },
+);
+
+test(
   "an error of the model: the one whose fault it is fails, or nothing can be answered any more",
   { skip },
   async () => {

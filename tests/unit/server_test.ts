@@ -40,7 +40,7 @@ test(
     const handle = createHandler(model);
     const expected = await said(model, "Once upon", { maxTokens: 20, temperature: 0 });
     const answer = await ok(
-      post(handle, TEXT, { model: "any", prompt: "Once upon", max_tokens: 20, temperature: 0 }),
+      post(handle, TEXT, { model: model.name, prompt: "Once upon", max_tokens: 20, temperature: 0 }),
     );
     const { id, created, rsparse, system_fingerprint, ...rest } = answer;
     assert.match(id, /^cmpl-[0-9a-f]{32}$/);
@@ -586,6 +586,19 @@ test("routes: what there is, 404 for what there isn't, 405 for other methods", {
   ], ["list", 1, "babbler/1", "model", 512, null]);
   assert.deepEqual(await ok(get(handle, "/v1/models/babbler/1")), one);
   assert.deepEqual(await ok(get(handle, "/v1/models/babbler%2F1")), one);
+  for (const [path, body] of [[TEXT, { prompt: "Hello" }], [CHAT, { messages: HELLO }]] as const) {
+    const short = { ...body, max_tokens: 1, temperature: 0 };
+    for (const named of [{}, { model: null }, { model: "babbler/1" }]) {
+      assert.equal((await ok(post(handle, path, { ...short, ...named }))).model, "babbler/1");
+    }
+    for (const other of ["babbler/2", "Babbler/1", model.name, ""]) {
+      for (const stream of [false, true]) {
+        const { status, error } = await refusal(post(handle, path, { ...short, model: other, stream }));
+        assert.deepEqual([status, error.code, error.param], [404, "model_not_found", "model"]);
+        assert.match(error.message, /babbler\/1 is served here/);
+      }
+    }
+  }
   assert.deepEqual(await ok(get(handle, "/health")), { status: "ok" });
   const head = await get(handle, "/health", { method: "HEAD" });
   assert.deepEqual([head.status, await head.text()], [200, ""]);

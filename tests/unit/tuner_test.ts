@@ -1,4 +1,4 @@
-/** The tuner: what it picks from timings, what it remembers, and that a pick never changes a result of the baseline build. */
+/** The tuner: what it picks from timings, what it remembers, and that a pick never changes a result of the baseline build, nor of int8. */
 import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -20,7 +20,7 @@ import {
   UNTUNED,
   writeFindings,
 } from "../../src/runtime/tuner.ts";
-import { loadKernelModule, newMemory } from "../../src/kernels/probe.ts";
+import { hasRelaxedSimd, loadKernelModule, newMemory } from "../../src/kernels/probe.ts";
 import { createWasmKernels } from "../../src/kernels/wasm_kernels.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { recipeOfThreshold } from "../support/golden.ts";
@@ -238,22 +238,24 @@ test("findings: a folder that cannot be written is no error", async () => {
 });
 
 for (
-  const [file, dtype] of [
-    ["llama-mixed.gguf", "int4"],
-    ["llama-f32.gguf", "int8"],
-    ["llama-f32.gguf", "f32"],
-    ["llama-f32.gguf", "bf16"],
+  const [file, dtype, kernels] of [
+    ["llama-mixed.gguf", "int4", "baseline"],
+    ["llama-f32.gguf", "int8", "baseline"],
+    ["llama-f32.gguf", "int8", "relaxed"],
+    ["llama-f32.gguf", "f32", "baseline"],
+    ["llama-f32.gguf", "bf16", "baseline"],
   ] as const
 ) {
   const path = `golden/tiny/${file}`;
-  test(`Tuning: sparse logits in ${dtype} are the same bits whatever was picked`, {
-    skip: skipWithout(path),
+  test(`Tuning: sparse logits in ${dtype}, ${kernels}, are the same bits whatever was picked`, {
+    skip: skipWithout(path) ||
+      (kernels === "relaxed" && !hasRelaxedSimd() && "this runtime has no relaxed SIMD"),
   }, async () => {
-    const options = { kernels: "baseline", dtype, threads: 1 } as const;
+    const options = { kernels, dtype, threads: 1 } as const;
     await using dense = await Model.load(requireShared(path), options);
     const recipe = await recipeOfThreshold(dense, 0.4, 0.5);
     const ids = [5, 77, 130, 9, 200, 31], logits: Float32Array[][] = [];
-    for (const tuning of [allDense("baseline"), UNTUNED]) {
+    for (const tuning of [allDense(kernels), UNTUNED]) {
       await using model = await Model.load(requireShared(path), { ...options, recipe, tuning });
       using session = model.session();
       logits.push(ids.map((id) => session.decode(id)));

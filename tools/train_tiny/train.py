@@ -62,11 +62,11 @@ def cross_entropy(hidden: torch.Tensor, embedding: torch.Tensor, targets: torch.
 
 
 def draw(step: int, o) -> torch.Tensor:
-    """Sparsities of a step's groups: the first quarter dense, the others one from each equal part of [0, most]."""
+    """Sparsities of a step's groups: the first `dense` of them 0, the others `most` times u^power, u one from each equal part of [0, 1]."""
     random = np.random.default_rng([o.seed, 1, step])
-    dense = max(1, o.groups // 4)
-    n = o.groups - dense
-    return torch.tensor(np.concatenate([np.zeros(dense), o.most * (np.arange(n) + random.random(n)) / max(n, 1)]), dtype=torch.float32)
+    n = o.groups - o.dense
+    u = (np.arange(n) + random.random(n)) / max(n, 1)
+    return torch.tensor(np.concatenate([np.zeros(o.dense), o.most * u**o.power]), dtype=torch.float32)
 
 
 def train(tokens: dict[str, np.ndarray], held: dict[str, tuple[np.ndarray, int]], shape: net.Shape, o, note, checkpoint: str | None, fraction: float = 1.0) -> tuple[net.Tiny, dict]:

@@ -1,5 +1,6 @@
 /** The cross-runtime benchmark in this browser: requests of `deno task bench --quick`, and results in the form of its `latest.json`. */
 import type { BenchHost } from "../../../src/cli/bench/variants.ts";
+import { fromBase64 } from "../../../src/format/base64.ts";
 import type { LoadedRecipe } from "../../../src/mod.ts";
 import type { ModelSource } from "../../../src/runtime/model.ts";
 import { VERSION } from "../../../src/version.ts";
@@ -153,9 +154,5 @@ async function kernelsHere(): Promise<string> {
     import("../../../build/kernels_baseline.js"),
     import("../../../build/kernels_relaxed.js"),
   ]);
-  return await kernelsVersion(bytesOf(baseline.default), bytesOf(relaxed.default));
-}
-
-function bytesOf(base64: string): Uint8Array {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return await kernelsVersion(fromBase64(baseline.default), fromBase64(relaxed.default));
 }

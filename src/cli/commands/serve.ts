@@ -106,7 +106,7 @@ async function run(context: CliContext, options: ServeOptions): Promise<void> {
       await handler.drain();
     } finally {
       // answers that no model can finish are not waited for
-      const closed = server.close();
+      const closed = server.close(CLOSE_MS);
       if (model !== null && model.engine.canRun) await closed;
       await model?.close();
     }
@@ -115,6 +115,8 @@ async function run(context: CliContext, options: ServeOptions): Promise<void> {
   }
 }
 
+/** Milliseconds for what is left of answers to be sent when all of it has been made. */
+const CLOSE_MS = 10_000;
 /** Most bytes of keys and values unless it is said; if there is little memory, half of it. */
 const KV_BYTES = 2 ** 30;
 
