@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
-import { failure, json, rsparse } from "../support/cli.ts";
+import { failure, json, rsparse, stories } from "../support/cli.ts";
 import { skipWithout } from "../support/shared.ts";
 import { assertWellFormed } from "../support/svg.ts";
 import { type GoldenRun, readGoldenLines } from "../support/xr.ts";
@@ -115,6 +115,78 @@ test("xr run: the voice assistant, its dial, and what it tells of replies", asyn
     ...VOICE,
     "--levels",
     keep("bad.json", { format: 1 }),
+  ]);
+});
+
+test("xr measure, xr dial: a table of one's own, and what policies make of it", {
+  skip: skipWithout("data/models/stories260K"),
+}, async () => {
+  const text = keep("text.txt", "Once upon a time there was a lighthouse that could not sleep. ".repeat(40));
+  const MEASURE = ["xr", "measure", "-m", stories(), "--threads", "1"], out = path("own-levels.json");
+  const made = await json<
+    { levels: { sparsity: number; fidelity: number }[]; tokenMs: number[][][]; promptMs: number[] }
+  >(
+    [...MEASURE, "--text", text, "--replies", "2", "--pieces", "2", "-o", out],
+  );
+  assert.deepEqual(made.levels.map(({ sparsity, fidelity }) => [sparsity, fidelity]), [[0, 1]]);
+  assert.deepEqual([made.tokenMs.length, made.promptMs.length], [62, 2]);
+  assert.deepEqual(JSON.parse(readFileSync(out, "utf8")), made);
+  const again = [...MEASURE, "--text", text, "--replies", "1", "-o", path("again.json"), "--fidelity"];
+  assert.deepEqual((await json<typeof made>([...again, out])).levels[0]!.fidelity, 1);
+  const folder = path("dial");
+  const { stdout, code } = await rsparse([
+    "xr",
+    "dial",
+    "--levels",
+    out,
+    "--seeds",
+    "2",
+    "--duration",
+    "1500",
+    "--out",
+    folder,
+  ]);
+  assert.equal(code, 0);
+  assert.match(stdout, /0\.6 of dense speed, replies 0\.25, 40 % beside +plan/);
+  assert.deepEqual(readdirSync(folder).sort(), ["dial.csv", "dial.json", "dial.svg"]);
+  assertWellFormed(readFileSync(join(folder, "dial.svg"), "utf8"));
+  await failure(2, /without a text: give --text/, [...MEASURE, "-o", out]);
+  await failure(2, /--sparsities must have 0/, [
+    ...MEASURE,
+    "--text",
+    text,
+    "--sparsities",
+    "0.5",
+    "-o",
+    out,
+  ]);
+  await failure(2, /at sparsity 0\.5 without a recipe/, [
+    ...MEASURE,
+    "--text",
+    text,
+    "--sparsities",
+    "0,0.5",
+    "-o",
+    out,
+  ]);
+  await failure(1, /fidelity from .*its text is another/, [
+    ...MEASURE,
+    "--text",
+    keep("other.txt", "Another text, of other words, again and again. ".repeat(40)),
+    "-o",
+    path("again.json"),
+    "--fidelity",
+    out,
+  ]);
+  await failure(2, /--real x: a load such as/, [
+    "xr",
+    "dial",
+    "--levels",
+    out,
+    "--real",
+    "x",
+    "--out",
+    folder,
   ]);
 });
 

@@ -127,11 +127,16 @@ test("sweepDial: every level and policy on the same requests; with time for all,
 });
 
 /** A model whose logits say how it was asked: the likeliest token is the last plus one; sparse, it doubts. */
-function fakeModel(blocks: number, asked: (number | undefined)[][] = []): LmModel & { closed: number } {
+function fakeModel(
+  blocks: number,
+  asked: (number | undefined)[][] = [],
+): LmModel & { closed: number; longest: number; ran: number[] } {
   const logits = (id: number, doubt: number): Float32Array =>
     Float32Array.from({ length: 8 }, (_, i) => i === (id + 1) % 8 ? 4 - 2 * doubt : 0);
   const model = {
     closed: 0,
+    longest: 0,
+    ran: [] as number[],
     session: () => {
       let length = 0;
       return {
@@ -144,7 +149,8 @@ function fakeModel(blocks: number, asked: (number | undefined)[][] = []): LmMode
           return logits(ids.at(-1)!, 0);
         },
         decode(id: number, options: { beforeBlock?: (block: number) => number | undefined } = {}) {
-          length++;
+          model.ran.push(this.sparsity);
+          model.longest = Math.max(model.longest, ++length);
           let sum = 0, at = this.sparsity;
           const turns: (number | undefined)[] = [];
           for (let block = 0; block < blocks; block++) {
@@ -209,6 +215,8 @@ test("measureTokens: all levels at each token, in turns, part by part, on the te
   }
   // three replies of 6 tokens fit in 20, with 3 tokens each after the first
   assert.deepEqual([yields, last!.promptMs.length, last!.tokenMs.length, model.closed], [9, 3, 9, 3]);
+  assert.deepEqual(model.ran.slice(0, 6), [0, 0.5, 0.5, 0, 0, 0.5]);
+  assert.equal(model.longest, 5, "a token is there once, however many levels it ran at");
   for (const row of last!.tokenMs) {
     assert.deepEqual(row.map(({ length }) => length), [5, 5]);
     assert.ok(row.flat().every((ms) => ms >= 0 && Number.isFinite(ms)));
