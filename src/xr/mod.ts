@@ -114,6 +114,7 @@ export type { Order } from "./queues.ts";
 export { LibcRandom } from "./random.ts";
 export {
   type BoundModel,
+  type ClockGaps,
   percentilesOf,
   type RealAccelerator,
   type RealDetails,

@@ -20,6 +20,16 @@ export interface TimeSpread {
   readonly max: number;
 }
 
+/** Gaps of over 0.1 ms and a step of the clock in a loop of 0.2 s that only read the clock, in the loader's thread before the run. */
+export interface ClockGaps {
+  /** How many. */
+  readonly perSecond: number;
+  /** Share of the time that was lost in them. */
+  readonly share: number;
+  /** The longest, ms. */
+  readonly longestMs: number;
+}
+
 /** What a model was bound to. */
 export interface BoundModel {
   /** As `--bind` has it. */
@@ -76,6 +86,8 @@ export interface RealDetails {
   readonly clockStepMs: number;
   /** How far clocks of two threads may be apart. */
   readonly clockErrorMs: number;
+  /** What the machine takes from a thread that only reads the clock: the floor of schedule errors. */
+  readonly clockGaps: ClockGaps;
   /** By model. */
   readonly bindings: Readonly<Record<string, BoundModel>>;
   /** By number. */

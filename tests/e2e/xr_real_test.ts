@@ -56,6 +56,10 @@ function assertSound({ log, requests, result }: Pick<RealRun, "log" | "requests"
     assert.ok(done.get(`up ${frame}`)!.completionMs <= dispatchMs + real.clockErrorMs + 0.1);
   }
   assert.ok(executed.length > 0);
+  const { perSecond, share, longestMs } = real.clockGaps;
+  assert.ok(
+    share >= 0 && share <= 1 && (perSecond > 0) === (share > 0) && (perSecond > 0) === (longestMs > 0.1),
+  );
 }
 
 /** All of a result but the numbers' machine, as bytes. */
@@ -118,7 +122,7 @@ for (const sharedMemory of [true, false]) {
     async () => {
       const machine = await RealMachine.open(scenario, { accelerators: 2, sharedMemory });
       try {
-        setTimeout(() => void machine.kill(0), 400);
+        void machine.kill(0, 5);
         const running = machine.run({ durationMs: 900 });
         const run = sharedMemory
           ? await running
@@ -140,7 +144,7 @@ for (const sharedMemory of [true, false]) {
 test("with all accelerators killed: an error that keeps what was recorded", async () => {
   const machine = await RealMachine.open(scenario, { accelerators: 2 });
   try {
-    setTimeout(() => void Promise.all([machine.kill(0), machine.kill(1)]), 400);
+    void Promise.all([machine.kill(0, 5), machine.kill(1, 5)]);
     await assert.rejects(machine.run({ durationMs: 900 }), (error: RealRunError) => {
       assert.equal(error.name, "RealRunError");
       assert.match(
@@ -303,7 +307,7 @@ export async function main({ folder, scenario }) {
     accelerators: 2, workerUrl: new URL(folder + "/xr_worker.js", location.href).href, k: 1,
   });
   const whole = await machine.run();
-  setTimeout(() => machine.kill(0), 400);
+  machine.kill(0, 5);
   const cut = await machine.run({ durationMs: 900 }).catch((error) => {
     if (error instanceof RealRunError || error.name === "RealRunError") return error.run;
     throw error;

@@ -15,8 +15,8 @@ import {
   tableExecutor,
 } from "../../src/xr/mod.ts";
 import { bindingText, parseBinding, parseTier, tierText } from "../../src/xr/real/mod.ts";
-import { Board } from "../../src/xr/real/board.ts";
-import { checkStep, offsetOf, steepest, stepOf } from "../../src/xr/real/clock.ts";
+import { Board, COMPARE } from "../../src/xr/real/board.ts";
+import { checkStep, gapsOf, offsetOf, steepest, stepOf } from "../../src/xr/real/clock.ts";
 import { drive } from "../../src/xr/real/drive.ts";
 import { type Ended, Loader, type RealDial } from "../../src/xr/real/loader.ts";
 import { bindModels, declaredMs, worksOf } from "../../src/xr/real/plan.ts";
@@ -144,6 +144,18 @@ test("stepOf: the least step, whatever comes between", () => {
   let calls = 0, late = 0;
   assert.ok(Math.abs(stepOf(() => fine() + (++calls > 200 ? late += 3 : late)) - 0.005) < 1e-9);
   assert.ok(Math.abs(stepOf(clockOf(0.1, 3)) - 0.1) < 1e-9);
+});
+
+test("gapsOf: what a thread that only reads the clock misses", () => {
+  let readings = 0, late = 0;
+  // each hundredth reading of a microsecond's step comes 0.9 ms late
+  const clock = (): number => ++readings * 0.001 + (readings % 100 === 0 ? late += 0.9 : late);
+  const { perSecond, share, longestMs } = gapsOf(clock, 0.001);
+  assert.ok(Math.abs(perSecond - 1000) < 10, String(perSecond));
+  assert.ok(Math.abs(share - 0.9) < 0.01, String(share));
+  assert.ok(Math.abs(longestMs - 0.901) < 1e-9, String(longestMs));
+  // steps of a coarse clock are none
+  assert.deepEqual(gapsOf(clockOf(0.1, 3), 0.1), { perSecond: 0, share: 0, longestMs: 0 });
 });
 
 test("checkStep: a clock coarser than 0.02 ms scores only with k lowered as much", () => {
@@ -410,6 +422,8 @@ test("drive: by a clock of its own, a load through the rings of a board, and an 
     (accelerator, job) => board.send(accelerator, job),
   );
   board.waitForChange = (_, sleptMs) => void (ms += sleptMs);
+  // an answer to what time it is, from one that was lost before the answer was looked for
+  board.finish(0, { model: COMPARE, frame: 0, startMs: 0, endMs: 0 });
   let jobs = 0;
   const running: ({ model: number; frame: number; startMs: number } | null)[] = [null, null];
   // the other clock is 500 ms behind; a job takes 1 ms; accelerator 1 dies of its tenth

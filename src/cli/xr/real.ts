@@ -146,7 +146,7 @@ async function realOptions(
 
 /** What is said of a real run beside its scores. */
 export function realLines(real: RealDetails, search: RateSearch | null): string[] {
-  const { scheduleErrorMs: error, replay } = real;
+  const { scheduleErrorMs: error, clockGaps: gaps, replay } = real;
   const bound = Object.entries(real.bindings).map(([name, { binding, macs, expectedMs }]) =>
     `${name} ${binding}${macs === null ? "" : ` (${(macs / 1e9).toFixed(3)} GMAC)`}, ${
       Math.min(...expectedMs).toFixed(3)
@@ -159,7 +159,9 @@ export function realLines(real: RealDetails, search: RateSearch | null): string[
     ...error === null ? [] : [
       `schedule kept to p50 ${error.p50.toFixed(3)} p99 ${error.p99.toFixed(3)} max ${
         error.max.toFixed(3)
-      } ms`,
+      } ms; a thread that only reads the clock loses ${
+        (100 * gaps.share).toFixed(1)
+      } % of its time here, up to ${gaps.longestMs.toFixed(3)} ms at once`,
     ],
     ...replay === null || replay.differenceMs === null ? [] : [
       `simulated with the measured latencies: completions differ by p50 ${

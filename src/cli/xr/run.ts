@@ -113,7 +113,9 @@ async function runOne(context: CliContext, options: RunCommandOptions): Promise<
   const read = await readScenario(context, name), hardware = await readHardware(context, options.hardware);
   const scenario = probability === undefined ? read : withProbability(read, probability);
   const isOwn = scenario.models.some(({ reply }) => reply !== undefined);
-  const setting = options.setting ?? (isOwn ? DEFAULT_SETTING : undefined);
+  // with a number of accelerators a real run asks for no table
+  const counted = mode === "real" && options.accelerators !== undefined;
+  const setting = options.setting ?? (isOwn && !counted ? DEFAULT_SETTING : undefined);
   if (setting === undefined && mode !== "real") throw missing("setting");
   const dials = await dialsOf(context, scenario, options);
   try {

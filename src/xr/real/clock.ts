@@ -1,4 +1,5 @@
 /** Clocks: how fine they are, and what those of two threads say at one moment. */
+import type { ClockGaps } from "../recorded.ts";
 import { DEFAULT_K } from "../scores.ts";
 
 /** A clock in ms. */
@@ -29,6 +30,25 @@ export function stepOf(now: Clock): number {
     changes++;
   }
   return least;
+}
+
+/** How long a thread reads the clock to find gaps, and what counts as one: a reading takes some tenths of a microsecond. */
+const GAPS_MS = 200;
+const GAP_MS = 0.1;
+
+/** Gaps of a thread that does nothing but read the clock: a schedule can't be kept better than the machine lets threads run. */
+export function gapsOf(now: Clock, stepMs: number): ClockGaps {
+  const began = now();
+  let count = 0, sumMs = 0, longestMs = 0, last = began;
+  while (last - began < GAPS_MS) {
+    const time = now(), gap = time - last;
+    last = time;
+    if (gap <= GAP_MS + stepMs) continue;
+    count++;
+    sumMs += gap;
+    longestMs = Math.max(longestMs, gap);
+  }
+  return { perSecond: count / (last - began) * 1000, share: sumMs / (last - began), longestMs };
 }
 
 /** The steepest real-time score that a clock can tell: its steps are to weigh no more than 0.02 ms at 15 per ms do. */

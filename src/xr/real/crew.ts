@@ -2,11 +2,12 @@
 import { noSharedMemoryReason } from "../../kernels/probe.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { Board, type JobEntry } from "./board.ts";
-import { stepOf } from "./clock.ts";
+import { gapsOf, stepOf } from "./clock.ts";
 import type { Work } from "./jobs.ts";
 import { type JobRecord, Loader, type LoaderSetup, type Loss } from "./loader.ts";
 import { compareByMessages, driveByMessages, type Messenger } from "./turns.ts";
 import type { LogEntry, Request } from "../log.ts";
+import type { ClockGaps } from "../recorded.ts";
 
 /** Shared memory, as a thread is handed it. */
 interface BufferSetup {
@@ -62,6 +63,8 @@ export interface RunRecord {
   readonly stepMs: number;
   /** How far clocks of two threads may be apart. */
   readonly clockErrorMs: number;
+  /** Of the loader's thread. */
+  readonly gaps: ClockGaps;
 }
 
 /** How a crew is made. */
@@ -124,8 +127,12 @@ export class Crew {
     return crew;
   }
 
-  /** Ends an accelerator as if it had died. */
-  async kill(accelerator: number): Promise<void> {
+  /** Ends an accelerator as if it had died, once it has been handed so many jobs, if it is. */
+  async kill(accelerator: number, jobs: number): Promise<void> {
+    for (const least = this.#handed(accelerator) + jobs; this.#handed(accelerator) < least;) {
+      if (this.#closed) return;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
     await this.#threads[accelerator]!.terminate();
     // pages are not told that a worker has ended
     this.#lose(accelerator, "it was terminated");
@@ -146,6 +153,11 @@ export class Crew {
     this.#closed = true;
     this.#board?.stop();
     await Promise.all(this.#threads.map(({ terminate }) => terminate()));
+  }
+
+  /** Jobs and other questions that it was handed. */
+  #handed(accelerator: number): number {
+    return this.#board?.jobsSent(accelerator) ?? this.#messages.handed;
   }
 
   #start(accelerator: number): Promise<void> {
@@ -216,13 +228,19 @@ export class Crew {
   async #runByMessages(load: LoaderSetup, signal?: AbortSignal): Promise<RunRecord> {
     const messages = this.#messages, thread = this.#threads[0]!, { patienceMs } = this.#options;
     const messenger: Messenger = {
-      send: ({ model, sparsity, token }) => thread.post({ model, sparsity, token } satisfies ToAccelerator),
-      ask: () => messages.ask(() => thread.post({ ask: true } satisfies ToAccelerator)),
+      send({ model, sparsity, token }) {
+        messages.handed++;
+        thread.post({ model, sparsity, token } satisfies ToAccelerator);
+      },
+      ask() {
+        messages.handed++;
+        return messages.ask(() => thread.post({ ask: true } satisfies ToAccelerator));
+      },
       takeDone: () => messages.takeDone(),
       loss: () => this.#lost[0]!,
       changed: () => messages.changed(),
     };
-    const now = (): number => performance.now(), stepMs = stepOf(now);
+    const now = (): number => performance.now(), stepMs = stepOf(now), gaps = gapsOf(now, stepMs);
     const offset = await compareByMessages(messenger, now);
     const loader = new Loader(load, (_, job) => messenger.send(job));
     await driveByMessages(loader, messenger, now, { offsetMs: offset.offsetMs, patienceMs, signal });
@@ -236,12 +254,15 @@ export class Crew {
       errorsMs,
       stepMs,
       clockErrorMs: offset.errorMs,
+      gaps,
     };
   }
 }
 
 /** What the one accelerator says, until someone takes it. */
 class Messages {
+  /** What was sent to it. */
+  handed = 0;
   #done: { readonly startMs: number; readonly endMs: number }[] = [];
   #asked: { resolve(time: number): void; reject(reason: Error): void } | null = null;
   #waiting: (() => void)[] = [];

@@ -18,7 +18,7 @@ import { simulate } from "../simulate.ts";
 import { switchesOfMode } from "../switches.ts";
 import { replayExecutor, type TraceFile, traceOf } from "../trace.ts";
 import { type Binding, bindingText } from "./bindings.ts";
-import { checkStep, stepOf } from "./clock.ts";
+import { checkStep, ROUNDS, stepOf } from "./clock.ts";
 import { Crew, type RunRecord, sharingReason } from "./crew.ts";
 import type { RealDial } from "./loader.ts";
 import { bindModels, declaredMs, worksOf } from "./plan.ts";
@@ -162,9 +162,10 @@ export class RealMachine {
    * Ends an accelerator as if it had died, so that tests see the run go on.
    *
    * @internal
+   * @param jobs how many it is handed before, in the run that is about to begin
    */
-  kill(accelerator: number): Promise<void> {
-    return this.#crew.kill(accelerator);
+  kill(accelerator: number, jobs: number): Promise<void> {
+    return this.#crew.kill(accelerator, ROUNDS + jobs);
   }
 
   /**
@@ -295,7 +296,7 @@ export class RealMachine {
     rate: number,
     replay: RealDetails["replay"],
   ): RealDetails {
-    const { jobs, losses, errorsMs, stepMs, clockErrorMs } = record, crew = this.#crew;
+    const { jobs, losses, errorsMs, stepMs, clockErrorMs, gaps } = record, crew = this.#crew;
     return {
       tier: tierText(this.#tier),
       rate,
@@ -304,6 +305,7 @@ export class RealMachine {
       energy: ENERGY,
       clockStepMs: stepMs,
       clockErrorMs,
+      clockGaps: gaps,
       bindings: Object.fromEntries(scenario.models.map(({ name }, i): [string, BoundModel] => [name, {
         binding: bindingText(this.#bindings[i]!),
         macs: this.#macs[i]!,

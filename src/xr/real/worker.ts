@@ -5,7 +5,7 @@
  */
 import { detectPlatform } from "../../platform/detect.ts";
 import { Board } from "./board.ts";
-import { stepOf } from "./clock.ts";
+import { gapsOf, stepOf } from "./clock.ts";
 import type { FromAccelerator, FromLoader, ToAccelerator, WorkerSetup } from "./crew.ts";
 import { compareClocks, drive, rehearse } from "./drive.ts";
 import { measure, openRunner, type Runner } from "./jobs.ts";
@@ -54,7 +54,9 @@ async function beAccelerator(
 }
 
 function beLoader({ load, buffer, patienceMs }: Extract<WorkerSetup, { role: "loader" }>): void {
-  const board = new Board(buffer.memory, buffer.accelerators), stepMs = stepOf(now);
+  const board = new Board(buffer.memory, buffer.accelerators),
+    stepMs = stepOf(now),
+    gaps = gapsOf(now, stepMs);
   const offsets = load.expectedMs.map((_, i) => compareClocks(board, i, now, patienceMs));
   rehearse(new Loader(load, () => {}), load.expectedMs.length);
   const loader = new Loader(load, (accelerator, job) => board.send(accelerator, job));
@@ -73,6 +75,7 @@ function beLoader({ load, buffer, patienceMs }: Extract<WorkerSetup, { role: "lo
         losses,
         errorsMs,
         stepMs,
+        gaps,
         clockErrorMs: Math.max(...offsets.map((found) => found?.errorMs ?? 0)),
       },
     } satisfies FromLoader,
