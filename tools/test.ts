@@ -342,7 +342,12 @@ async function main(): Promise<number> {
   jobs.sort((a, b) => turnOf(a) - turnOf(b));
   const work = async (jobs: Job[]): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) {
-      const counts = await runJob(job);
+      let counts = await runJob(job);
+      if (counts.failed > 0 && job.runtime === "page-firefox") {
+        // what is known of it is in docs/browser.md; what failed is shown above, whatever comes now
+        console.log(`page-firefox  ${job.what}: once more, since Firefox hangs in one load of fifty`);
+        counts = await runJob(job);
+      }
       const total = totals.get(job.runtime)!;
       total.passed += counts.passed;
       total.failed += counts.failed;

@@ -148,8 +148,8 @@ export async function withPage(options: OpenOptions, use: (open: OpenPage) => Pr
 }
 
 /**
- * Waits until a function of the page says yes. It is asked anew each time: Playwright's own waits are one question that the page answers when it comes true, and
- * that answer never came in one run of Firefox in fifty.
+ * Waits until a function of the page says yes. It is asked anew each time: Playwright's own waits are one question that the page answers when it comes true,
+ * and when they end in vain don't say what else was there.
  */
 export async function until<A>(page: Page, body: (argument: A) => unknown, argument?: A): Promise<void> {
   await yes(() => page.evaluate(body, argument), String(body));
