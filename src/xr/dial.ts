@@ -2,7 +2,7 @@
 import type { LatencyTable } from "../deadline/levels.ts";
 import type { Policy } from "../deadline/policy.ts";
 import { type Profile, TokenRun, wholeToken } from "../deadline/token.ts";
-import type { Executor, Job } from "./executor.ts";
+import { type Executor, type Job, waitingBeside } from "./executor.ts";
 
 /** A model with a dial. */
 export interface Dial {
@@ -65,14 +65,14 @@ export function dialExecutor(inner: Executor, dials: ReadonlyMap<number, Dial>):
         const latencyMs = prompts[job.reply! % prompts.length]!;
         return { latencyMs, energyMJ: energyMJ?.[0] ?? 0, accuracy: 1, sparsity: 0 };
       }
-      const waiting = job.waiting().map((other) => ({
-        leftMs: other.deadlineMs - nowMs,
-        latencyMs: other.token === undefined && promptMs.has(other.model)
-          ? promptMs.get(other.model)!
-          : expectedMs(other.model, accelerator),
-        isSameReply: other.model === model && other.token !== undefined,
-        ...(other.reply !== undefined && { reply: other.reply }),
-      }));
+      const waiting = waitingBeside(job.waiting(), {
+        model,
+        nowMs,
+        latencyOf: (other) =>
+          other.token === undefined && promptMs.has(other.model)
+            ? promptMs.get(other.model)!
+            : expectedMs(other.model, accelerator),
+      });
       const before = ends.get(model);
       const run = new TokenRun(dial.policy, dial.table, profiles.get(model)!, {
         leftMs: deadlineMs - nowMs,

@@ -6,7 +6,7 @@ import { tableExecutor } from "./executor.ts";
 import { type Course, dialOf, type LevelsFile } from "./levels.ts";
 import { LibcRandom } from "./random.ts";
 import { DEFAULT_REPLY, type Reply, tokenNumber } from "./reply.ts";
-import { runOn } from "./run.ts";
+import { runOn, type RunResult } from "./run.ts";
 import { parseScenario, type Scenario } from "./scenario.ts";
 
 /** How much is asked of the accelerator. */
@@ -134,13 +134,17 @@ export function runDial(
     setting: null,
     dials: [{ ...dialOf(levels, policy, course), model: "LM", name: policy }],
   });
-  const { LM } = result.models;
+  return outcomeOf(result);
+}
+
+/** What a run came to for its language model `LM`. */
+export function outcomeOf({ models: { LM }, hitRate, overall }: RunResult): DialOutcome {
   return {
     hitRate: LM?.hitRate ?? 1,
     fidelity: LM === undefined || LM.nExecuted === 0 ? 1 : LM.accuracy,
     score: LM?.score ?? 1,
-    allHitRate: result.hitRate,
-    overall: result.overall,
+    allHitRate: hitRate,
+    overall,
   };
 }
 

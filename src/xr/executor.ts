@@ -1,4 +1,5 @@
 /** What runs jobs: a table of costs, latencies that were recorded, or anything that can say how long a job takes. */
+import type { Waiting } from "../deadline/policies.ts";
 
 /** A job that begins. */
 export interface Job {
@@ -32,6 +33,28 @@ export interface WaitingFrame {
   readonly reply?: { readonly tokens: number; readonly periodMs: number };
   /** When it should be done. */
   readonly deadlineMs: number;
+}
+
+/**
+ * What waits beside a job, as policies are told of it.
+ *
+ * @param model the job's own: its tokens that wait are of the same reply
+ * @param latencyOf what one that waits is expected to take
+ */
+export function waitingBeside(
+  waiting: readonly WaitingFrame[],
+  { model, nowMs, latencyOf }: {
+    readonly model: number;
+    readonly nowMs: number;
+    readonly latencyOf: (other: WaitingFrame) => number;
+  },
+): Waiting[] {
+  return waiting.map((other) => ({
+    leftMs: other.deadlineMs - nowMs,
+    latencyMs: latencyOf(other),
+    isSameReply: other.model === model && other.token !== undefined,
+    ...(other.reply !== undefined && { reply: other.reply }),
+  }));
 }
 
 /** What a job takes. */

@@ -6,7 +6,7 @@ import { TokenRun } from "../deadline/token.ts";
 import type { Policy } from "../deadline/policy.ts";
 import type { LatencyTable } from "../deadline/levels.ts";
 import type { Profile } from "../deadline/token.ts";
-import type { Executor, Job } from "./executor.ts";
+import { type Executor, type Job, waitingBeside } from "./executor.ts";
 import type { ReplyRunner } from "./lm.ts";
 
 /** A language model that is run. */
@@ -69,12 +69,11 @@ export function liveExecutor(
       onToken({ reply: reply!, id, sparsities: [] });
       return { accuracy: 1, sparsity: 0 };
     }
-    const waiting = job.waiting().map((other) => ({
-      leftMs: other.deadlineMs - nowMs,
-      latencyMs: other.reply === undefined ? expectedMs(other.model) : promptMs,
-      isSameReply: other.model === model && other.token !== undefined,
-      ...(other.reply !== undefined && { reply: other.reply }),
-    }));
+    const waiting = waitingBeside(job.waiting(), {
+      model,
+      nowMs,
+      latencyOf: (other) => other.reply === undefined ? expectedMs(other.model) : promptMs,
+    });
     const run = new TokenRun(policy, table, profile, {
       leftMs: deadlineMs - now(),
       waiting,

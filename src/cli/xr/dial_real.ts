@@ -20,6 +20,7 @@ import {
   runDial,
   runOn,
 } from "../../xr/mod.ts";
+import { outcomeOf } from "../../xr/dial_sweep.ts";
 import { spreadOf } from "../../xr/reply.ts";
 import { modelDocument, recipeDocument, withModel } from "../generation.ts";
 import type { RunOptions } from "../model_option.ts";
@@ -180,19 +181,12 @@ async function once(
   }, (token) => tokens.push(token));
   const { result } = runOn(scenario, executor, { mode: "corrected", order: "edf", seed, setting: null });
   runner.end();
-  const { LM } = result.models, kls: number[] = [];
+  const kls: number[] = [];
   for (const reply of new Set(tokens.map((token) => token.reply))) {
     const own = tokens.filter((token) => token.reply === reply);
     const ran = own.map(({ id, sparsities }) => ({ id, sparsity: sparsities.length === 0 ? 0 : sparsities }));
     for (const { kl } of compareWithDense(model, runner.promptOf(reply), ran)) kls.push(kl);
     await nextTurn();
   }
-  return {
-    hitRate: LM?.hitRate ?? 1,
-    fidelity: LM === undefined || LM.nExecuted === 0 ? 1 : LM.accuracy,
-    score: LM?.score ?? 1,
-    allHitRate: result.hitRate,
-    overall: result.overall,
-    kl: meanOf(kls),
-  };
+  return { ...outcomeOf(result), kl: meanOf(kls) };
 }

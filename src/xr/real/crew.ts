@@ -4,9 +4,8 @@ import type { Platform } from "../../platform/platform.ts";
 import { Board, type JobEntry } from "./board.ts";
 import { gapsOf, stepOf } from "./clock.ts";
 import type { Work } from "./jobs.ts";
-import { type JobRecord, Loader, type LoaderSetup, type Loss } from "./loader.ts";
+import { Loader, type LoaderRecord, type LoaderSetup } from "./loader.ts";
 import { compareByMessages, driveByMessages, type Messenger } from "./turns.ts";
-import type { LogEntry, Request } from "../log.ts";
 import type { ClockGaps } from "../recorded.ts";
 
 /** Shared memory, as a thread is handed it. */
@@ -50,15 +49,9 @@ export type ToAccelerator = { readonly ask: true } | Omit<JobEntry, "frame">;
 export type FromLoader = { readonly record: RunRecord } | { readonly failed: string };
 
 /** What a run leaves. */
-export interface RunRecord {
+export interface RunRecord extends LoaderRecord {
   /** False where it was stopped. */
   readonly isWhole: boolean;
-  readonly log: readonly LogEntry[];
-  readonly requests: readonly Request[];
-  readonly jobs: readonly JobRecord[];
-  readonly losses: readonly Loss[];
-  /** Injection minus arrival. */
-  readonly errorsMs: readonly number[];
   /** Of the loader's clock. */
   readonly stepMs: number;
   /** How far clocks of two threads may be apart. */
@@ -244,18 +237,7 @@ export class Crew {
     const offset = await compareByMessages(messenger, now);
     const loader = new Loader(load, (_, job) => messenger.send(job));
     await driveByMessages(loader, messenger, now, { offsetMs: offset.offsetMs, patienceMs, signal });
-    const { log, requests, jobs, losses, errorsMs } = loader;
-    return {
-      isWhole: true,
-      log,
-      requests,
-      jobs,
-      losses,
-      errorsMs,
-      stepMs,
-      clockErrorMs: offset.errorMs,
-      gaps,
-    };
+    return { ...loader.record, isWhole: true, stepMs, clockErrorMs: offset.errorMs, gaps };
   }
 }
 

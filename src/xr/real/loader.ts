@@ -1,6 +1,7 @@
 /** The loader's decisions: when frames enter, what is dropped, and who runs what; without a clock or threads of its own. */
 import { LatencyTable, type Level } from "../../deadline/levels.ts";
 import { createPolicy, type Policy } from "../../deadline/policy.ts";
+import { waitingBeside } from "../executor.ts";
 import type { Frame } from "../load.ts";
 import type { LogEntry, Request } from "../log.ts";
 import { type Order, Queues, type Started } from "../queues.ts";
@@ -62,6 +63,17 @@ export interface Loss {
   readonly reason: string;
   /** What ran on it. */
   readonly job: { readonly model: string; readonly frame: number } | null;
+}
+
+/** What a loader leaves. */
+export interface LoaderRecord {
+  readonly log: readonly LogEntry[];
+  readonly requests: readonly Request[];
+  /** In the order in which the loader knew of their end. */
+  readonly jobs: readonly JobRecord[];
+  readonly losses: readonly Loss[];
+  /** Injection minus arrival of every frame. */
+  readonly errorsMs: readonly number[];
 }
 
 /** A job that is on an accelerator. */
@@ -126,6 +138,12 @@ export class Loader {
     return this.#queues.requests;
   }
 
+  /** All that it noted, which can go to another thread. */
+  get record(): LoaderRecord {
+    const { log, requests, jobs, losses, errorsMs } = this;
+    return { log, requests, jobs, losses, errorsMs };
+  }
+
   /** When the next frame is to enter; Infinity where none is. */
   get nextMs(): number {
     return this.#setup.frames[this.#next]?.injectionMs ?? Infinity;
@@ -177,12 +195,11 @@ export class Loader {
     const { model, deadlineMs } = frame, dial = token === 0 ? undefined : this.#dials.get(model);
     const level = dial === undefined ? null : dial.policy.choose({
       leftMs: deadlineMs - nowMs,
-      waiting: waiting().map((other) => ({
-        leftMs: other.deadlineMs - nowMs,
-        latencyMs: this.#setup.expectedMs[accelerator]![other.model]!,
-        isSameReply: other.model === model && other.token !== undefined,
-        ...(other.reply !== undefined && { reply: other.reply }),
-      })),
+      waiting: waitingBeside(waiting(), {
+        model,
+        nowMs,
+        latencyOf: (other) => this.#setup.expectedMs[accelerator]![other.model]!,
+      }),
     });
     if (token !== undefined) this.#homes[model] = accelerator;
     this.#sent[accelerator] = {

@@ -64,20 +64,6 @@ function beLoader({ load, buffer, patienceMs }: Extract<WorkerSetup, { role: "lo
     offsetsMs: offsets.map((found) => found?.offsetMs ?? 0),
     patienceMs,
   });
-  const { log, requests, jobs, losses, errorsMs } = loader;
-  parent!.post(
-    {
-      record: {
-        isWhole,
-        log,
-        requests,
-        jobs,
-        losses,
-        errorsMs,
-        stepMs,
-        gaps,
-        clockErrorMs: Math.max(...offsets.map((found) => found?.errorMs ?? 0)),
-      },
-    } satisfies FromLoader,
-  );
+  const clockErrorMs = Math.max(...offsets.map((found) => found?.errorMs ?? 0));
+  parent!.post({ record: { ...loader.record, isWhole, stepMs, clockErrorMs, gaps } } satisfies FromLoader);
 }
