@@ -3,16 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Model } from "../../src/mod.ts";
 import { pulledModel } from "../support/models.ts";
-import {
-  answerOf,
-  openFiles,
-  type Page,
-  send,
-  settings,
-  streamed,
-  until,
-  withPage,
-} from "../support/page.ts";
+import { answerOf, openFiles, type Page, send, settings, streamed, withPage } from "../support/page.ts";
 import { rootPath } from "../support/shared.ts";
 
 const RECIPE = rootPath("models/smollm2-135m-instruct-learned.safetensors");
@@ -85,7 +76,9 @@ for (const isolated of [true, false]) {
       await send(page, "Write a long story about a lighthouse.");
       await streamed(page, 40);
       await turnTo(page, 0.7);
-      await until(page, () => parseFloat(document.querySelector("#live-skipped")!.textContent!) > 55);
+      await page.waitForFunction(() =>
+        parseFloat(document.querySelector("#live-skipped")!.textContent!) > 55
+      );
       await page.locator("#stop").click();
       const { text, meta } = await answerOf(page);
       assert.ok(text.length >= 40, text);

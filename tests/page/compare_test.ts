@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
-import { BROWSER, openFiles, shown, until, withPage } from "../support/page.ts";
+import { BROWSER, openFiles, withPage } from "../support/page.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
 const STORIES = "data/models/stories260K";
@@ -20,12 +20,12 @@ for (const isolated of [true, false]) {
       assert.ok(await page.locator("#compare-run").isDisabled());
       assert.match(await page.locator("#verdict").innerText(), /no recipe yet/);
       await page.getByRole("button", { name: "Calibrate here" }).click();
-      await shown(page.locator("#chat"));
+      await page.locator("#chat").waitFor({ state: "visible" });
 
       await page.locator("#tab-compare").click();
       await page.locator("#compare-prompt").fill("Once upon a time");
       await page.locator("#compare-prompt").press("Enter");
-      await until(page, () => /times|fast/.test(document.querySelector("#verdict")!.textContent!));
+      await page.waitForFunction(() => /times|fast/.test(document.querySelector("#verdict")!.textContent!));
       for (const side of ["dense", "sparse"]) {
         assert.match(
           await page.locator(`#${side}-figure`).innerText(),
@@ -50,7 +50,7 @@ test("page: the benchmark measures this browser and gives its JSON", { skip }, a
     await page.locator("#tab-bench").click();
     await page.locator("#bench-kernels").click();
     await page.locator("#bench-run").click();
-    await shown(page.locator("#bench-done"));
+    await page.locator("#bench-done").waitFor({ state: "visible" });
     const text = await page.locator("#bench-json").inputValue(), results = JSON.parse(text);
     assert.equal(results.format, 1);
     assert.deepEqual(results.missing, []);
@@ -70,7 +70,7 @@ test("page: the benchmark measures this browser and gives its JSON", { skip }, a
     assert.ok(runs.every(({ engine, rows }) => engine === BROWSER && rows.length === 1));
     assert.equal(await page.locator("#bench-table tbody tr").count(), 5);
     await page.getByRole("button", { name: "Copy the JSON" }).click();
-    await until(page, () => document.querySelector("#bench-copied")!.textContent !== "");
+    await page.waitForFunction(() => document.querySelector("#bench-copied")!.textContent !== "");
     assert.equal(await page.locator("#bench-copied").innerText(), "Copied.");
     if (BROWSER === "chromium") assert.equal(await page.evaluate(() => navigator.clipboard.readText()), text);
   });
@@ -81,9 +81,9 @@ test("page: the benchmark stops, with what there is by then", { skip }, async ()
     await page.locator("#tab-bench").click();
     assert.ok(await page.locator("#bench-tokens").isDisabled(), "there is no model");
     await page.locator("#bench-run").click();
-    await until(page, () => document.querySelector("#bench-what")!.textContent !== "");
+    await page.waitForFunction(() => document.querySelector("#bench-what")!.textContent !== "");
     await page.locator("#bench-stop").click();
-    await shown(page.locator("#bench-done"));
+    await page.locator("#bench-done").waitFor({ state: "visible" });
     assert.equal(JSON.parse(await page.locator("#bench-json").inputValue()).settings.model, null);
     assert.equal(await page.locator("#error").isVisible(), false);
   });

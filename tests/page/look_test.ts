@@ -9,9 +9,7 @@ import {
   type Page,
   send,
   settings,
-  shown,
   streamed,
-  until,
   withPage,
 } from "../support/page.ts";
 import { pulledModel } from "../support/models.ts";
@@ -77,7 +75,9 @@ test("page: no sideways scrolling at 360 px, and nothing serious for axe-core, o
     }
     await openFiles(page, storyFiles());
     await page.getByRole("button", { name: "Calibrate here" }).click();
-    await until(page, () => document.querySelector<HTMLInputElement>("#sparsity")!.disabled === false);
+    await page.waitForFunction(() =>
+      document.querySelector<HTMLInputElement>("#sparsity")!.disabled === false
+    );
     await settings(page, { temperature: 0, maxTokens: 60 });
     await send(page, "Once upon a time".repeat(4) + "x".repeat(80));
     await answerOf(page);
@@ -85,7 +85,7 @@ test("page: no sideways scrolling at 360 px, and nothing serious for axe-core, o
     await page.locator("#tab-model").click();
     await page.locator("#url").fill("http://");
     await page.locator("#url-get").click();
-    await shown(page.locator("#error"));
+    await page.locator("#error").waitFor({ state: "visible" });
     for (const width of [360, 1280]) {
       await page.setViewportSize({ width, height: 740 });
       for (const colorScheme of SCHEMES) {
@@ -130,7 +130,7 @@ test(
         await pulledModel(),
         rootPath("models/smollm2-135m-instruct-learned.safetensors"),
       ]);
-      await shown(page.locator("#chat"));
+      await page.locator("#chat").waitFor({ state: "visible" });
       assert.equal(await focused(), "prompt", "one can write at once");
 
       await page.locator("#sparsity").focus();
@@ -149,9 +149,8 @@ test(
       await page.keyboard.press("Escape");
       const { text } = await answerOf(page);
       assert.equal(await focused(), "prompt");
-      await until(
-        page,
-        () => (globalThis as unknown as { said: string[] }).said.some((text) => text.startsWith("Stopped")),
+      await page.waitForFunction(() =>
+        (globalThis as unknown as { said: string[] }).said.some((text) => text.startsWith("Stopped"))
       );
       const all = await said();
       assert.deepEqual(all.slice(-2), ["Answering", `Stopped: ${text}`]);

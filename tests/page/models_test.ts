@@ -6,17 +6,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import {
-  answerOf,
-  BROWSER,
-  openFiles,
-  type Page,
-  send,
-  settings,
-  shown,
-  until,
-  withPage,
-} from "../support/page.ts";
+import { answerOf, BROWSER, openFiles, type Page, send, settings, withPage } from "../support/page.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
 
 const STORIES = "data/models/stories260K", TINY = "golden/tiny/llama-f32.gguf";
@@ -54,7 +44,7 @@ test("page: files are dropped, kept, opened after a reload, and deleted", { skip
   await withPage({ isolated: true, extra }, async ({ page }) => {
     assert.match(await page.locator("#shelf-note").innerText(), /^Nothing yet\./);
     await drop(page, [...extra.keys()]);
-    await shown(page.locator("#chat"));
+    await page.locator("#chat").waitFor({ state: "visible" });
     assert.match(
       await page.locator("#model-line").innerText(),
       /^stories260K · 260 thousand parameters · \d+ thread/,
@@ -65,18 +55,20 @@ test("page: files are dropped, kept, opened after a reload, and deleted", { skip
 
     await page.locator("#tab-model").click();
     await page.getByRole("button", { name: "Keep the open model in this browser" }).click();
-    await shown(page.getByRole("button", { name: "Open stories260K" }));
+    await page.getByRole("button", { name: "Open stories260K" }).waitFor({ state: "visible" });
     await page.reload();
     await page.getByRole("button", { name: "Open stories260K" }).click();
-    await shown(page.locator("#chat"));
+    await page.locator("#chat").waitFor({ state: "visible" });
     assert.equal(await tell(page), text, "the same model, settings and seed");
 
     await page.locator("#tab-model").click();
     assert.equal(await page.locator("#keep").isVisible(), false, "it is kept already");
     await page.getByRole("button", { name: "Delete stories260K" }).click();
-    await until(page, () => document.querySelectorAll("#shelf li").length === 0);
+    await page.waitForFunction(() => document.querySelectorAll("#shelf li").length === 0);
     await page.reload();
-    await until(page, () => document.querySelector("#shelf-note")!.textContent!.startsWith("Nothing yet."));
+    await page.waitForFunction(() =>
+      document.querySelector("#shelf-note")!.textContent!.startsWith("Nothing yet.")
+    );
   });
 });
 
@@ -86,14 +78,16 @@ test("page: a recipe that is made in it is kept with the model", { skip }, async
     assert.ok(await page.locator("#sparsity").isDisabled());
     await page.locator("#tab-model").click();
     await page.locator("#keep").click();
-    await shown(page.getByRole("button", { name: "Open stories260K" }));
+    await page.getByRole("button", { name: "Open stories260K" }).waitFor({ state: "visible" });
     await page.locator("#tab-chat").click();
     await page.getByRole("button", { name: "Calibrate here" }).click();
-    await until(page, () => document.querySelector<HTMLInputElement>("#sparsity")!.disabled === false);
+    await page.waitForFunction(() =>
+      document.querySelector<HTMLInputElement>("#sparsity")!.disabled === false
+    );
     assert.match(await page.locator("#dial-note").innerText(), /Recipe: by-site, made for 40 %/);
     await page.reload();
     await page.getByRole("button", { name: "Open stories260K" }).click();
-    await shown(page.locator("#chat"));
+    await page.locator("#chat").waitFor({ state: "visible" });
     assert.ok(!await page.locator("#sparsity").isDisabled());
     await tell(page);
     assert.match((await answerOf(page)).meta, /3\d\.\d % skipped · dial 40 %|4\d\.\d % skipped · dial 40 %/);
@@ -134,7 +128,7 @@ test(
       await withPage({ isolated: true, allow: new URL(url).origin }, async ({ page, takeErrors }) => {
         await page.locator("#url").fill(url);
         await page.locator("#url-get").click();
-        await shown(page.locator("#error"));
+        await page.locator("#error").waitFor({ state: "visible" });
         assert.match(
           await page.locator("#error-text").innerText(),
           /^The connection broke after \d+ of \d+ bytes: “Go on” takes it up there$/,
@@ -142,12 +136,12 @@ test(
         // the browser itself notes a connection that broke
         takeErrors();
         await page.getByRole("button", { name: "Go on downloading llama-f32.gguf" }).click();
-        await shown(page.locator("#chat"));
+        await page.locator("#chat").waitFor({ state: "visible" });
         assert.equal(ranges.length, 2);
         assert.match(ranges[1]!, /^bytes=[1-9]\d*-$/);
         await page.reload();
         await page.getByRole("button", { name: "Open llama-f32.gguf" }).click();
-        await shown(page.locator("#chat"));
+        await page.locator("#chat").waitFor({ state: "visible" });
         assert.equal(ranges.length, 2, "it did not come from the network again");
       });
     } finally {
@@ -164,7 +158,7 @@ test("page: what can't be opened is said in words, and the model before it stays
     await openFiles(page, storyFiles());
     await page.locator("#tab-model").click();
     await page.locator("#files").setInputFiles([broken]);
-    await shown(page.locator("#error"));
+    await page.locator("#error").waitFor({ state: "visible" });
     assert.match(await page.locator("#error-text").innerText(), /Cannot read rsparse-broken.*: at byte 4: /);
     await page.getByRole("button", { name: "Dismiss" }).click();
     assert.equal(await page.locator("#error").isVisible(), false);
@@ -177,8 +171,7 @@ test("page: what can't be opened is said in words, and the model before it stays
     ) {
       await page.locator("#url").fill(address);
       await page.locator("#url-get").click();
-      await until(
-        page,
+      await page.waitForFunction(
         (pattern) => new RegExp(pattern).test(document.querySelector("#error-text")!.textContent!),
         words.source,
       );
@@ -189,7 +182,7 @@ test("page: what can't be opened is said in words, and the model before it stays
     await page.locator("#tab-chat").click();
     const long = "Once upon a time ".repeat(200);
     await send(page, long);
-    await shown(page.locator("#error"));
+    await page.locator("#error").waitFor({ state: "visible" });
     assert.match(
       await page.locator("#error-text").innerText(),
       /more than the context of 512: shorten the prompt/,
@@ -209,7 +202,7 @@ if (BROWSER === "chromium") {
       await session.send("Storage.overrideQuotaForOrigin", { origin: url.slice(0, -1), quotaSize: 400_000 });
       await page.locator("#tab-model").click();
       await page.locator("#keep").click();
-      await shown(page.locator("#error"));
+      await page.locator("#error").waitFor({ state: "visible" });
       assert.match(
         await page.locator("#error-text").innerText(),
         /This browser can't keep the model\. (There is no room for it|It takes .* left for the page)\. .*dropped files are not copied/,

@@ -8,7 +8,7 @@ import { calibrateModel, serialiseRecipe } from "../../src/calibrate/mod.ts";
 import { Model } from "../../src/mod.ts";
 import { tableOf } from "../../src/recipe/recipe.ts";
 import { packOf } from "../support/packs.ts";
-import { answerOf, send, settings, shown, until, withPage } from "../support/page.ts";
+import { answerOf, send, settings, withPage } from "../support/page.ts";
 import { requireShared, rootPath, skipWithout } from "../support/shared.ts";
 
 const STORIES = "data/models/stories260K";
@@ -52,7 +52,7 @@ test(
       await withPage({ isolated: true, extra }, async ({ page }) => {
         assert.match(await page.locator("#own-text").innerText(), /^stories, \d+ kB, comes with this page$/);
         await page.locator("#own-open").click();
-        await shown(page.locator("#chat"));
+        await page.locator("#chat").waitFor({ state: "visible" });
         assert.match(await page.locator("#dial-note").innerText(), /Recipe: by-site, made for 50 %/);
         assert.equal(await page.locator("#sparsity-out").innerText(), "50 %");
         await settings(page, { temperature: 0, maxTokens: 20 });
@@ -61,7 +61,7 @@ test(
 
         await page.locator("#tab-compare").click();
         await page.locator("#compare-run").click();
-        await until(page, () => /times|fast/.test(document.querySelector("#verdict")!.textContent!));
+        await page.waitForFunction(() => /times|fast/.test(document.querySelector("#verdict")!.textContent!));
         assert.doesNotMatch(await page.locator("#verdict").innerText(), /packed for skipping/);
         await page.locator("#tab-model").click();
         assert.equal(await page.locator("#keep").isVisible(), false, "it comes with the page");
@@ -84,7 +84,7 @@ test("page: offers a model of its own exactly where it was built with one", asyn
       return;
     }
     await page.locator("#own-open").click();
-    await shown(page.locator("#chat"));
+    await page.locator("#chat").waitFor({ state: "visible" });
     await settings(page, { temperature: 0, maxTokens: 30 });
     await send(page, "Tell me a short story about a fox.");
     const { text, meta } = await answerOf(page);

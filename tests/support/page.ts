@@ -27,6 +27,7 @@ export interface Locator {
   textContent(): Promise<string | null>;
   getAttribute(name: string): Promise<string | null>;
   setInputFiles(paths: readonly string[]): Promise<void>;
+  waitFor(options: { state: "visible" | "hidden"; timeout?: number }): Promise<void>;
   count(): Promise<number>;
   last(): Locator;
   locator(selector: string): Locator;
@@ -39,6 +40,11 @@ export interface Page {
   locator(selector: string): Locator;
   getByRole(role: string, options: { name: string | RegExp; exact?: boolean }): Locator;
   evaluate<R, A>(body: (argument: A) => R | Promise<R>, argument?: A): Promise<R>;
+  waitForFunction<A>(
+    body: (argument: A) => unknown,
+    argument?: A,
+    options?: { timeout?: number },
+  ): Promise<unknown>;
   setViewportSize(size: { width: number; height: number }): Promise<void>;
   emulateMedia(options: { colorScheme?: "light" | "dark"; reducedMotion?: "reduce" }): Promise<void>;
   screenshot(options: { path: string; fullPage?: boolean }): Promise<unknown>;
@@ -117,7 +123,7 @@ export async function withPage(options: OpenOptions, use: (open: OpenPage) => Pr
         }
       });
       await page.goto(url);
-      await until(page, () => document.querySelector("#shelf-note")?.textContent !== "");
+      await page.waitForFunction(() => document.querySelector("#shelf-note")?.textContent !== "");
       const takeErrors = (): string[] => {
         const taken = errors;
         errors = [];
@@ -145,34 +151,6 @@ export async function withPage(options: OpenOptions, use: (open: OpenPage) => Pr
   }
   assert.deepEqual(errors, [], "the page logged errors");
   assert.deepEqual(strangers, [], "the page asked another origin");
-}
-
-/**
- * Waits until a function of the page says yes. It is asked anew each time: Playwright's own waits are one question that the page answers when it comes true,
- * and when they end in vain don't say what else was there.
- */
-export async function until<A>(page: Page, body: (argument: A) => unknown, argument?: A): Promise<void> {
-  await yes(() => page.evaluate(body, argument), String(body));
-}
-
-/** Waits until an element is visible. */
-export async function shown(locator: Locator): Promise<void> {
-  await yes(() => locator.isVisible(), `${String(locator)} is visible`);
-}
-
-/** Waits until an element is not visible. */
-export async function gone(locator: Locator): Promise<void> {
-  await yes(async () => !(await locator.isVisible()), `${String(locator)} is not visible`);
-}
-
-async function yes(ask: () => Promise<unknown>, what: string): Promise<void> {
-  const began = performance.now();
-  while (!await ask()) {
-    if (performance.now() - began > TIMEOUT_MS) {
-      throw new Error(`Waited ${TIMEOUT_MS / 1000} s in vain until ${what}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
 }
 
 /** A profile of its own, so that what one test keeps in the browser is not there in the next. */
@@ -213,7 +191,7 @@ function pathOf(program: string): string {
 export async function openFiles(page: Page, paths: readonly string[]): Promise<void> {
   await page.locator("#tab-model").click();
   await page.locator("#files").setInputFiles(paths);
-  await shown(page.locator("#chat"));
+  await page.locator("#chat").waitFor({ state: "visible" });
 }
 
 /** Sets the fields under Settings; without a person's keys, as drivers differ in how they fill in numbers. */
@@ -239,7 +217,7 @@ export async function send(page: Page, text: string): Promise<void> {
 
 /** Waits for the end of an answer; returns its text and how it was made. */
 export async function answerOf(page: Page): Promise<{ text: string; meta: string }> {
-  await gone(page.locator("#stop"));
+  await page.locator("#stop").waitFor({ state: "hidden" });
   const last = page.locator("#messages li.assistant").last();
   return {
     text: await last.locator(".text").textContent() ?? "",
@@ -249,10 +227,8 @@ export async function answerOf(page: Page): Promise<{ text: string; meta: string
 
 /** Waits until an answer has at least so many characters. */
 export async function streamed(page: Page, characters: number): Promise<void> {
-  await until(
-    page,
-    (least: number) =>
-      (document.querySelector("#messages li:last-child .text")?.textContent ?? "").length >= least,
+  await page.waitForFunction(
+    (least) => (document.querySelector("#messages li:last-child .text")?.textContent ?? "").length >= least,
     characters,
   );
 }
