@@ -1,5 +1,5 @@
 /** Bundles `examples/browser` into `build/page/`: static files that any server can hand out. */
-import { copyFileSync, existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
 import { BROWSER, licencesOf } from "./build.ts";
@@ -8,7 +8,7 @@ import { ROOT } from "./prepare.ts";
 /** Where the page is built. */
 export const PAGE: string = join(ROOT, "build", "page");
 const SOURCE = join(ROOT, "examples", "browser");
-/** The embedded model: it comes with the page where the checkout has it. */
+/** The embedded model, which comes with the page. */
 const OWN = { name: "tiny", path: join(ROOT, "models", "tiny.rsparse") };
 
 /** Builds the page, in place of what was there. */
@@ -25,9 +25,7 @@ export async function bundlePage(): Promise<void> {
   });
   for (const name of ["index.html", "style.css"]) copyFileSync(join(SOURCE, name), join(PAGE, name));
   writeFileSync(join(PAGE, "THIRD_PARTY_LICENSES.txt"), licencesOf(Object.keys(metafile.inputs)));
-  const own = existsSync(OWN.path)
-    ? { name: OWN.name, file: "tiny.rsparse", bytes: statSync(OWN.path).size }
-    : null;
-  if (own !== null) copyFileSync(OWN.path, join(PAGE, own.file));
+  const own = { name: OWN.name, file: "tiny.rsparse", bytes: statSync(OWN.path).size };
+  copyFileSync(OWN.path, join(PAGE, own.file));
   writeFileSync(join(PAGE, "model.json"), `${JSON.stringify(own)}\n`);
 }

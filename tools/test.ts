@@ -12,7 +12,6 @@ import { parseArgs } from "node:util";
 import { build, stop } from "esbuild";
 import { findWorkerd } from "../tests/support/edge.ts";
 import { type BrowserName, BROWSERS } from "../tests/support/page.ts";
-import { standInForTiny } from "../tests/support/stand_in.ts";
 import { type Runtime, runtimes } from "../tests/support/runtimes.ts";
 import { BUNDLE, bundle, sourceAtHome } from "./build.ts";
 import { installChromium } from "./chromium.ts";
@@ -35,8 +34,6 @@ const LONG = ["parity", "golden", "e2e"];
 const BY_FILE = ["parity", "golden"];
 /** What a job may take: a model in f32, its copy while it loads, and the runtime. */
 const JOB_BYTES = 2.5e9;
-/** How tests come to the embedded model: by its name, its file, or an edge function that has it in it. */
-const EMBEDDED = /load\("tiny"|"(-m|pull)", "tiny"|models\/tiny\.rsparse|support\/edge\.ts"/;
 /** Longest time for one process of tests. */
 const TIMEOUT_MS = 15 * 60_000;
 
@@ -141,11 +138,6 @@ function turnOf({ what }: Job): number {
 
 function folderOf(path: string): string {
   return path.split("/")[1] ?? "";
-}
-
-/** Whether a test runs the embedded model, for which a stand-in takes a quarter of a minute to make. */
-function needsTiny(path: string): boolean {
-  return EMBEDDED.test(readFileSync(join(ROOT, path), "utf8"));
 }
 
 function canRunInChromium(path: string): boolean {
@@ -292,7 +284,6 @@ async function main(): Promise<number> {
   const all = filesUnderTests("_test.ts").filter((path) => path.includes(filter));
   const inWorkerd = all.filter((path) => WORKERD.test(path)), inDeno = all.filter((path) => DENO.test(path));
   const pageFiles = all.filter((path) => PAGE.test(path));
-  const takeAway = all.some(needsTiny) ? standInForTiny() : null;
   const files = all.filter((path) => ![WORKERD, DENO, PAGE].some((pattern) => pattern.test(path)));
   const filesOf = (name: RuntimeName): readonly string[] =>
     name === "workerd" ? inWorkerd : name === "deno" ? [...files, ...inDeno] : files;
@@ -357,7 +348,6 @@ async function main(): Promise<number> {
   const atOnce = Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / JOB_BYTES), 4));
   await Promise.all(Array.from({ length: atOnce }, () => work(jobs)));
   await work(alone);
-  takeAway?.();
 
   const sum: Counts = { passed: 0, failed: 0, skipped: 0 };
   console.log("");

@@ -56,8 +56,8 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
 ];
 
-/** What runs when no model is named: the embedded one as soon as its pack is in the repository. */
-export const DEFAULT_MODEL = "smollm2";
+/** What runs when no model is named: the one that comes with the package, so that nothing is downloaded unasked. */
+export const DEFAULT_MODEL: string = EMBEDDED_MODEL;
 
 /** The model of that name, or null. */
 export function findModel(name: string): KnownModel | null {

@@ -107,7 +107,7 @@ test("pack: what cannot be packed is said before anything is written", withStori
   await failure(1, /Cannot read .*x\.rsparse: at byte 0: no pack/, ["generate", "-m", out, "-p", "a"]);
 });
 
-test("tiny: the embedded model runs without a download", async () => {
+test("tiny: the embedded model is what runs when none is named", async () => {
   const [listed] = await json<{ name: string; source: string; bytes: number; cached: boolean }[]>(["models"]);
   assert.deepEqual([listed!.name, listed!.source, listed!.cached], ["tiny", "embedded", true]);
   const pulled = await json<{ path: string; bytes: number; from: string }>(["pull", "tiny"]);
@@ -116,14 +116,16 @@ test("tiny: the embedded model runs without a download", async () => {
   // nothing that it would download from is there
   const env = { RSPARSE_HOME: at("home"), HF_ENDPOINT: "http://127.0.0.1:9" };
   const named = await json(["generate", "-m", "tiny", "-p", "Hello", "-n", "8", "--ignore-eos"], { env });
-  assert.equal(named.output.count, 8);
-  const prompt = ["-m", "tiny", "-p", "Hello", "-n", "8", "--ignore-eos"];
+  const prompt = ["-p", "Hello", "-n", "8", "--ignore-eos"],
+    unnamed = await json(["generate", ...prompt], { env });
+  assert.equal(unnamed.output.count, 8);
+  assert.deepEqual(unnamed.output, named.output);
   const sparse = await json(["generate", ...prompt, "--sparsity", "0.5"], { env });
   assert.ok(Math.abs(sparse.measuredSparsity! - 0.5) < 0.15, `${sparse.measuredSparsity}`);
 });
 
 test("demo: the same prompt dense and at 50 % on the embedded model", async () => {
-  const { code, stdout } = await rsparse(["demo", "-m", "tiny", "-n", "12", "--quiet"], {
+  const { code, stdout } = await rsparse(["demo", "-n", "12", "--quiet"], {
     env: { RSPARSE_HOME: at("home") },
   });
   assert.equal(code, 0);

@@ -2,7 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ActivityProbe, fillCells } from "../../examples/browser/worker/activity.ts";
-import { type AnswerOptions, Conversation } from "../../examples/browser/worker/conversation.ts";
+import {
+  type AnswerOptions,
+  Conversation,
+  REPEAT_PENALTY,
+} from "../../examples/browser/worker/conversation.ts";
 import { duel } from "../../examples/browser/worker/duel.ts";
 import {
   type Activity,
@@ -14,7 +18,7 @@ import {
   type TokenEvent,
 } from "../../examples/browser/worker/protocol.ts";
 import { calibrateModel } from "../../src/calibrate/mod.ts";
-import { type LoadedRecipe, Model } from "../../src/mod.ts";
+import { type LoadedRecipe, Model, Sampler } from "../../src/mod.ts";
 import { projectionShape } from "../../src/model/config.ts";
 import { SITES as SITE_NAMES } from "../../src/runtime/forward.ts";
 import { requireShared, skipWithout } from "../support/shared.ts";
@@ -70,7 +74,7 @@ test(
   async () => {
     await using model = await sparseModel();
     const conversation = new Conversation(model), prompt = model.tokenize("Once upon a time");
-    const sampling = { temperature: 0.9, topP: 0.9, seed: 8 };
+    const sampling = { temperature: 0.9, topP: 0.9, repeatPenalty: REPEAT_PENALTY, seed: 8 };
     let text = "";
     for await (const part of model.generate(prompt, { ...sampling, maxTokens: 20, sparsity: 0 })) {
       text += part.text;
@@ -115,10 +119,12 @@ test("Conversation: the dial is asked before each token and acts on the next one
   assert.equal(events[12]!.skipped, 0);
 
   // the same tokens by hand
-  const session = model.session(), ids: number[] = [];
+  const session = model.session(),
+    sampler = new Sampler({ repeatPenalty: REPEAT_PENALTY }),
+    ids: number[] = [];
   let logits = session.prefill(prompt);
   for (let count = 1; count <= tokens; count++) {
-    ids.push(logits.indexOf(Math.max(...logits)));
+    ids.push(sampler.sample(logits, [...prompt, ...ids]));
     session.sparsity = count < 7 ? 0.3 : count < 12 ? 0.7 : 0;
     if (count < tokens) logits = session.decode(ids.at(-1)!);
   }

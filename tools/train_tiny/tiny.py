@@ -41,7 +41,7 @@ def options():
     p.add_argument("--length", type=int, default=1024)
     p.add_argument("--groups", type=int, default=8, help="sparsities a step; each has an equal part of its sequences")
     p.add_argument("--dense", type=int, default=2, help="how many of the groups run dense")
-    p.add_argument("--power", type=float, default=1.0, help="under 1 draws high sparsities oftener: 0.5 as often as they are high")
+    p.add_argument("--power", type=float, default=0.5, help="under 1 draws high sparsities oftener: 0.5 as often as they are high")
     p.add_argument("--most", type=float, default=0.8, help="the highest sparsity of training; 0 trains dense")
     p.add_argument("--through", choices=["kept", "all"], default="kept", help="which inputs have a gradient: what the mask kept, or all (straight-through)")
     p.add_argument("--rate", type=float, default=0.02, help="Muon's, of the projections")

@@ -69,11 +69,11 @@ def draw(step: int, o) -> torch.Tensor:
     return torch.tensor(np.concatenate([np.zeros(o.dense), o.most * u**o.power]), dtype=torch.float32)
 
 
-def train(tokens: dict[str, np.ndarray], held: dict[str, tuple[np.ndarray, int]], shape: net.Shape, o, note, checkpoint: str | None, fraction: float = 1.0) -> tuple[net.Tiny, dict]:
+def train(tokens: dict[str, np.ndarray], held: dict[str, tuple[np.ndarray, int]], shape: net.Shape, o, note, checkpoint: str | None) -> tuple[net.Tiny, dict]:
     """
     The trained model, and what was measured: loss while it trained, and bits per byte on texts that were set aside.
 
-    Rates rise over 100 steps, stay, and fall in a line over the last `o.fall` of the run, whose end is `o.steps` or `o.seconds` times `fraction`, whichever comes first.
+    Rates rise over 100 steps, stay, and fall in a line over the last `o.fall` of the run, whose end is `o.steps` or `o.seconds`, whichever comes first.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -91,19 +91,19 @@ def train(tokens: dict[str, np.ndarray], held: dict[str, tuple[np.ndarray, int]]
     )
     mixture = Mixture(tokens, o.length, o.seed, device)
     generator = torch.Generator().manual_seed(o.seed)
-    first, before = 0, 0.0
+    step, before = 0, 0.0
     log: list[dict] = []
     if checkpoint and os.path.exists(checkpoint):
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         m.load_state_dict(saved["model"])
         muon.load_state_dict(saved["muon"])
         adam.load_state_dict(saved["adam"])
-        first, before, log = saved["step"], saved["seconds"], saved["log"]
+        step, before, log = saved["step"], saved["seconds"], saved["log"]
         generator.set_state(saved["random"].cpu())
-        note(f"goes on from step {first}")
-    seconds, start, written = (o.seconds or 0) * fraction, time.time() - before, time.time()
+        note(f"goes on from step {step}")
+    seconds, start, written = o.seconds or 0, time.time() - before, time.time()
     sums, counted = torch.zeros(o.groups, device=device), 0
-    for step in range(first, o.steps):
+    while step < o.steps:
         done = max(step / o.steps, (time.time() - start) / seconds if seconds else 0)
         if done >= 1:
             break
@@ -132,10 +132,14 @@ def train(tokens: dict[str, np.ndarray], held: dict[str, tuple[np.ndarray, int]]
             note(f"step {step}, {done:.0%}: nats by sparsity {by}, norm {float(norm):.2f}")
             if not math.isfinite(by[0]):
                 raise SystemExit("the loss is not finite: lower --rate")
+        step += 1
         if checkpoint and time.time() - written > o.checkpoint_seconds:
-            save(checkpoint, m, muon, adam, step + 1, time.time() - start, log, generator)
+            save(checkpoint, m, muon, adam, step, time.time() - start, log, generator)
             written = time.time()
-    measured = dict(steps=step + 1, tokens=(step + 1) * o.batch * o.length, seconds=round(time.time() - start, 1), log=log, held=bits_per_byte(m, held, o, note))
+    # what follows can fail, and training is dear
+    if checkpoint:
+        save(checkpoint, m, muon, adam, step, time.time() - start, log, generator)
+    measured = dict(steps=step, tokens=step * o.batch * o.length, seconds=round(time.time() - start, 1), log=log, held=bits_per_byte(m, held, o, note))
     return m, measured
 
 
@@ -158,7 +162,7 @@ def bits_per_byte(m: net.Tiny, held: dict[str, tuple[np.ndarray, int]], o, note)
             nats, n = 0.0, len(ids) // o.length
             for at in range(0, n, 32):
                 batch = torch.from_numpy(ids[at * o.length:min(at + 32, n) * o.length].astype(np.int64)).view(-1, o.length).to(device)
-                samples = net.places(1, len(batch), o.length, m.shape, 1 << 16, generator, device)
+                samples = net.places(1, len(batch), o.length - 1, m.shape, 1 << 16, generator, device)
                 nats += float(cross_entropy(m(batch[:, :-1], share, samples), m.embedding.to(m.dtype), batch[:, 1:]).double().sum())
             # bytes of the pieces that were scored, less the first token of each
             out.setdefault(name, {})[f"{s}"] = round(nats / math.log(2) / (size * n * (o.length - 1) / len(ids)), 4)

@@ -6,6 +6,9 @@ import { TextStream } from "../../../src/runtime/text_stream.ts";
 import type { ActivityProbe } from "./activity.ts";
 import type { Answer, AnswerSettings, ChatMessage, DialChange, TokenEvent } from "./protocol.ts";
 
+/** What recent tokens' logits are divided by: models as small as a page wants go round in circles without. */
+export const REPEAT_PENALTY = 1.1;
+
 /** What an answer is made with, beside its settings. */
 export interface AnswerOptions extends AnswerSettings {
   /** Asked before each token. */
@@ -45,6 +48,7 @@ export class Conversation {
     const sampler = new Sampler({
       temperature,
       topP: 0.9,
+      repeatPenalty: REPEAT_PENALTY,
       ...options.seed === null ? {} : { seed: options.seed },
     });
     const { tokenizer } = this.#model.description, stopIds = new Set(tokenizer.stopIds);

@@ -2,7 +2,7 @@
 import type { Model } from "../../../src/mod.ts";
 import { Sampler } from "../../../src/mod.ts";
 import { TextStream } from "../../../src/runtime/text_stream.ts";
-import { commonStart, unlessStopped } from "./conversation.ts";
+import { commonStart, REPEAT_PENALTY, unlessStopped } from "./conversation.ts";
 import type { Comparison, Side, SideResult, SideToken } from "./protocol.ts";
 
 /** What runs on each side. */
@@ -17,7 +17,7 @@ export interface DuelOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Both take the likeliest token each time, so that sparsity is all that differs. Yields tokens as they come. */
+/** Both take the likeliest token each time, recent ones being made less likely, so that sparsity is all that differs. Yields tokens as they come. */
 export async function* duel(options: DuelOptions): AsyncGenerator<SideToken, Comparison> {
   const { dense, sparse, prompt, maxTokens, dial, signal } = options;
   const most = Math.min(maxTokens, dense.engine.contextLength - prompt.length);
@@ -65,10 +65,11 @@ class Lane {
   readonly side: Side;
   readonly tokens: number[] = [];
   readonly #session;
+  readonly #prompt: readonly number[];
   readonly #dial: () => number;
   readonly #stream: TextStream;
   readonly #stopIds: ReadonlySet<number>;
-  readonly #sampler = new Sampler({ temperature: 0 });
+  readonly #sampler = new Sampler({ temperature: 0, repeatPenalty: REPEAT_PENALTY });
   #finishReason: SideResult["finishReason"] | null = null;
   #prefillMs = 0;
   /** What the last pass took; 0 before the first one. */
@@ -77,6 +78,7 @@ class Lane {
   constructor(side: Side, model: Model, prompt: readonly number[], dial: () => number) {
     const { tokenizer } = model.description;
     this.side = side;
+    this.#prompt = prompt;
     this.#session = model.session();
     this.#dial = dial;
     this.#stream = new TextStream(tokenizer, { previous: prompt.at(-1)! });
@@ -105,7 +107,7 @@ class Lane {
   /** The token that logits give, or none where it ends here. */
   #take(logits: Float32Array | null, most: number): SideToken[] {
     if (logits === null) return this.#end("cancelled");
-    const id = this.#sampler.sample(logits, []);
+    const id = this.#sampler.sample(logits, [...this.#prompt, ...this.tokens]);
     if (this.#stopIds.has(id)) return this.#end("stop");
     this.tokens.push(id);
     const token = this.#token(this.#stream.push(id).text);

@@ -23,7 +23,7 @@ export function register(program: Command, context: CliContext): void {
     .action(async () => {
       const { KNOWN_MODELS } = await import("../../hub/registry.ts");
       const { cachedModel } = await import("../../hub/pull.ts");
-      const tiny = await embedded(context), list: Listed[] = tiny === null ? [] : [tiny];
+      const list: Listed[] = [await embedded(context)];
       for (const model of KNOWN_MODELS) {
         const cached = await cachedModel(model, context.platform);
         const pinned = model.files.every((file) => file.bytes !== null)
@@ -55,10 +55,9 @@ export function register(program: Command, context: CliContext): void {
     });
 }
 
-/** The one that comes with the package, or null where it does not; what is said of it is in its pack. */
-async function embedded(context: CliContext): Promise<Listed | null> {
-  const { EMBEDDED_MODEL, embeddedPath } = await import("../../hub/embedded.ts");
-  if ((await context.platform.stat(embeddedPath()))?.kind !== "file") return null;
+/** The one that comes with the package; what is said of it is in its pack. */
+async function embedded(context: CliContext): Promise<Listed> {
+  const { EMBEDDED_MODEL } = await import("../../hub/embedded.ts");
   const { files } = await locate(context, EMBEDDED_MODEL);
   const { openModel } = await import("../../model/open.ts");
   const { parameters, quantization, license } = await openModel(files);
