@@ -2,7 +2,7 @@
 import type { Answer, AnswerSettings, ChatMessage, ModelInfo } from "../worker/protocol.ts";
 import type { Client, Running } from "./client.ts";
 import type { Dial } from "./dial.ts";
-import { announce, button, find, fit, make, sendByEnter } from "./dom.ts";
+import { announce, button, find, fit, make, sendByEnter, soon } from "./dom.ts";
 import { percent, speed } from "./words.ts";
 
 const QUESTIONS = [
@@ -182,7 +182,7 @@ function metaOf(answer: Answer): string {
   return parts.join(" · ");
 }
 
-/** Text that grows: written into the page once a frame, however fast it comes. */
+/** Text that grows: written into the page some times a second, however fast it comes. */
 export class StreamedText {
   readonly #element: HTMLElement;
   readonly #node = document.createTextNode("");
@@ -199,7 +199,7 @@ export class StreamedText {
     this.#text += text;
     if (this.#asked || text === "") return;
     this.#asked = true;
-    requestAnimationFrame(() => {
+    soon(() => {
       this.#asked = false;
       this.#write();
     });

@@ -1,6 +1,6 @@
 /** The sparsity slider and the numbers beside it. */
 import type { Activity, RecipeInfo, TokenEvent } from "../worker/protocol.ts";
-import { find } from "./dom.ts";
+import { find, soon } from "./dom.ts";
 import { Picture } from "./picture.ts";
 import { percent, speed } from "./words.ts";
 
@@ -91,7 +91,7 @@ export class Dial {
     if (this.#tokens.length > WINDOW) this.#tokens.shift();
     if (this.#asked) return;
     this.#asked = true;
-    requestAnimationFrame(() => this.#show());
+    soon(() => this.#show());
   }
 
   #show(): void {

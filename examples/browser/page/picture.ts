@@ -1,6 +1,6 @@
 /** The picture of active channels: a row for each layer, a group of cells for each site. */
 import { type Activity, BINS, SITES } from "../worker/protocol.ts";
-import { find } from "./dom.ts";
+import { find, soon } from "./dom.ts";
 import { percent } from "./words.ts";
 
 /** Empty columns between sites. */
@@ -43,7 +43,7 @@ export class Picture {
   #ask(): void {
     if (this.#asked || this.#latest === null || !this.#details.open) return;
     this.#asked = true;
-    requestAnimationFrame(() => {
+    soon(() => {
       this.#asked = false;
       if (this.#latest !== null) this.#draw(this.#latest);
     });
