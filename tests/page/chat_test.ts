@@ -1,6 +1,7 @@
 /** The page's main job, in the browser of this run: open a model, chat, turn the dial, stop; with threads and without. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { REPEAT_PENALTY } from "../../examples/browser/worker/conversation.ts";
 import { Model } from "../../src/mod.ts";
 import { pulledModel } from "../support/models.ts";
 import { answerOf, openFiles, type Page, send, settings, streamed, withPage } from "../support/page.ts";
@@ -18,11 +19,12 @@ async function turnTo(page: Page, sparsity: number): Promise<void> {
   }, sparsity);
 }
 
-/** What Deno answers. */
+/** What Deno answers, with the page's repeat penalty. */
 async function answerHere(maxTokens: number): Promise<string> {
   await using model = await Model.load(await pulledModel(), { threads: 1 });
   let text = "";
-  for await (const part of model.chat([{ role: "user", content: QUESTION }], { maxTokens })) {
+  const messages = [{ role: "user", content: QUESTION }];
+  for await (const part of model.chat(messages, { maxTokens, repeatPenalty: REPEAT_PENALTY })) {
     text += part.text;
   }
   return text;

@@ -205,8 +205,8 @@ export class StreamedText {
     });
   }
 
-  /** All of it. */
-  end(text: string): void {
+  /** Shows at once all that it is, or what was added. */
+  end(text: string = this.#text): void {
     this.#text = text;
     this.#write();
   }

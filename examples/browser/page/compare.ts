@@ -81,7 +81,9 @@ export class Compare {
           } · token ${event.count}`;
         } else this.#verdict.textContent = `Loading ${event.what} …`;
       });
-      this.#show(await this.#running.result, began, dial.sparsity);
+      const result = await this.#running.result;
+      for (const side of SIDES) texts[side].end();
+      this.#show(result, began, dial.sparsity);
     } catch (error) {
       this.#verdict.textContent = "";
       for (const side of SIDES) find(`${side}-figure`, HTMLElement).textContent = "–";
