@@ -1,7 +1,7 @@
 /**
- * `deno run -A bench/perplexity.ts --data FILE [-m MODEL] [--dtype D] [--kernels K] [--kv KV] [--pass decode|prefill] [--pieces N] [--workers N]`:
+ * `deno run -A bench/perplexity.ts --data FILE [-m MODEL] [--dtype D] [--kernels K] [--kv KV] [--recipe R] [--pass decode|prefill] [--pieces N] [--workers N]`:
  * perplexity of a text cut into pieces of 1,024 tokens, no BOS, the first token of a piece not scored. `decode` runs token by token, but
- * for the first of each piece, which generation takes the way of prompts; `prefill` as prompts. The pieces are shared among processes, so
+ * for the first of each piece, which generation takes the way of prompts; `prefill` as prompts, with a recipe sparse ones. The pieces are shared among processes, so
  * that a machine with many cores has the whole of WikiText-2 in minutes. Prints one line of JSON.
  */
 import { spawn } from "node:child_process";
@@ -22,6 +22,7 @@ const { values } = parseArgs({
   options: {
     model: { type: "string", short: "m", default: "smollm2" },
     data: { type: "string" },
+    recipe: { type: "string" },
     dtype: { type: "string", default: "auto" },
     kernels: { type: "string", default: "auto" },
     kv: { type: "string", default: "f32" },
@@ -38,9 +39,19 @@ else {
   const sums = await Promise.all(Array.from({ length: workers }, (_, i) => inProcess(i)));
   const nll = sums.reduce((sum, part) => sum + part.nll, 0);
   const tokens = sums.reduce((sum, part) => sum + part.tokens, 0);
-  const { model, dtype, kernels, kv, pass, pieces } = values;
+  const { model, recipe, dtype, kernels, kv, pass, pieces } = values;
   console.log(
-    JSON.stringify({ model, dtype, kernels, kv, pass, pieces, tokens, perplexity: Math.exp(nll / tokens) }),
+    JSON.stringify({
+      model,
+      recipe,
+      dtype,
+      kernels,
+      kv,
+      pass,
+      pieces,
+      tokens,
+      perplexity: Math.exp(nll / tokens),
+    }),
   );
 }
 
@@ -67,6 +78,7 @@ async function score(first: number): Promise<Sum> {
     kernels: values.kernels as "auto",
     kv: values.kv as "f32",
     threads: 1,
+    ...values.recipe === undefined ? {} : { recipe: values.recipe },
   });
   const ids = model.description.tokenizer.encode(new TextDecoder().decode(bytes));
   const session = model.session(), step = Number(values.workers);
@@ -80,7 +92,7 @@ async function score(first: number): Promise<Sum> {
       nll -= logProbability(logits, piece[t + 1]!);
       tokens++;
     };
-    if (values.pass === "prefill") session.prefillAll(piece, add);
+    if (values.pass === "prefill") session.prefillAll(piece, add, { prefill: "sparse" });
     else piece.forEach((id, t) => add(t, t === 0 ? session.prefill([id]) : session.decode(id)));
   }
   await model.close();
