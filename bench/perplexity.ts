@@ -78,7 +78,7 @@ async function score(first: number): Promise<Sum> {
     kernels: values.kernels as "auto",
     kv: values.kv as "f32",
     threads: 1,
-    ...values.recipe === undefined ? {} : { recipe: values.recipe },
+    recipe: values.recipe,
   });
   const ids = model.description.tokenizer.encode(new TextDecoder().decode(bytes));
   const session = model.session(), step = Number(values.workers);

@@ -8,6 +8,7 @@ import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { stop } from "esbuild";
+import { REPEAT_PENALTY } from "../../examples/browser/worker/conversation.ts";
 import { type Stat, statOf } from "../../src/cli/bench/rows.ts";
 import { locateModel } from "../../src/hub/locate.ts";
 import { detectPlatform } from "../../src/platform/detect.ts";
@@ -51,6 +52,8 @@ function inDeno(model: string, isolated: boolean): Speed {
       QUESTION,
       "-n",
       String(TOKENS),
+      "--repeat-penalty",
+      String(REPEAT_PENALTY),
       "--threads",
       isolated ? "auto" : "1",
       "--json",

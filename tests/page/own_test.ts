@@ -72,8 +72,25 @@ test(
   },
 );
 
+test("page: offers no model of its own where it was built without one", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "rsparse-none-")), none = join(folder, "model.json");
+  writeFileSync(none, "null");
+  try {
+    await withPage({ isolated: true, extra: new Map([["/model.json", none]]) }, async ({ page }) => {
+      assert.equal(await page.locator("#own-open").isVisible(), false);
+      assert.match(
+        await page.locator("#own-text").innerText(),
+        /without one: choose a file, or give an address/,
+      );
+    });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
 test("page: its own model is one click away, and speaks with the dial", async () => {
   await withPage({ isolated: true }, async ({ page }) => {
+    assert.equal(await page.locator("#own-open").isVisible(), true);
     await page.locator("#own-open").click();
     await page.locator("#chat").waitFor({ state: "visible" });
     await settings(page, { temperature: 0, maxTokens: 30 });

@@ -2,7 +2,7 @@
 import type { Answer, AnswerSettings, ChatMessage, ModelInfo } from "../worker/protocol.ts";
 import type { Client, Running } from "./client.ts";
 import type { Dial } from "./dial.ts";
-import { announce, button, find, fit, make, sendByEnter, soon } from "./dom.ts";
+import { announce, button, find, fit, make, paced, sendByEnter } from "./dom.ts";
 import { percent, speed } from "./words.ts";
 
 const QUESTIONS = [
@@ -186,8 +186,8 @@ function metaOf(answer: Answer): string {
 export class StreamedText {
   readonly #element: HTMLElement;
   readonly #node = document.createTextNode("");
+  readonly #writeSoon = paced(() => this.#write());
   #text = "";
-  #asked = false;
 
   constructor(element: HTMLElement) {
     this.#element = element;
@@ -197,12 +197,7 @@ export class StreamedText {
   /** More of it. */
   add(text: string): void {
     this.#text += text;
-    if (this.#asked || text === "") return;
-    this.#asked = true;
-    soon(() => {
-      this.#asked = false;
-      this.#write();
-    });
+    if (text !== "") this.#writeSoon();
   }
 
   /** Shows at once all that it is, or what was added. */

@@ -1,6 +1,6 @@
 /** The sparsity slider and the numbers beside it. */
 import type { Activity, RecipeInfo, TokenEvent } from "../worker/protocol.ts";
-import { find, soon } from "./dom.ts";
+import { find, paced } from "./dom.ts";
 import { Picture } from "./picture.ts";
 import { percent, speed } from "./words.ts";
 
@@ -15,9 +15,9 @@ export class Dial {
   readonly #calibrate = find("calibrate", HTMLButtonElement);
   readonly #picture = new Picture();
   readonly #turn: (sparsity: number) => void;
+  readonly #showSoon = paced(() => this.#show());
   #recipe: RecipeInfo | null = null;
   #tokens: TokenEvent[] = [];
-  #asked = false;
 
   /**
    * @param turn told what the dial stands at
@@ -89,13 +89,10 @@ export class Dial {
     if (event.ms === 0) return;
     this.#tokens.push(event);
     if (this.#tokens.length > WINDOW) this.#tokens.shift();
-    if (this.#asked) return;
-    this.#asked = true;
-    soon(() => this.#show());
+    this.#showSoon();
   }
 
   #show(): void {
-    this.#asked = false;
     const tokens = this.#tokens, last = tokens.at(-1);
     if (last === undefined) return;
     const ms = tokens.reduce((sum, token) => sum + token.ms, 0);

@@ -44,9 +44,21 @@ export function sendByEnter(area: HTMLTextAreaElement): void {
 /** Milliseconds between what a page shows of a stream. */
 const PACE = 80;
 
-/** Calls at the next frame after a pause: painting at every frame, where there is no GPU, took a tenth of the speed of a model that has a thread on each processor. */
-export function soon(show: () => void): void {
-  setTimeout(() => requestAnimationFrame(show), PACE);
+/**
+ * What calls `show` at the next frame after a pause, once for all calls until then: painting at every frame, where there is no GPU, took a tenth of the speed of a
+ * model that has a thread on each processor.
+ */
+export function paced(show: () => void): () => void {
+  let isAsked = false;
+  return () => {
+    if (isAsked) return;
+    isAsked = true;
+    setTimeout(() =>
+      requestAnimationFrame(() => {
+        isAsked = false;
+        show();
+      }), PACE);
+  };
 }
 
 /** Makes a textarea as high as its text. */

@@ -1,6 +1,6 @@
 /** The picture of active channels: a row for each layer, a group of cells for each site. */
 import { type Activity, BINS, SITES } from "../worker/protocol.ts";
-import { find, soon } from "./dom.ts";
+import { find, paced } from "./dom.ts";
 import { percent } from "./words.ts";
 
 /** Empty columns between sites. */
@@ -12,8 +12,10 @@ const SITE_NAMES = ["query, key, value", "attention output", "gate and up", "dow
 export class Picture {
   readonly #canvas = find("activity", HTMLCanvasElement);
   readonly #details = find("picture", HTMLDetailsElement);
+  readonly #drawSoon = paced(() => {
+    if (this.#latest !== null) this.#draw(this.#latest);
+  });
   #latest: Activity | null = null;
-  #asked = false;
 
   constructor() {
     // a phone has little room above the conversation
@@ -22,7 +24,7 @@ export class Picture {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#ask());
   }
 
-  /** Shows a token's channels at the next frame. */
+  /** Shows a token's channels soon. */
   show(activity: Activity): void {
     this.#latest = activity;
     this.#ask();
@@ -41,12 +43,7 @@ export class Picture {
   }
 
   #ask(): void {
-    if (this.#asked || this.#latest === null || !this.#details.open) return;
-    this.#asked = true;
-    soon(() => {
-      this.#asked = false;
-      if (this.#latest !== null) this.#draw(this.#latest);
-    });
+    if (this.#latest !== null && this.#details.open) this.#drawSoon();
   }
 
   /** One pixel a cell; the style sheet makes the canvas as large as it is seen. */

@@ -65,7 +65,8 @@ class Lane {
   readonly side: Side;
   readonly tokens: number[] = [];
   readonly #session;
-  readonly #prompt: readonly number[];
+  /** Prompt and tokens, which the repeat penalty looks at. */
+  readonly #recent: number[];
   readonly #dial: () => number;
   readonly #stream: TextStream;
   readonly #stopIds: ReadonlySet<number>;
@@ -78,7 +79,7 @@ class Lane {
   constructor(side: Side, model: Model, prompt: readonly number[], dial: () => number) {
     const { tokenizer } = model.description;
     this.side = side;
-    this.#prompt = prompt;
+    this.#recent = [...prompt];
     this.#session = model.session();
     this.#dial = dial;
     this.#stream = new TextStream(tokenizer, { previous: prompt.at(-1)! });
@@ -107,9 +108,10 @@ class Lane {
   /** The token that logits give, or none where it ends here. */
   #take(logits: Float32Array | null, most: number): SideToken[] {
     if (logits === null) return this.#end("cancelled");
-    const id = this.#sampler.sample(logits, [...this.#prompt, ...this.tokens]);
+    const id = this.#sampler.sample(logits, this.#recent);
     if (this.#stopIds.has(id)) return this.#end("stop");
     this.tokens.push(id);
+    this.#recent.push(id);
     const token = this.#token(this.#stream.push(id).text);
     return this.tokens.length < most ? [token] : [token, ...this.#end("length")];
   }
