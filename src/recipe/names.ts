@@ -2,6 +2,8 @@
 
 const PROJECTION = /^model\.layers\.(0|[1-9]\d{0,3})\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)$/;
 const GAIN = /^model\.(layers\.(0|[1-9]\d{0,3})\.(input_layernorm|post_attention_layernorm)|norm)$/;
+const CENTER =
+  /^model\.layers\.(0|[1-9]\d{0,3})\.(self_attn\.(qkv|o_proj)|mlp\.(gate_up|down_proj))\.center$/;
 
 /** The tensor with the weight of the last norm at sparse positions. */
 export const FINAL_GAIN = "model.norm";
@@ -17,6 +19,16 @@ export function gainName(layer: number, norm: keyof typeof GAIN_NAMES): string {
 /** Whether a tensor's name is one of a norm. */
 export function isGainName(name: string): boolean {
   return GAIN.test(name);
+}
+
+/** The tensor with what a site's channels are when they are skipped. */
+export function centerName(path: string): string {
+  return `${siteOf(path)}.center`;
+}
+
+/** Whether a tensor's name is one of a site's centre. */
+export function isCenterName(name: string): boolean {
+  return CENTER.test(name);
 }
 
 /** Whether a text is a projection's path. */

@@ -2,7 +2,7 @@
 import { quote } from "../format/limits.ts";
 import { PROJECTIONS } from "../model/config.ts";
 import { badValue } from "./fields.ts";
-import { isGainName, siteOf } from "./names.ts";
+import { centerName, isGainName, siteOf } from "./names.ts";
 import type { ProjectionRecipe, ProjectionTensors, Recipe } from "./recipe.ts";
 
 /** The tensor with the dial's thresholds. */
@@ -161,6 +161,18 @@ export function checkGains(gains: ReadonlyMap<string, Float32Array>): void {
   for (const [name, gain] of gains) {
     if (!isGainName(name)) throw badValue(name, "a gain of no norm");
     checkRows(gain, 1, name);
+  }
+}
+
+/** The centres of sites: of sites that there are, finite numbers, and not where neurons are skipped, whose inputs are 0. */
+export function checkCenters({ projections, mlp }: Recipe, centers: ReadonlyMap<string, Float32Array>): void {
+  const names = new Set(projections.map(({ path }) => centerName(path)));
+  for (const [name, center] of centers) {
+    if (!names.has(name)) throw badValue(name, "a centre of no site of the recipe");
+    if (mlp !== undefined) {
+      throw badValue(name, `a centre found, but its method is ${mlp.kind}, which has none`);
+    }
+    checkRows(center, 1, name);
   }
 }
 

@@ -2,9 +2,9 @@
 import type { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
 import { projectionPath } from "../model/config.ts";
-import { FINAL_GAIN, gainName } from "../recipe/names.ts";
+import { centerName, FINAL_GAIN, gainName } from "../recipe/names.ts";
 import type { LoadedRecipe, ProjectionRecipe } from "../recipe/recipe.ts";
-import type { Linear, Weights } from "./forward.ts";
+import { type Linear, SITES, type Weights } from "./layers.ts";
 import { type Layout, type Matrix, type MatrixPlan, packRows, placeMatrix, planMatrix } from "./matrix.ts";
 import { mlpRuleOf } from "./mlp_rule.ts";
 import { NO_RECIPE, type RecipeHints } from "./plan.ts";
@@ -89,6 +89,14 @@ export function applyRecipe(
         }
       }
     }
+  }
+  if (loaded.centers.size > 0) {
+    weights.centers = weights.layers.map((_, l) =>
+      SITES.map(([first]) => {
+        const center = loaded.centers.get(centerName(projectionPath(l, first)));
+        return center === undefined ? 0 : place(center.map((v) => -v));
+      })
+    );
   }
   weights.mlp = mlpRuleOf(loaded, weights.config);
   if (loaded.gains.size > 0) {

@@ -419,6 +419,14 @@ export class Forward {
     });
   }
 
+  /** Takes a site's inputs from their centre, for tokens that run sparse: nobody reads them after its projections. */
+  #center(l: number, site: number, x: number, xStride: number, firstSparse: number, n: number): void {
+    const center = this.#w.centers?.[l]?.[site] ?? 0, first = Math.max(0, firstSparse);
+    if (center === 0 || first >= n) return;
+    const { nIn } = this.#w.layers[l]!.sites[site]![0]!.matrix;
+    eachToken(this.#team, n - first, (k, t) => k.addF32(x + 4 * xStride * (first + t), center, nIn));
+  }
+
   /** The stream += what o or down gave. */
   #addOutput(n: number): void {
     const s = this.#s, { hidden } = s.strides;
@@ -442,6 +450,7 @@ export class Forward {
     options: RunOptions,
   ): Generator<void, void> {
     const { observe, forceMask, sparseFrom, exactFirst = false, slots } = options, s = this.#s;
+    this.#center(l, site, x, xStride, sparseFrom - position, n);
     observe?.(l, SITES[site]!, x, xStride, n);
     s.newInput();
     for (const slot of slots ?? []) slot.s.newInput();

@@ -206,6 +206,7 @@ export async function recipeOfThreshold(
     scale: () => null,
     bias: () => null,
     gains: new Map(),
+    centers: new Map(),
     mlpThresholds: null,
     thresholds: () => null,
   };

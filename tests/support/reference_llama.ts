@@ -2,7 +2,7 @@
 import { TensorReader } from "../../src/calibrate/tensor_reader.ts";
 import { loadKernelModule } from "../../src/kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../../src/model/config.ts";
-import { gainName } from "../../src/recipe/names.ts";
+import { centerName, gainName } from "../../src/recipe/names.ts";
 import type { LoadedRecipe, Model } from "../../src/mod.ts";
 
 type Vector = Float64Array<ArrayBuffer>;
@@ -60,9 +60,11 @@ export class ReferenceLlama {
     const project = (
       layer: number,
       names: readonly ProjectionName[],
-      x: Vector,
+      input: Vector,
       sparse: boolean,
     ): Vector[] => {
+      const center = sparse ? loaded.centers.get(centerName(projectionPath(layer, names[0]!))) : undefined;
+      const x = input.map((v, c) => v - (center?.[c] ?? 0));
       const products = new Map<string, Vector>();
       return names.map((name) => {
         const path = projectionPath(layer, name), rule = rules.get(path)!;

@@ -95,6 +95,7 @@ function recipe(
     thresholds: () => null,
     bias: () => null,
     gains: new Map(),
+    centers: new Map(),
     mlpThresholds: null,
   };
 }

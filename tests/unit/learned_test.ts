@@ -1,4 +1,4 @@
-/** Recipes as they are learned, against float64: V of all of x, shared V, output biases, gains of norms; dense where a position is dense. */
+/** Recipes as they are learned, against float64: V of all of x, shared V, output biases, centres, gains of norms; dense where a position is dense. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { noSharedMemoryReason } from "../../src/kernels/probe.ts";
@@ -86,6 +86,8 @@ test("learned recipes: every part of one reaches the logits", { skip }, async ()
     const [what, recipe] of [
       ["gains", { ...whole, gains: new Map() }],
       ["the last gain", { ...whole, gains: new Map([...whole.gains].slice(0, -1)) }],
+      ["centres", { ...whole, centers: new Map() }],
+      ["one centre", { ...whole, centers: new Map([...whole.centers].slice(1)) }],
       ["biases", { ...whole, bias: () => null }],
       ["the input of V", { ...whole, recipe: { ...whole.recipe, lowRankInput: "inactive" as const } }],
     ] as const

@@ -1,4 +1,4 @@
-/** What a recipe's file may hold besides thresholds: factors of any dtype, shared V, biases, gains; and what is refused of them. */
+/** What a recipe's file may hold besides thresholds: factors of any dtype, shared V, biases, centres, gains; and what is refused of them. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RecipeError } from "../../src/errors.ts";
@@ -27,6 +27,7 @@ const CONFIG = {
 const HASH = "a".repeat(64), RANK = 2;
 const Q = "model.layers.0.self_attn.q_proj", K = "model.layers.0.self_attn.k_proj";
 const O = "model.layers.0.self_attn.o_proj", GATE = "model.layers.0.mlp.gate_proj";
+const CENTER = "model.layers.0.self_attn.qkv.center", DOWN_CENTER = "model.layers.0.mlp.down_proj.center";
 const NORM = "model.layers.0.input_layernorm";
 
 type Fields = { [field: string]: unknown };
@@ -79,6 +80,7 @@ function fileOf(recipe: unknown, change: (inputs: Inputs) => void = () => {}): B
     if (!/[kv]_proj/.test(path)) add(f32(`${path}.v`, ramp(RANK * nIn), [RANK, nIn]));
   }
   add(f32(`${K}.bias`, ramp(4)));
+  add(f32(CENTER, ramp(8)));
   add(f32(NORM, ramp(8)));
   add(f32("model.norm", ramp(8)));
   change(inputs);
@@ -95,7 +97,7 @@ function failsAt(path: string, text = ""): (error: unknown) => boolean {
   };
 }
 
-test("parseRecipe: shared V, biases and gains are read, and written again as they were", async () => {
+test("parseRecipe: shared V, biases, centres and gains are read, and written again as they were", async () => {
   const loaded = await parseRecipe(fileOf(recipeOf()), "recipe");
   checkRecipe(loaded, CONFIG, HASH);
   assert.deepEqual(loaded.recipe, recipeOf());
@@ -103,13 +105,15 @@ test("parseRecipe: shared V, biases and gains are read, and written again as the
   assert.equal(loaded.factors(K)!.v, loaded.factors(Q)!.v);
   assert.deepEqual([loaded.bias(K), loaded.bias(Q)], [ramp(4), null]);
   assert.deepEqual([...loaded.gains], [[NORM, ramp(8)], ["model.norm", ramp(8)]]);
+  assert.deepEqual([...loaded.centers], [[CENTER, ramp(8)]]);
   const tensors = new Map(loaded.recipe.projections.map(({ path }): [string, ProjectionTensors] => [
     path,
     { factors: loaded.factors(path), scale: null, bias: loaded.bias(path) },
   ]));
   const chunks = serialiseRecipe(loaded.recipe, tensors, null, loaded);
   const again = await parseRecipe(new Blob(chunks as BlobPart[]), "recipe");
-  assert.deepEqual([again.recipe, again.bias(K), again.gains], [loaded.recipe, loaded.bias(K), loaded.gains]);
+  const rest = ({ recipe, bias, gains, centers }: typeof loaded) => [recipe, bias(K), gains, centers];
+  assert.deepEqual(rest(again), rest(loaded));
   for (const { path } of loaded.recipe.projections) {
     assert.deepEqual(again.factors(path), loaded.factors(path));
   }
@@ -210,7 +214,7 @@ test("parseRecipe: version 2 says that it has to be made again", async () => {
   );
 });
 
-test("checkRecipe: shared V, biases and gains have the model's sizes", async () => {
+test("checkRecipe: shared V, biases, centres and gains have the model's sizes", async () => {
   const check = async (change: (inputs: Inputs) => unknown, at: { [path: string]: Fields } = {}) =>
     checkRecipe(
       await parseRecipe(fileOf(recipeOf(at), (inputs) => void change(inputs)), "recipe"),
@@ -223,6 +227,8 @@ test("checkRecipe: shared V, biases and gains have the model's sizes", async () 
     [`${Q}.v`, set(`${Q}.v`, RANK * 9, [RANK, 9])],
     [`${K}.u`, (inputs) => inputs.delete(`${K}.bias`) && set(`${K}.u`, RANK * 8, [RANK, 8])(inputs)],
     [NORM, set(NORM, 9)],
+    [CENTER, set(CENTER, 9)],
+    [DOWN_CENTER, set(DOWN_CENTER, 8)],
     ["model.norm", set("model.norm", 7)],
     ["model.layers.1.input_layernorm", set("model.layers.1.input_layernorm", 8)],
   ];
@@ -237,7 +243,7 @@ test("checkRecipe: shared V, biases and gains have the model's sizes", async () 
   await assert.rejects(check(bias(9), none), failsAt(`${O}.bias`, "9 values found, 8 fit"));
 });
 
-test("joinRecipe: projections that share a V have the same array, and gains are of norms", () => {
+test("joinRecipe: projections that share a V have the same array, gains are of norms, centres of sites", () => {
   const tensors = new Map(
     projectionShapes(CONFIG).map(({ path, nIn, nOut }): [string, ProjectionTensors] => [
       path,
@@ -254,4 +260,16 @@ test("joinRecipe: projections that share a V have the same array, and gains are 
     () => joinRecipe(own, tensors, null, { gains: new Map([["lm_head", ramp(8)]]) }),
     failsAt("lm_head", "no norm"),
   );
+  for (
+    const [name, values, why] of [
+      ["model.layers.1.self_attn.qkv.center", ramp(8), "no site"],
+      ["model.layers.0.self_attn.q_proj.center", ramp(8), "no site"],
+      [CENTER, ramp(8).fill(NaN, 7), "not finite"],
+    ] as const
+  ) {
+    assert.throws(
+      () => joinRecipe(own, tensors, null, { centers: new Map([[name, values]]) }),
+      failsAt(name, why),
+    );
+  }
 });

@@ -72,12 +72,14 @@ class Fixed(Student):
 
         def run(i, k, x):
             e, name = 4 * i + k, sites[k]
-            keep = (x.float().abs() * l.score[e].exp() > self.table[i, k]) | flat
+            center, w = l.center[e] * l.input_rms[i, k], m.weights[i][name]
+            z = (x.float() - center).to(dtype)
+            keep = (z.float().abs() * l.score[e].exp() > self.table[i, k]) | flat
             kept[i, k] = (keep & ~flat).sum() / ((~flat).sum() * x.shape[-1])
-            xa = x * keep
-            y = xa @ m.weights[i][name].T
+            za = z * keep
+            y = za @ w.T + (center @ w.float().T).to(dtype)
             if self.factors:
-                read = x - xa if self.rest else x
+                read = z - za if self.rest else z
                 low = ((read * (1 / l.input_rms[i, k])) @ l.down[e].to(dtype).T) @ l.up[e].to(dtype).T + l.bias[e].to(dtype)
                 y = y + torch.where(flat, 0.0, low * l.output_rms[i, k]).to(dtype)
             return y

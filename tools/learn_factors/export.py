@@ -36,7 +36,12 @@ def write(model, learned, points, thresholds, shares, o, steps: int, distinct: i
                     put(tensors, f"{path}.v", learned.down[e] / learned.input_rms[l, k], o.dtype)
             if scored:
                 tensors[f"{path}.scale"] = f32(learned.score[e].exp())
-            tensors[f"{path}.bias"] = f32(learned.bias[e][skip:skip + out] * scale)
+            # what the centre makes is one vector, whatever the token
+            center = learned.center[e] * learned.input_rms[l, k]
+            base = model.weights[l][site][skip:skip + out].float() @ center
+            tensors[f"{path}.bias"] = f32(learned.bias[e][skip:skip + out] * scale + base)
+            if module == first:
+                tensors[f"{site_path(l, site)}.center"] = f32(center)
         tensors[f"model.layers.{l}.input_layernorm"] = f32(model.attention_norm[l] * (1 + learned.attention_gain[l]))
         tensors[f"model.layers.{l}.post_attention_layernorm"] = f32(model.mlp_norm[l] * (1 + learned.mlp_gain[l]))
     tensors["model.norm"] = f32(model.final_norm * (1 + learned.final_gain))
@@ -49,6 +54,11 @@ def write(model, learned, points, thresholds, shares, o, steps: int, distinct: i
         "training": {"steps": steps, "batch": o.batch, "length": o.length, "rate": o.rate, "sparsities": [o.low, o.high], "distinctTokens": distinct},
     }
     save_file(tensors, o.out, metadata={"rsparse.recipe": json.dumps(recipe)})
+
+
+def site_path(layer: int, site: str) -> str:
+    """A site's name in a recipe: its projections' path, all of them together where there are several."""
+    return f"model.layers.{layer}." + {"qkv": "self_attn.qkv", "o": "self_attn.o_proj", "gate_up": "mlp.gate_up", "down": "mlp.down_proj"}[site]
 
 
 def rank_share(c, site: str, rank: int) -> float:

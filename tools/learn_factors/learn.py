@@ -42,7 +42,9 @@ def options():
     p.add_argument("--rate", type=float, default=5e-4, help="of the half of the factors that writes; the half that reads has a fifth of it")
     p.add_argument("--rate-free", type=float, default=2e-4, help="of gains and biases")
     p.add_argument("--rate-shares", type=float, default=2e-3, help="of how much each site skips")
-    p.add_argument("--scores", action="store_true", help="learn what each channel is weighed by, too")
+    p.add_argument("--rate-centers", type=float, default=5e-4, help="of what a skipped channel is taken for, in units of what a site skips")
+    p.add_argument("--no-centers", action="store_true", help="a skipped channel is 0")
+    p.add_argument("--no-scores", action="store_true", help="all channels of a site weigh the same")
     p.add_argument("--dense-prefix", type=float, default=0.25, help="share of the sequences whose beginning runs dense, as a prompt does")
     p.add_argument("--keep-dense", type=int, default=1)
     p.add_argument("--sparsity", type=float, default=0.5, help="the recipe's own")
@@ -107,8 +109,10 @@ def main():
     model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     sequences = data.Sequences(tokens, o.length, o.seed)
     cos, sin = angles(c, o.length, device)
-    learned = Learned(model, o.rank, o.seed, o.scores).to(device)
-    student = Student(model, learned, o.input == "inactive", o.compile)
+    learned = Learned(model, o.rank, o.seed).to(device)
+    learned.score.requires_grad_(not o.no_scores)
+    learned.center.requires_grad_(not o.no_centers)
+    student = Student(model, learned, o.input == "inactive", not o.no_centers, o.compile)
     student.start(sequences.batch(0, o.batch).to(device), cos, sin, (o.low + o.high) / 2)
     # one batch in a hundred thousand of the order of another seed: sequences for thresholds are not of the last steps alone
     held = data.Sequences(tokens, o.length, o.seed + 1).batch(0, o.calibrate).to(device)
@@ -123,7 +127,8 @@ def main():
             at_rate(o.rate, learned.up),
             at_rate(o.rate / 5, learned.down),
             at_rate(o.rate_free, [*learned.attention_gain, *learned.mlp_gain, learned.final_gain, *learned.bias]),
-            at_rate(o.rate_shares, [learned.offset, learned.slope, *([*learned.score] if o.scores else [])]),
+            at_rate(o.rate_centers, learned.center),
+            at_rate(o.rate_shares, [learned.offset, learned.slope, *learned.score]),
         ],
         betas=(0.9, 0.98), weight_decay=0.0, fused=device.type == "cuda",
     )

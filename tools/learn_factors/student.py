@@ -1,9 +1,10 @@
 """
-The sparse student: y = W x_A + A B x' + b, x' the whole input or what the mask left of it, with one mask a site.
+The sparse student: y = W (x - c)_A + W c + A B x' + b, x' the whole of x - c or what the mask left of it, with one mask a site.
 
-What is learned lies in `Learned`: how much each site skips at any sparsity of the whole, gains of the norms and biases (which cost no bytes), and the
-factors, whose bytes fewer channels pay for. Thresholds are not parameters: they are quantiles of the scores that this very pass sees, so they follow the
-stream while it is trained, and how far the share of a site should move is learned through the mask's edge (a straight-through estimate).
+What is learned lies in `Learned`: how much each site skips at any sparsity of the whole, what its channels are weighed by, centres c, gains of the norms and
+biases (which cost no matrix: W c is one vector, whatever the token), and the factors, whose bytes fewer channels pay for. Thresholds are not parameters: they
+are quantiles of the scores that this very pass sees, so they follow the stream while it is trained. Gradients pass the mask's edge as if it were smooth
+(`masked`): what moves a score past the threshold, be it the share of the site, the channel's weight or the activation itself, is told what that is worth.
 """
 
 import math
@@ -13,15 +14,18 @@ import torch.nn as nn
 
 from llama import SITES, Config, Llama, attend, gated, rms_norm
 
-START = {"qkv": -0.28, "o": 0.40, "gate_up": -0.28, "down": 0.62}
-"""Where allocation starts, in logits of sparsity: at 50 % by-site's 43 % of qkv, gate and up, 60 % of o and 65 % of down (quality.md, section 3)."""
+START = {"qkv": -0.33, "o": 0.85, "gate_up": -0.33, "down": 0.62}
+"""
+Where allocation starts, in logits of sparsity: at 50 % by-site's 65 % of down (quality.md, section 3), but 70 % of o instead of its 60: around a centre its
+channels drop less than half of what they do around 0.
+"""
 
 EDGE = 0.25
 """Width of the mask's edge for gradients, in log of the score."""
 
 
 class Learned(nn.Module):
-    def __init__(self, model: Llama, ranks: dict[str, int], seed: int, scores: bool):
+    def __init__(self, model: Llama, ranks: dict[str, int], seed: int):
         super().__init__()
         c = self.config = model.config
         self.ranks = ranks
@@ -35,9 +39,10 @@ class Learned(nn.Module):
         self.mlp_gain = nn.ParameterList([nn.Parameter(torch.zeros(c.hidden)) for _ in range(c.layers)])
         self.final_gain = nn.Parameter(torch.zeros(c.hidden))
         self.bias = each(lambda site: torch.zeros(c.site_out(site)))
-        # log of what a channel's |x| is weighed by in the test
+        # what a channel is when it is skipped, in units of input_rms
+        self.center = each(lambda site: torch.zeros(c.site_in(site)))
+        # log of what a channel's |x - c| is weighed by in the test
         self.score = each(lambda site: torch.zeros(c.site_in(site)))
-        self.score.requires_grad_(scores)
         self.down = each(lambda site: torch.randn(ranks[site], c.site_in(site), generator=generator) / math.sqrt(c.site_in(site)))
         self.up = each(lambda site: torch.zeros(c.site_out(site), ranks[site]))
         # root mean squares of inputs and outputs, so that one learning rate fits all sites; set once, from the first batch
@@ -70,7 +75,7 @@ class Learned(nn.Module):
 
 def masked(x, score, share, sample, dense):
     """
-    x where the mask is 1: score * |x| above its quantile at `share`, or a dense position.
+    x, from its centre, where the mask is 1: score * |x| above its quantile at `share`, or a dense position.
 
     x [groups, rows, n]; share [groups]; sample int64[k], places in a group's rows * n to take quantiles from; dense bool[groups, rows, 1].
     Returns x_A, the mask, and the thresholds [groups].
@@ -84,21 +89,27 @@ def masked(x, score, share, sample, dense):
         threshold = at(share)
         step = 0.02
         slope = (at(share + step).log() - at(share - step).log()) / (2 * step)
-    # d log threshold / d share is the slope of the quantiles
-    edge = threshold.log() + slope * (share - share.detach())
-    u = x.detach().float().abs().clamp_min(1e-20).log() + score - edge[:, None, None]
-    soft = torch.sigmoid(u / EDGE)
+    # Gradients of a smooth edge: a score that grows past it is kept. Since the threshold is a quantile, it rises with what lies at the edge on the mean, so that
+    # nothing can be kept at nobody's cost. d log threshold / d share is the slope of the quantiles.
+    level = x.float().abs().clamp_min(1e-20).log() + score
+    with torch.no_grad():
+        far = (level - threshold.log()[:, None, None]) / EDGE
+        near = torch.sigmoid(far) * torch.sigmoid(-far) * ~dense
+        near = near / near.sum((1, 2), keepdim=True).clamp_min(1e-9)
+    shift = (near * level).sum((1, 2))
+    edge = threshold.log() + slope * (share - share.detach()) + shift - shift.detach()
+    soft = torch.sigmoid((level - edge[:, None, None]) / EDGE)
     hard = ((size.view(x.shape) > threshold[:, None, None]) | dense).float()
     mask = (hard + torch.where(dense, 0.0, soft - soft.detach())).to(x.dtype)
     return x * mask, mask, threshold
 
 
-def site(x, weight, down, up, bias, score, share, sample, dense, input_rms, output_rms, rest: bool):
+def site(x, weight, down, up, bias, score, center, share, sample, dense, input_rms, output_rms, rest: bool):
     """One site of all tokens: x [batch, length, n] to [batch, length, site_out], the mask's kept share and its thresholds by group."""
     groups, (batch, length, n) = share.shape[0], x.shape
-    z = x.view(groups, -1, n)
+    z = (x.view(groups, -1, n).float() - center * input_rms).to(x.dtype)
     kept, mask, threshold = masked(z, score, share, sample, dense)
-    y = kept @ weight.T
+    y = kept @ weight.T + ((center * input_rms) @ weight.float().T).to(x.dtype)
     low = bias.to(x.dtype)
     if len(down) > 0:
         read = (z - kept) if rest else z
@@ -114,7 +125,7 @@ def kept_share(mask, dense):
 
 
 def block(h, w, gains, factors, shares, samples, dense, cos, sin, rms, config: Config, rest: bool):
-    """A block of the student. `factors`: by site (down, up, bias, score); `rms`: [2, sites]; returns h, thresholds and kept shares [sites, groups]."""
+    """A block of the student. `factors`: by site (down, up, bias, score, center); `rms`: [2, sites]; returns h, thresholds and kept shares [sites, groups]."""
     c, dtype = config, w["qkv"].dtype
     (attention_norm, attention_gain, mlp_norm, mlp_gain) = gains
     flat = dense.view(h.shape[0], h.shape[1], 1)
@@ -134,8 +145,8 @@ def block(h, w, gains, factors, shares, samples, dense, cos, sin, rms, config: C
 
 
 class Student:
-    def __init__(self, model: Llama, learned: Learned, rest: bool, compiled: bool):
-        self.model, self.learned, self.rest = model, learned, rest
+    def __init__(self, model: Llama, learned: Learned, rest: bool, centered: bool, compiled: bool):
+        self.model, self.learned, self.rest, self.centered = model, learned, rest, centered
         self.block = torch.compile(block, dynamic=False) if compiled else block
 
     def hidden(self, tokens, sparsity, dense, cos, sin, sample: int):
@@ -159,7 +170,7 @@ class Student:
             samples = [torch.randint(rows * c.site_in(s), (sample,), device=device) for s in SITES]
             h, t, k = run(
                 h, m.weights[i], (m.attention_norm[i], l.attention_gain[i], m.mlp_norm[i], l.mlp_gain[i]),
-                [(l.down[e], l.up[e], l.bias[e], l.score[e]) for e in each], shares[i], samples, grouped, cos, sin,
+                [(l.down[e], l.up[e], l.bias[e], l.score[e], l.center[e]) for e in each], shares[i], samples, grouped, cos, sin,
                 torch.stack([l.input_rms[i], l.output_rms[i]]), c, self.rest,
             )
             thresholds.append(t)
@@ -184,13 +195,27 @@ class Student:
 
         def run(i, k, x):
             e, w = 4 * i + k, m.weights[i][names[k]]
-            flat = x.reshape(-1, x.shape[-1])
-            cut = flat.float().abs().flatten()
-            cut = cut[torch.randint(len(cut), (1 << 18,), device=cut.device)].sort().values
-            kept = flat * (flat.abs() > cut[min(int(shares[i, k, 0] * len(cut)), len(cut) - 1)])
-            y, dropped = kept @ w.T, (flat - kept).float()
-            read = dropped if self.rest else flat.float()
-            l.input_rms[i, k], l.output_rms[i, k] = size(read), size(flat @ w.T)
+            flat = x.reshape(-1, x.shape[-1]).float()
+            inner = x[:, 1:].reshape(-1, x.shape[-1]).float()  # first positions are like no other, and run dense
+
+            def around(center):
+                """The distance from a centre within which the site's share of inputs lies."""
+                cut = (inner - center).abs().flatten()
+                cut = cut[torch.randint(len(cut), (1 << 18,), device=cut.device)].sort().values
+                return cut[min(int(shares[i, k, 0] * len(cut)), len(cut) - 1)]
+
+            # the centre that skipped inputs have: medians first, then the mean of what lies within the threshold
+            center = inner.median(0).values if self.centered else torch.zeros(x.shape[-1], device=x.device)
+            for _ in range(3 if self.centered else 0):
+                near = ((inner - center).abs() <= around(center)).float()
+                center = torch.where(near.sum(0) > 0, (inner * near).sum(0) / near.sum(0).clamp_min(1), center)
+            offset = flat - center
+            kept = offset * (offset.abs() > around(center))
+            base = (center @ w.float().T).to(dtype)
+            y, dropped = kept.to(dtype) @ w.T + base, offset - kept
+            read = dropped if self.rest else offset
+            l.input_rms[i, k], l.output_rms[i, k] = size(read), size(flat.to(dtype) @ w.T)
+            l.center[e].copy_(center / l.input_rms[i, k])
             rank = l.ranks[names[k]]
             if rank and self.rest:
                 # eigenvectors by subspace iteration: a few products with the tokens' own errors
@@ -206,6 +231,7 @@ class Student:
                 l.down[e].copy_(read_by * l.input_rms[i, k] / z[:, None])
                 l.up[e].copy_(u * z / l.output_rms[i, k])
                 y = y + ((dropped @ read_by.T) @ u.T).to(dtype)
+            y = torch.where((torch.arange(x.shape[1], device=x.device) == 0).repeat(x.shape[0])[:, None], flat.to(dtype) @ w.T, y)
             return y.view(*x.shape[:-1], -1)
 
         for i in range(c.layers):
