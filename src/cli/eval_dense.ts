@@ -1,4 +1,4 @@
-/** `rsparse eval --dense`: rows that an earlier run without a recipe has finished, in place of running them dense again. */
+/** `rsparse eval --dense`: rows that an earlier run has finished dense, without a recipe or at its dial's 0, in place of running them again. */
 import type { Part, RowResult } from "../eval/mod.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { Model } from "../runtime/model.ts";
@@ -25,20 +25,21 @@ export async function denseRows(
   const files = inputs["files"] as Record<string, string>,
     theirs = document.inputs["files"] as Record<string, string>;
   const names = Object.keys({ ...inputs, ...document.inputs }).filter((name) => !OWN.includes(name));
+  const isDense = document.inputs["recipe"] === null || document.inputs["sparsity"] === 0;
   const compared: [string, unknown, unknown][] = [
     ["part", `${part.number}/${part.of}`, `${number}/${of}`],
-    ["recipe", null, document.inputs["recipe"]],
+    ["sparsity", 0, isDense ? 0 : document.inputs["sparsity"]],
     ...names.map((name): [string, unknown, unknown] => [name, inputs[name], document.inputs[name]]),
     // it may have more tasks than are asked for
     ...Object.keys(files).map((task): [string, unknown, unknown] => [task, files[task], theirs?.[task]]),
-    // a recipe may have weights kept in another way, which rounds int8 differently
+    // a recipe may have weights kept in another way, which rounds int8, and int4 in the relaxed build, differently
     ["storage", model.info.storage, document.engine.storage],
   ];
   for (const [name, wanted, found] of compared) {
     const [left, right] = [JSON.stringify(wanted) ?? "nothing", JSON.stringify(found) ?? "nothing"];
     if (left === right) continue;
     throw new Error(
-      `Cannot compare with ${path}: its ${name} is ${right}, ${left} wanted: run the same without --recipe, with --part ${part.number}/${part.of}`,
+      `Cannot compare with ${path}: its ${name} is ${right}, ${left} wanted: run the same with --sparsity 0 and --part ${part.number}/${part.of}`,
     );
   }
   const rows = Object.fromEntries(

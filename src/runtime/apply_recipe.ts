@@ -1,8 +1,8 @@
-/** A recipe's thresholds, scales and factors into the model's memory. */
+/** A recipe's thresholds, scales, factors, centres, biases and weights of norms into the model's memory. */
 import type { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
 import { projectionPath } from "../model/config.ts";
-import { centerName, FINAL_GAIN, gainName } from "../recipe/names.ts";
+import { centreName, FINAL_GAIN, gainName } from "../recipe/names.ts";
 import type { LoadedRecipe, ProjectionRecipe } from "../recipe/recipe.ts";
 import { type Linear, SITES, type Weights } from "./layers.ts";
 import { type Layout, type Matrix, type MatrixPlan, packRows, placeMatrix, planMatrix } from "./matrix.ts";
@@ -39,7 +39,7 @@ function sameValues(a: Float32Array | null, b: Float32Array | null): boolean {
  * Gives every projection its rule. The recipe has been checked against the model: it has one for each.
  *
  * @param workspace not in use: what prefill packs is staging here
- * @returns bytes that scales and factors took
+ * @returns bytes that all of it took
  */
 export function applyRecipe(
   kernels: Kernels,
@@ -61,9 +61,10 @@ export function applyRecipe(
     for (const site of sites) {
       const plans = site.map((linear) => planV(l, linear, rules));
       const packed = new Map<string, Matrix | null>();
+      // the same values at one address, by which linears of a site tell that they select the same channels
+      let scale: Float32Array | null = null, scaleAt = workspace.ones;
       for (const [n, { matrix, parts }] of site.entries()) {
         const { key, owners, firstRanks } = plans[n]!, layouts = factorLayouts(matrix.layout);
-        let scale: Float32Array | null = null, scaleAt = workspace.ones;
         if (!packed.has(key)) {
           packed.set(key, packer.rows(layouts.v, matrix.nIn, owners.map((path) => loaded.factors(path)!.v)));
         }
@@ -90,11 +91,11 @@ export function applyRecipe(
       }
     }
   }
-  if (loaded.centers.size > 0) {
-    weights.centers = weights.layers.map((_, l) =>
+  if (loaded.centres.size > 0) {
+    weights.centres = weights.layers.map((_, l) =>
       SITES.map(([first]) => {
-        const center = loaded.centers.get(centerName(projectionPath(l, first)));
-        return center === undefined ? 0 : place(center.map((v) => -v));
+        const centre = loaded.centres.get(centreName(projectionPath(l, first)));
+        return centre === undefined ? 0 : place(centre.map((v) => -v));
       })
     );
   }

@@ -347,9 +347,10 @@ test("eval --dense: rows of a dense run stand for running them again", { skip },
   const parts: string[] = [];
   for (const part of ["1/2", "2/2"]) {
     const dense = file(`dense ${part[0]}.json`), out = file(`beside ${part[0]}.json`);
-    // more tasks than are asked for
+    // more tasks than are asked for; once without a recipe, once with its dial at 0
     await json([
       ...args,
+      ...(part === "1/2" ? [] : [...sparse, "--sparsity", "0"]),
       "--tasks",
       "winogrande,arc_easy,lambada_openai,wikitext2",
       "--part",
@@ -381,9 +382,13 @@ test("eval --dense: rows of a dense run stand for running them again", { skip },
   await failure(1, /its c4 is nothing, "[0-9a-f]{64}" wanted/, [
     ...[...refused, "1/2", "-o", file("x.json"), "--tasks", "c4"],
   ]);
-  await failure(1, /Cannot compare with .*beside 1\.json: its recipe is "[0-9a-f]{64}", null wanted/, [
-    ...[...args, ...sparse, "--dense", parts[0]!, "--part", "1/2", "-o", file("x.json"), ...tasks],
-  ]);
+  await failure(
+    1,
+    /Cannot compare with .*beside 1\.json: its sparsity is 0\.\d+, 0 wanted: run the same with --sparsity 0 and --part 1\/2/,
+    [
+      ...[...args, ...sparse, "--dense", parts[0]!, "--part", "1/2", "-o", file("x.json"), ...tasks],
+    ],
+  );
   await failure(2, /Cannot compare with --dense without a recipe: give --recipe FILE/, [
     ...[...args, "--dense", dense, "--part", "1/2", "-o", file("x.json"), ...tasks],
   ]);

@@ -1,4 +1,4 @@
-/** The learned recipe that comes with the repository (models/): what its file is, and that it beats thresholds alone at the same bytes. */
+/** The learned recipe that comes with the repository (models/): what its file is, and that it beats thresholds alone at as many weights read. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -26,6 +26,7 @@ test("models/: the learned recipe is one of SmolLM2's, of at most 12 MB, for the
   const ranks = new Map(recipe.projections.map(({ path, rank }) => [path.split(".").at(-1), rank]));
   assert.deepEqual([ranks.get("o_proj"), ranks.get("down_proj")], [8, 8]);
   assert.ok(recipe.projections.every(({ path }) => loaded.bias(path) !== null));
+  assert.equal(loaded.centres.size, 4 * SMOLLM2.numHiddenLayers);
 });
 
 test(

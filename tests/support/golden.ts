@@ -206,7 +206,7 @@ export async function recipeOfThreshold(
     scale: () => null,
     bias: () => null,
     gains: new Map(),
-    centers: new Map(),
+    centres: new Map(),
     mlpThresholds: null,
     thresholds: () => null,
   };

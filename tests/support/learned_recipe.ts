@@ -1,6 +1,6 @@
 /** A recipe of random factors in every form that learned recipes have, for the tiny f32 model. */
 import { type LoadedRecipe, Model } from "../../src/mod.ts";
-import { centerName, gainName } from "../../src/recipe/names.ts";
+import { centreName, gainName } from "../../src/recipe/names.ts";
 import {
   joinRecipe,
   type LowRankInput,
@@ -25,15 +25,18 @@ export interface Choices {
   readonly shared?: boolean;
   /** Whether thresholds within a site differ. */
   readonly apart?: boolean;
+  /** Biases, centres and weights of norms. */
   readonly extras?: boolean;
+  /** Whether each site has weights of its channels in the test. */
+  readonly weighed?: boolean;
 }
 
 /** Every projection with factors but block 1's o, which is dense, and its down, which has none. */
 export async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
-  const { input = "all", shared = true, apart = false, extras = true } = choices;
+  const { input = "all", shared = true, apart = false, extras = true, weighed = false } = choices;
   await using model = await Model.load(requireShared(LEARNED_FILE), { kernels: "baseline", threads: 1 });
   const random = new Random(11), tensors = new Map<string, ProjectionTensors>(), table: number[] = [];
-  const owners = new Map<string, Float32Array>();
+  const owners = new Map<string, Float32Array>(), scales = new Map<string, Float32Array>();
   const projections = projectionShapes(model.config).map(({ path, nIn, nOut }, i): ProjectionRecipe => {
     const mode = path.endsWith("1.self_attn.o_proj")
       ? "dense"
@@ -47,15 +50,17 @@ export async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
     const values = (n: number, size: number): Float32Array => random.weights(n, size).map(bf16);
     const v = shares ? owners.get(owner)! : values(rank * nIn, 0.2);
     owners.set(path, v);
+    if (weighed && !scales.has(owner)) scales.set(owner, random.weights(nIn, 0.4).map(Math.exp));
+    const scale = mode === "dense" ? null : scales.get(owner) ?? null;
     tensors.set(path, {
       factors: rank > 0 ? { u: values(rank * nOut, 0.2), v } : null,
-      scale: null,
+      scale,
       bias: extras ? values(nOut, 0.1) : null,
     });
     table.push(mode === "dense" ? -1 : 0, threshold, mode === "dense" ? -1 : 3 * threshold);
     return {
       path,
-      score: "abs",
+      score: scale === null ? "abs" : "columnNorm",
       threshold,
       rho: mode === "r_sparse" ? 0.9 : 1,
       sparsity: 0.5,
@@ -65,7 +70,7 @@ export async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
       ...(shares && rank > 0 && { sharedV: owner }),
     };
   });
-  const gains = new Map<string, Float32Array>(), centers = new Map<string, Float32Array>();
+  const gains = new Map<string, Float32Array>(), centres = new Map<string, Float32Array>();
   if (extras) {
     const gain = (): Float32Array => random.weights(model.config.hiddenSize, 0.2).map((g) => 1 + g);
     for (const name of [gainName(0, "attention"), gainName(0, "mlp"), gainName(1, "mlp"), "model.norm"]) {
@@ -73,9 +78,9 @@ export async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
     }
     // block 0's o and block 1's q, k and v have none
     for (const { path, nIn } of projectionShapes(model.config)) {
-      const name = centerName(path);
-      if (/0.self_attn.o|1.self_attn.[qkv]_/.test(path) || centers.has(name)) continue;
-      centers.set(name, random.weights(nIn, 0.2).map(bf16));
+      const name = centreName(path);
+      if (/0.self_attn.o|1.self_attn.[qkv]_/.test(path) || centres.has(name)) continue;
+      centres.set(name, random.weights(nIn, 0.2).map(bf16));
     }
   }
   const recipe = {
@@ -93,5 +98,5 @@ export async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
     lowRankInput: input,
     projections,
   };
-  return joinRecipe(recipe, tensors, Float32Array.from(table), { gains, centers });
+  return joinRecipe(recipe, tensors, Float32Array.from(table), { gains, centres });
 }

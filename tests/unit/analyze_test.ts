@@ -95,7 +95,7 @@ function recipe(
     thresholds: () => null,
     bias: () => null,
     gains: new Map(),
-    centers: new Map(),
+    centres: new Map(),
     mlpThresholds: null,
   };
 }

@@ -80,7 +80,7 @@ async function project(
     scale: () => null,
     bias: (path: string) => biases?.[paths.indexOf(path)] ?? null,
     gains: new Map(),
-    centers: new Map(),
+    centres: new Map(),
     mlpThresholds: null,
     thresholds: () => null,
   } as unknown as LoadedRecipe;

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { noSharedMemoryReason } from "../../src/kernels/probe.ts";
 import { type LoadedRecipe, type LoadOptions, Model } from "../../src/mod.ts";
+import { centreName } from "../../src/recipe/names.ts";
 import { UNTUNED } from "../../src/runtime/tuner.ts";
 import { largestError } from "../support/golden.ts";
 import { assertSameBits, bf16 } from "../support/kernels.ts";
@@ -54,11 +55,14 @@ function referenceLlama(): Promise<ReferenceLlama> {
 const CASES: Choices[] = [];
 for (const input of ["inactive", "all"] as const) {
   for (const shared of [true, false]) for (const apart of [false, true]) CASES.push({ input, shared, apart });
+  CASES.push({ input, weighed: true }, { input, weighed: true, apart: true });
 }
 
 for (const choices of CASES) {
-  const { input, shared, apart } = choices;
-  const name = `${input}${shared ? ", shared V" : ""}${apart ? ", masks apart" : ""}`;
+  const { input, shared = true, apart, weighed } = choices;
+  const name = `${input}${shared ? ", shared V" : ""}${apart ? ", masks apart" : ""}${
+    weighed ? ", channels weighed" : ""
+  }`;
   test(
     `learned recipes: ${name}: as in float64, in prompts, in decoding and where both meet`,
     { skip },
@@ -86,8 +90,8 @@ test("learned recipes: every part of one reaches the logits", { skip }, async ()
     const [what, recipe] of [
       ["gains", { ...whole, gains: new Map() }],
       ["the last gain", { ...whole, gains: new Map([...whole.gains].slice(0, -1)) }],
-      ["centres", { ...whole, centers: new Map() }],
-      ["one centre", { ...whole, centers: new Map([...whole.centers].slice(1)) }],
+      ["centres", { ...whole, centres: new Map() }],
+      ["one centre", { ...whole, centres: new Map([...whole.centres].slice(1)) }],
       ["biases", { ...whole, bias: () => null }],
       ["the input of V", { ...whole, recipe: { ...whole.recipe, lowRankInput: "inactive" as const } }],
     ] as const
@@ -113,10 +117,13 @@ test(
   { skip },
   async () => {
     for (
-      const choices of [{}, { apart: true }, { input: "inactive" as const }, {
-        input: "inactive" as const,
-        apart: true,
-      }]
+      const choices of [
+        {},
+        { apart: true },
+        { input: "inactive" as const },
+        { input: "inactive" as const, apart: true },
+        { input: "inactive" as const, weighed: true },
+      ]
     ) {
       const one = await learned(choices);
       const projections = one.recipe.projections.map(({ sharedV: _, ...p }) => p);
@@ -156,6 +163,41 @@ test(
   },
 );
 
+test(
+  "learned recipes: where every channel is active and W times the centres are the biases, all that centres do is undone",
+  {
+    skip,
+  },
+  async () => {
+    const wanted = await referenceLlama(), made = await learned(), { centres } = made;
+    const recipe: LoadedRecipe = {
+      ...made,
+      gains: new Map(),
+      factors: () => null,
+      bias: (path) => {
+        const centre = centres.get(centreName(path));
+        return centre === undefined ? null : Float32Array.from(wanted.multiply(path, centre));
+      },
+      recipe: {
+        ...made.recipe,
+        projections: made.recipe.projections.map(({ sharedV: _, ...p }) => ({
+          ...p,
+          mode: "sparse" as const,
+          threshold: -1,
+          rank: 0,
+        })),
+      },
+      thresholds: () => Float32Array.of(-1, -1, -1),
+    };
+    await using plain = await open();
+    await using model = await open(recipe);
+    for (const together of [20, 0]) {
+      const error = worst(logitsOf(model, together, 0).logits, logitsOf(plain, together, 0).logits);
+      assert.ok(error > 0 && error <= 2e-4, `${together} together: off by ${error}`);
+    }
+  },
+);
+
 test("learned recipes: the dial turns thresholds and nothing else", { skip }, async () => {
   const recipe = await learned(), wanted = await referenceLlama();
   await using model = await open(recipe);
@@ -175,15 +217,19 @@ test("learned recipes: the dial turns thresholds and nothing else", { skip }, as
   }
 });
 
-test("learned recipes: V is packed once for projections that share it", { skip }, async () => {
+test("learned recipes: V and the weights of channels are in memory once for projections that share them", {
+  skip,
+}, async () => {
   for (const dtype of ["f32", "int8"] as const) {
-    await using one = await open(await learned({ extras: false }), { dtype });
-    await using each = await open(await learned({ extras: false, shared: false }), { dtype });
+    await using one = await open(await learned({ extras: false, weighed: true }), { dtype });
+    await using each = await open(await learned({ extras: false, weighed: true, shared: false }), { dtype });
     assert.ok(one.memory.recipeBytes < 0.85 * each.memory.recipeBytes, dtype);
     const rules = one.engine.weights.layers[0]!.sites[0]!.flatMap(({ parts }) =>
       parts.map(({ rule }) => rule!)
     );
     assert.equal(new Set(rules.map(({ v }) => v)).size, 1, dtype);
+    // by which the pass tells that V x is the next one's too, and its channels
+    assert.equal(new Set(rules.map(({ scale }) => scale)).size, 1, dtype);
     assert.equal(rules[0]!.v!.nOut, RANK);
   }
 });
@@ -222,7 +268,7 @@ test("learned recipes: the same bits with one thread and with three", {
   const bits = ({ logits }: { logits: Float32Array[] }): Uint8Array<ArrayBuffer> =>
     new Uint8Array(Float32Array.from(logits.flatMap((row) => [...row])).buffer);
   for (const dtype of ["f32", "int8"] as const) {
-    for (const choices of [{}, { input: "inactive" as const, apart: true }]) {
+    for (const choices of [{ weighed: true }, { input: "inactive" as const, apart: true }]) {
       const recipe = await learned(choices);
       await using alone = await open(recipe, { dtype });
       await using together = await open(recipe, { dtype, threads: 3 });

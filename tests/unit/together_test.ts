@@ -70,7 +70,14 @@ for (const kernels of hasRelaxedSimd() ? ["baseline", "relaxed"] as const : ["ba
 }
 
 test("decodeTogether: learned recipes, each at its own dial", { skip }, async () => {
-  for (const choices of [{}, { input: "inactive" as const, apart: true }, { shared: false }]) {
+  for (
+    const choices of [
+      {},
+      { input: "inactive" as const, apart: true },
+      { shared: false },
+      { input: "inactive" as const, weighed: true },
+    ]
+  ) {
     const recipe = await learned(choices);
     for (const dtype of ["f32", "int8"] as const) {
       await using model = await open(F32, { dtype, recipe });

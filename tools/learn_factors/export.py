@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from llama import PATHS, SITES
 
 
-def write(model, learned, points, thresholds, shares, o, steps: int, distinct: int) -> None:
-    """`thresholds` and `shares` [points, layers, sites], as `evaluate.thresholds` gives them."""
+def write(model, exact, learned, points, thresholds, shares, o, steps: int, distinct: int) -> None:
+    """`thresholds` and `shares` [points, layers, sites], as `evaluate.thresholds` gives them; `exact`: the model's weights before they were rounded for training."""
     c, tensors, projections, rows = model.config, {}, [], []
     own = points.index(o.sparsity)
     place = {m: (k, site) for k, (site, modules) in enumerate(SITES.items()) for m in modules}
@@ -36,12 +36,14 @@ def write(model, learned, points, thresholds, shares, o, steps: int, distinct: i
                     put(tensors, f"{path}.v", learned.down[e] / learned.input_rms[l, k], o.dtype)
             if scored:
                 tensors[f"{path}.scale"] = f32(learned.score[e].exp())
-            # what the centre makes is one vector, whatever the token
-            center = learned.center[e] * learned.input_rms[l, k]
-            base = model.weights[l][site][skip:skip + out].float() @ center
-            tensors[f"{path}.bias"] = f32(learned.bias[e][skip:skip + out] * scale + base)
-            if module == first:
-                tensors[f"{site_path(l, site)}.center"] = f32(center)
+            bias = f32(learned.bias[e][skip:skip + out] * scale)
+            if learned.centred:
+                # what the centre makes is one vector, whatever the token
+                centre = f32(learned.centre[e] * learned.input_rms[l, k])
+                bias += exact[l][site][skip:skip + out].float() @ centre
+                if module == first:
+                    tensors[f"{site_path(l, site)}.centre"] = centre
+            tensors[f"{path}.bias"] = bias
         tensors[f"model.layers.{l}.input_layernorm"] = f32(model.attention_norm[l] * (1 + learned.attention_gain[l]))
         tensors[f"model.layers.{l}.post_attention_layernorm"] = f32(model.mlp_norm[l] * (1 + learned.mlp_gain[l]))
     tensors["model.norm"] = f32(model.final_norm * (1 + learned.final_gain))

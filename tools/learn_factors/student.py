@@ -14,25 +14,25 @@ import torch.nn as nn
 
 from llama import SITES, Config, Llama, attend, gated, rms_norm
 
-START = {"qkv": -0.33, "o": 0.85, "gate_up": -0.33, "down": 0.62}
-"""
-Where allocation starts, in logits of sparsity: at 50 % by-site's 65 % of down (quality.md, section 3), but 70 % of o instead of its 60: around a centre its
-channels drop less than half of what they do around 0.
-"""
+START = {"qkv": -0.28, "o": 0.40, "gate_up": -0.28, "down": 0.62}
+"""Where allocation starts, in logits of sparsity: at 50 % by-site's 43 % of qkv, gate and up, 60 % of o and 65 % of down (quality.md, section 3)."""
+
+START_CENTRED = {"qkv": -0.33, "o": 0.85, "gate_up": -0.33, "down": 0.62}
+"""The same where there are centres, but 70 % of o: around a centre its channels drop less than half of what they do around 0."""
 
 EDGE = 0.25
 """Width of the mask's edge for gradients, in log of the score."""
 
 
 class Learned(nn.Module):
-    def __init__(self, model: Llama, ranks: dict[str, int], seed: int):
+    def __init__(self, model: Llama, ranks: dict[str, int], seed: int, centred: bool = True):
         super().__init__()
         c = self.config = model.config
-        self.ranks = ranks
+        self.ranks, self.centred = ranks, centred
         generator = torch.Generator().manual_seed(seed)
         each = lambda make: nn.ParameterList([nn.Parameter(make(site)) for _ in range(c.layers) for site in SITES])
         # share to skip = sigmoid(t(s) + offset + slope (s - 0.5)), t(s) such that the whole skips s
-        self.offset = nn.Parameter(torch.tensor([[START[site] for site in SITES]] * c.layers))
+        self.offset = nn.Parameter(torch.tensor([list((START_CENTRED if centred else START).values())] * c.layers))
         self.slope = nn.Parameter(torch.zeros(c.layers, len(SITES)))
         # gains are 1 + what is here
         self.attention_gain = nn.ParameterList([nn.Parameter(torch.zeros(c.hidden)) for _ in range(c.layers)])
@@ -40,7 +40,7 @@ class Learned(nn.Module):
         self.final_gain = nn.Parameter(torch.zeros(c.hidden))
         self.bias = each(lambda site: torch.zeros(c.site_out(site)))
         # what a channel is when it is skipped, in units of input_rms
-        self.center = each(lambda site: torch.zeros(c.site_in(site)))
+        self.centre = each(lambda site: torch.zeros(c.site_in(site)))
         # log of what a channel's |x - c| is weighed by in the test
         self.score = each(lambda site: torch.zeros(c.site_in(site)))
         self.down = each(lambda site: torch.randn(ranks[site], c.site_in(site), generator=generator) / math.sqrt(c.site_in(site)))
@@ -75,7 +75,7 @@ class Learned(nn.Module):
 
 def masked(x, score, share, sample, dense):
     """
-    x, from its centre, where the mask is 1: score * |x| above its quantile at `share`, or a dense position.
+    x, which is relative to its centre, where the mask is 1: score * |x| above its quantile at `share`, or a dense position.
 
     x [groups, rows, n]; share [groups]; sample int64[k], places in a group's rows * n to take quantiles from; dense bool[groups, rows, 1].
     Returns x_A, the mask, and the thresholds [groups].
@@ -90,7 +90,7 @@ def masked(x, score, share, sample, dense):
         step = 0.02
         slope = (at(share + step).log() - at(share - step).log()) / (2 * step)
     # Gradients of a smooth edge: a score that grows past it is kept. Since the threshold is a quantile, it rises with what lies at the edge on the mean, so that
-    # nothing can be kept at nobody's cost. d log threshold / d share is the slope of the quantiles.
+    # nothing is kept for free. d log threshold / d share is the slope of the quantiles.
     level = x.float().abs().clamp_min(1e-20).log() + score
     with torch.no_grad():
         far = (level - threshold.log()[:, None, None]) / EDGE
@@ -104,12 +104,16 @@ def masked(x, score, share, sample, dense):
     return x * mask, mask, threshold
 
 
-def site(x, weight, down, up, bias, score, center, share, sample, dense, input_rms, output_rms, rest: bool):
+def site(x, weight, down, up, bias, score, centre, share, sample, dense, input_rms, output_rms, rest: bool):
     """One site of all tokens: x [batch, length, n] to [batch, length, site_out], the mask's kept share and its thresholds by group."""
     groups, (batch, length, n) = share.shape[0], x.shape
-    z = (x.view(groups, -1, n).float() - center * input_rms).to(x.dtype)
+    z = x.view(groups, -1, n)
+    if centre is not None:
+        z = (z.float() - centre * input_rms).to(x.dtype)
     kept, mask, threshold = masked(z, score, share, sample, dense)
-    y = kept @ weight.T + ((center * input_rms) @ weight.float().T).to(x.dtype)
+    y = kept @ weight.T
+    if centre is not None:
+        y = y + ((centre * input_rms) @ weight.float().T).to(x.dtype)
     low = bias.to(x.dtype)
     if len(down) > 0:
         read = (z - kept) if rest else z
@@ -125,7 +129,7 @@ def kept_share(mask, dense):
 
 
 def block(h, w, gains, factors, shares, samples, dense, cos, sin, rms, config: Config, rest: bool):
-    """A block of the student. `factors`: by site (down, up, bias, score, center); `rms`: [2, sites]; returns h, thresholds and kept shares [sites, groups]."""
+    """A block of the student. `factors`: by site (down, up, bias, score, centre); `rms`: [2, sites]; returns h, thresholds and kept shares [sites, groups]."""
     c, dtype = config, w["qkv"].dtype
     (attention_norm, attention_gain, mlp_norm, mlp_gain) = gains
     flat = dense.view(h.shape[0], h.shape[1], 1)
@@ -145,8 +149,8 @@ def block(h, w, gains, factors, shares, samples, dense, cos, sin, rms, config: C
 
 
 class Student:
-    def __init__(self, model: Llama, learned: Learned, rest: bool, centered: bool, compiled: bool):
-        self.model, self.learned, self.rest, self.centered = model, learned, rest, centered
+    def __init__(self, model: Llama, learned: Learned, rest: bool, compiled: bool):
+        self.model, self.learned, self.rest = model, learned, rest
         self.block = torch.compile(block, dynamic=False) if compiled else block
 
     def hidden(self, tokens, sparsity, dense, cos, sin, sample: int):
@@ -170,7 +174,7 @@ class Student:
             samples = [torch.randint(rows * c.site_in(s), (sample,), device=device) for s in SITES]
             h, t, k = run(
                 h, m.weights[i], (m.attention_norm[i], l.attention_gain[i], m.mlp_norm[i], l.mlp_gain[i]),
-                [(l.down[e], l.up[e], l.bias[e], l.score[e], l.center[e]) for e in each], shares[i], samples, grouped, cos, sin,
+                [(l.down[e], l.up[e], l.bias[e], l.score[e], l.centre[e] if l.centred else None) for e in each], shares[i], samples, grouped, cos, sin,
                 torch.stack([l.input_rms[i], l.output_rms[i]]), c, self.rest,
             )
             thresholds.append(t)
@@ -181,9 +185,9 @@ class Student:
     @torch.no_grad()
     def start(self, tokens, cos, sin, sparsity: float):
         """
-        Where factors and scales begin, from one pass that is sparse already.
+        Where factors, centres and scales begin, from one pass that is sparse already.
 
-        Scales: root mean squares of what the factors read and of a site's outputs. Factors: of what the mask drops, d, the projection's own answer in the
+        Centres: of what the mask drops, whose mean they are. Scales: root mean squares of what the factors read and of a site's outputs. Factors: of what the mask drops, d, the projection's own answer in the
         directions that matter most: U the first eigenvectors of W E[d d'] W', the half that reads is U' W, the half that writes U. It is the best that
         so many ranks can do for this site alone, at any sparsity no worse than nothing where they read what the mask left.
         """
@@ -198,24 +202,24 @@ class Student:
             flat = x.reshape(-1, x.shape[-1]).float()
             inner = x[:, 1:].reshape(-1, x.shape[-1]).float()  # first positions are like no other, and run dense
 
-            def around(center):
+            def around(centre):
                 """The distance from a centre within which the site's share of inputs lies."""
-                cut = (inner - center).abs().flatten()
+                cut = (inner - centre).abs().flatten()
                 cut = cut[torch.randint(len(cut), (1 << 18,), device=cut.device)].sort().values
                 return cut[min(int(shares[i, k, 0] * len(cut)), len(cut) - 1)]
 
             # the centre that skipped inputs have: medians first, then the mean of what lies within the threshold
-            center = inner.median(0).values if self.centered else torch.zeros(x.shape[-1], device=x.device)
-            for _ in range(3 if self.centered else 0):
-                near = ((inner - center).abs() <= around(center)).float()
-                center = torch.where(near.sum(0) > 0, (inner * near).sum(0) / near.sum(0).clamp_min(1), center)
-            offset = flat - center
-            kept = offset * (offset.abs() > around(center))
-            base = (center @ w.float().T).to(dtype)
+            centre = inner.median(0).values if l.centred else torch.zeros(x.shape[-1], device=x.device)
+            for _ in range(3 if l.centred else 0):
+                near = ((inner - centre).abs() <= around(centre)).float()
+                centre = torch.where(near.sum(0) > 0, (inner * near).sum(0) / near.sum(0).clamp_min(1), centre)
+            offset = flat - centre
+            kept = offset * (offset.abs() > around(centre))
+            base = (centre @ w.float().T).to(dtype)
             y, dropped = kept.to(dtype) @ w.T + base, offset - kept
             read = dropped if self.rest else offset
             l.input_rms[i, k], l.output_rms[i, k] = size(read), size(flat.to(dtype) @ w.T)
-            l.center[e].copy_(center / l.input_rms[i, k])
+            l.centre[e].copy_(centre / l.input_rms[i, k])
             rank = l.ranks[names[k]]
             if rank and self.rest:
                 # eigenvectors by subspace iteration: a few products with the tokens' own errors
