@@ -182,7 +182,7 @@ export function checkCentres(
     if (centres.has(centreName(path)) && (tensors.get(path)?.bias ?? null) === null) {
       throw badValue(
         `${path}.bias`,
-        `no tensor found, but its site has a centre, and W times it belongs there`,
+        "no tensor found, but its site has a centre, and W times it belongs there",
       );
     }
   }

@@ -72,7 +72,7 @@ class Fixed(Student):
 
         def run(i, k, x):
             e, name = 4 * i + k, sites[k]
-            centre, w = l.centre[e] * l.input_rms[i, k], m.weights[i][name]
+            centre, w = l.centre_of(i, k), m.weights[i][name]
             z = (x.float() - centre).to(dtype)
             keep = (z.float().abs() * l.score[e].exp() > self.table[i, k]) | flat
             kept[i, k] = (keep & ~flat).sum() / ((~flat).sum() * x.shape[-1])
@@ -99,11 +99,8 @@ def measure(student: Student, held, named, cos, sin, o, factors: bool, note):
     """By sparsity and text: perplexity, KL, agreement, and the share of block weights that is touched. Without factors they cost nothing."""
     l, c = student.learned, student.model.config
     ranks = dict(l.ranks)
-    ups = [u.clone() for u in l.up]
     if not factors:
         l.ranks = {s: 0 for s in ranks}  # nothing is learned yet: the channels have all bytes
-        for u in l.up:
-            u.zero_()
     points, table, _ = thresholds(student, held, cos, sin, o)
     cost = l.factor_weights() if factors else 0
     size = torch.tensor([c.site_in(s) * c.site_out(s) for s in ranks], device=held.device, dtype=torch.float32)
@@ -136,8 +133,6 @@ def measure(student: Student, held, named, cos, sin, o, factors: bool, note):
             rows.append(row)
             note(json_line(row))
     l.ranks = ranks
-    for u, before in zip(l.up, ups):
-        u.copy_(before)
     return rows
 
 

@@ -39,8 +39,8 @@ def write(model, exact, learned, points, thresholds, shares, o, steps: int, dist
             bias = f32(learned.bias[e][skip:skip + out] * scale)
             if learned.centred:
                 # what the centre makes is one vector, whatever the token
-                centre = f32(learned.centre[e] * learned.input_rms[l, k])
-                bias += exact[l][site][skip:skip + out].float() @ centre
+                centre = f32(learned.centre_of(l, k))
+                bias += exact[l][site][skip:skip + out] @ centre
                 if module == first:
                     tensors[f"{site_path(l, site)}.centre"] = centre
             tensors[f"{path}.bias"] = bias

@@ -112,7 +112,6 @@ def main():
     cos, sin = angles(c, o.length, device)
     learned = Learned(model, o.rank, o.seed, not o.no_centres).to(device)
     learned.score.requires_grad_(not o.no_scores)
-    learned.centre.requires_grad_(not o.no_centres)
     student = Student(model, learned, o.input == "inactive", o.compile)
     student.start(sequences.batch(0, o.batch).to(device), cos, sin, (o.low + o.high) / 2)
     # one batch in a hundred thousand of the order of another seed: sequences for thresholds are not of the last steps alone

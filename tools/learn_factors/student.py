@@ -49,6 +49,10 @@ class Learned(nn.Module):
         self.register_buffer("input_rms", torch.ones(c.layers, len(SITES)))
         self.register_buffer("output_rms", torch.ones(c.layers, len(SITES)))
 
+    def centre_of(self, layer: int, site: int) -> torch.Tensor:
+        """What is subtracted from a site's inputs, f32[site_in]; 0 without centres."""
+        return self.centre[4 * layer + site] * self.input_rms[layer, site]
+
     def factor_weights(self) -> int:
         """Weights of a block's factors."""
         c = self.config
@@ -107,13 +111,11 @@ def masked(x, score, share, sample, dense):
 def site(x, weight, down, up, bias, score, centre, share, sample, dense, input_rms, output_rms, rest: bool):
     """One site of all tokens: x [batch, length, n] to [batch, length, site_out], the mask's kept share and its thresholds by group."""
     groups, (batch, length, n) = share.shape[0], x.shape
-    z = x.view(groups, -1, n)
+    z, base = x.view(groups, -1, n), 0
     if centre is not None:
-        z = (z.float() - centre * input_rms).to(x.dtype)
+        z, base = (z.float() - centre).to(x.dtype), (centre @ weight.float().T).to(x.dtype)
     kept, mask, threshold = masked(z, score, share, sample, dense)
-    y = kept @ weight.T
-    if centre is not None:
-        y = y + ((centre * input_rms) @ weight.float().T).to(x.dtype)
+    y = kept @ weight.T + base
     low = bias.to(x.dtype)
     if len(down) > 0:
         read = (z - kept) if rest else z
@@ -167,6 +169,8 @@ class Student:
         # what is measured has other shapes than what is trained, and is not worth compiling for
         run = self.block if torch.is_grad_enabled() else block
         grouped = dense.view(groups, rows, 1)
+        # a site whose rank is 0 has none, whatever lies in its factors
+        factors = lambda e, site: (l.down[e], l.up[e]) if l.ranks[site] else (l.down[e][:0], l.up[e][:, :0])
         h = m.embedding[tokens].float()
         thresholds, kept = [], []
         for i in range(c.layers):
@@ -174,7 +178,8 @@ class Student:
             samples = [torch.randint(rows * c.site_in(s), (sample,), device=device) for s in SITES]
             h, t, k = run(
                 h, m.weights[i], (m.attention_norm[i], l.attention_gain[i], m.mlp_norm[i], l.mlp_gain[i]),
-                [(l.down[e], l.up[e], l.bias[e], l.score[e], l.centre[e] if l.centred else None) for e in each], shares[i], samples, grouped, cos, sin,
+                [(*factors(e, s), l.bias[e], l.score[e], l.centre_of(i, k) if l.centred else None) for k, (e, s) in enumerate(zip(each, SITES))],
+                shares[i], samples, grouped, cos, sin,
                 torch.stack([l.input_rms[i], l.output_rms[i]]), c, self.rest,
             )
             thresholds.append(t)
@@ -187,9 +192,10 @@ class Student:
         """
         Where factors, centres and scales begin, from one pass that is sparse already.
 
-        Centres: of what the mask drops, whose mean they are. Scales: root mean squares of what the factors read and of a site's outputs. Factors: of what the mask drops, d, the projection's own answer in the
-        directions that matter most: U the first eigenvectors of W E[d d'] W', the half that reads is U' W, the half that writes U. It is the best that
-        so many ranks can do for this site alone, at any sparsity no worse than nothing where they read what the mask left.
+        Centres: of what the mask drops, whose mean they are. Scales: root mean squares of what the factors read and of a site's outputs. Factors: of what
+        the mask drops, d, the projection's own answer in the directions that matter most: U the first eigenvectors of W E[d d'] W', the half that reads is
+        U' W, the half that writes U. It is the best that so many ranks can do for this site alone, at any sparsity no worse than nothing where they read
+        what the mask left.
         """
         m, l, c = self.model, self.learned, self.model.config
         dtype, names = m.embedding.dtype, list(SITES)
@@ -215,10 +221,9 @@ class Student:
                 centre = torch.where(near.sum(0) > 0, (inner * near).sum(0) / near.sum(0).clamp_min(1), centre)
             offset = flat - centre
             kept = offset * (offset.abs() > around(centre))
-            base = (centre @ w.float().T).to(dtype)
-            y, dropped = kept.to(dtype) @ w.T + base, offset - kept
-            read = dropped if self.rest else offset
-            l.input_rms[i, k], l.output_rms[i, k] = size(read), size(flat.to(dtype) @ w.T)
+            y, dropped = kept.to(dtype) @ w.T + (centre @ w.float().T).to(dtype), offset - kept
+            read, whole = dropped if self.rest else offset, flat.to(dtype) @ w.T
+            l.input_rms[i, k], l.output_rms[i, k] = size(read), size(whole)
             l.centre[e].copy_(centre / l.input_rms[i, k])
             rank = l.ranks[names[k]]
             if rank and self.rest:
@@ -235,8 +240,9 @@ class Student:
                 l.down[e].copy_(read_by * l.input_rms[i, k] / z[:, None])
                 l.up[e].copy_(u * z / l.output_rms[i, k])
                 y = y + ((dropped @ read_by.T) @ u.T).to(dtype)
-            y = torch.where((torch.arange(x.shape[1], device=x.device) == 0).repeat(x.shape[0])[:, None], flat.to(dtype) @ w.T, y)
-            return y.view(*x.shape[:-1], -1)
+            y = y.view(*x.shape[:-1], -1)
+            y[:, 0] = whole.view_as(y)[:, 0]
+            return y
 
         for i in range(c.layers):
             x = rms_norm(h, m.attention_norm[i], c.eps).to(dtype)
