@@ -62,6 +62,8 @@ export interface QualityRun {
   readonly rho: number;
   /** SHA-256 of the recipe; null where there is none, or it was never in a file. */
   readonly recipe: string | null;
+  /** What its thresholds were set on, as `calibrate --stream` has it; null where it has none, or the file does not say. */
+  readonly stream: "sparse" | "dense" | null;
   /** Which positions ran sparse. */
   readonly prefill: "dense" | "sparse" | "official";
   /** Runtimes and builds of the kernels. */
@@ -223,7 +225,7 @@ export function parseQuality(text: string, name: string): QualityRun {
     if (!/^dense(-[\w.-]+)?\.json$/.test(name)) {
       r.fail("", name, "dense.json or dense-….json as name of a run without recipe");
     }
-    return { ...run, method: "dense", sparsity: 0, rho: 1, recipe: null };
+    return { ...run, method: "dense", sparsity: 0, rho: 1, recipe: null, stream: null };
   }
   const method = r.text(recipe["method"], "recipe.method"),
     sparsity = r.number(recipe["sparsity"], "recipe.sparsity", 0, 1);
@@ -238,7 +240,12 @@ export function parseQuality(text: string, name: string): QualityRun {
   if (sha256 !== null && !(typeof sha256 === "string" && /^[0-9a-f]{64}$/.test(sha256))) {
     r.fail("recipe.sha256", sha256, "64 hex digits or null");
   }
-  return { ...run, method, sparsity, rho: r.number(recipe["rho"], "recipe.rho", 0, 1), recipe: sha256 };
+  const stream = recipe["stream"] ?? null;
+  if (stream !== null && stream !== "sparse" && stream !== "dense") {
+    r.fail("recipe.stream", stream, "sparse, dense or nothing");
+  }
+  const rho = r.number(recipe["rho"], "recipe.rho", 0, 1);
+  return { ...run, method, sparsity, rho, recipe: sha256, stream };
 }
 
 /**

@@ -1,5 +1,6 @@
 /** What `rsparse eval` says at its end: the JSON document, and the table for people. */
 import type { EvalPrefill, Paired, Part, RowResult, TaskResult } from "../eval/mod.ts";
+import type { CalibrationSource } from "../recipe/recipe.ts";
 import type { EngineInfo } from "../runtime/model.ts";
 import type { RunDocument } from "./generation.ts";
 
@@ -7,7 +8,8 @@ import type { RunDocument } from "./generation.ts";
 export interface EvalSetting {
   readonly model: RunDocument["model"];
   readonly engine: EngineInfo;
-  readonly recipe: RunDocument["recipe"];
+  /** `stream`: what its thresholds were set on, where there are any and nobody gave them; figures of the two kinds do not compare. */
+  readonly recipe: NonNullable<RunDocument["recipe"]> & Pick<CalibrationSource, "stream"> | null;
   readonly prefill: EvalPrefill;
 }
 

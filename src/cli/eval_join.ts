@@ -13,14 +13,13 @@ interface OpenPart {
  * Joins the results of `eval --part`. The same as one run gives, but for `seconds`, which counts all, and `engine`, which is the first part's.
  *
  * @param seed of the sign-flip test; undefined: the first part's
- * @returns also what a user should know
  * @throws {Error} If a file is none, one is missing or there twice, or they are of different evaluations.
  */
 export async function joinParts(
   platform: Platform,
   paths: readonly string[],
   seed?: number,
-): Promise<{ document: EvalDocument; notes: string[] }> {
+): Promise<EvalDocument> {
   const { figuresOf, parseTasks } = await import("../eval/mod.ts");
   const parts: OpenPart[] = [];
   for (const path of paths) parts.push({ path, document: await readPart(platform, path, "join") });
@@ -49,13 +48,7 @@ export async function joinParts(
     all.push(...rows);
   }
   const seconds = parts.reduce((sum, { document }) => sum + document.seconds, 0);
-  const ways = new Set(
-    parts.map(({ document: { engine } }) => JSON.stringify([engine.layouts, engine.storage])),
-  );
-  const notes = ways.size === 1 ? [] : [
-    "the parts ran their matrices in different ways (engine.layouts): figures may differ in rounding from those of one run",
-  ];
-  return { document: evalDocument(first.document, tasks, all, { seconds, seed: used }), notes };
+  return evalDocument(first.document, tasks, all, { seconds, seed: used });
 }
 
 /** Reads what `eval --part` has written, with all rows of the part. @param use what errors call that which can't be done */

@@ -148,6 +148,7 @@ export async function loadModel(
     kernels: options.kernels,
     dtype: options.dtype,
     kv: options.kv,
+    tuning: options.tuning,
     onProgress: ({ loaded, total }) => context.progress.update("loading", loaded, total),
     signal: context.signal,
   }).finally(() => context.progress.end());

@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type LocatedModel, locateModel } from "../hub/locate.ts";
 import { DEFAULT_MODEL } from "../hub/registry.ts";
 import type { LlamaDescription } from "../model/llama.ts";
+import type { Tuning } from "../runtime/tuner.ts";
 import type { CliContext } from "./output.ts";
 
 /** `-m`. */
@@ -19,6 +20,8 @@ export interface RunOptions extends ModelOption {
   readonly dtype: "auto" | "f32" | "bf16" | "int8" | "int4";
   readonly kv: "f32" | "bf16";
   readonly seed?: number;
+  /** How matrices run sparse, where timing must not decide it. */
+  readonly tuning?: Tuning;
 }
 
 /** Adds `-m, --model`. */

@@ -96,7 +96,7 @@ export function candidates(kind: Kind, build: Kernels["build"]): Choice[] {
   }
 }
 
-/** Without measurements: what skips where the layout can. For the reference kernels, whose speed says nothing. */
+/** Without measurements: what skips where the layout can. For the reference kernels, whose speed says nothing, and where figures have to be the same on the next load. */
 export const UNTUNED: Tuning = {
   touch: "atomic",
   choose: ({ kind }) => candidates(kind, "reference").at(-1)!,

@@ -37,7 +37,8 @@ interface Result {
 
 interface Document {
   readonly model: { readonly name: string };
-  readonly recipe: { readonly sparsity: number } | null;
+  readonly engine: { readonly layouts: { readonly [projection: string]: string } };
+  readonly recipe: { readonly sparsity: number; readonly stream?: string } | null;
   readonly prefill: string;
   readonly tasks: readonly Result[];
   readonly measuredSparsity: number | null;
@@ -129,7 +130,9 @@ test("eval: with a recipe, beside the same model run dense", { skip }, async () 
   for (const prefill of ["sparse", "dense", "official"]) {
     const found = await json<Document>([...args, "--recipe", await recipe(), "--prefill", prefill]);
     assert.equal(found.prefill, prefill);
-    assert.equal(found.recipe!.sparsity, 0.5);
+    assert.deepEqual([found.recipe!.sparsity, found.recipe!.stream], [0.5, "dense"]);
+    // however fast dense is here
+    assert.deepEqual(new Set(Object.values(found.engine.layouts)), new Set(["skip"]));
     assert.ok(found.measuredSparsity! > 0.3 && found.measuredSparsity! < 0.7, `${found.measuredSparsity}`);
     const [arc, wikitext] = found.tasks as [Result, Result];
     assert.equal(arc.dense!.metrics["acc"], plain.tasks[0]!.metrics["acc"]);

@@ -2,7 +2,7 @@
 import { TensorReader } from "../../src/calibrate/tensor_reader.ts";
 import { loadKernelModule } from "../../src/kernels/probe.ts";
 import { type ProjectionName, projectionPath, PROJECTIONS, projectionShape } from "../../src/model/config.ts";
-import { centreName, gainName } from "../../src/recipe/names.ts";
+import { gainName } from "../../src/recipe/names.ts";
 import type { LoadedRecipe, Model } from "../../src/mod.ts";
 
 type Vector = Float64Array<ArrayBuffer>;
@@ -50,20 +50,6 @@ export class ReferenceLlama {
     return made;
   }
 
-  /** W x of a projection by its path. */
-  multiply(path: string, x: ArrayLike<number>): Vector {
-    const { config } = this.#model, nIn = x.length;
-    for (const [l, { weights }] of this.#blocks.entries()) {
-      for (const name of PROJECTIONS) {
-        if (projectionPath(l, name) !== path) continue;
-        const w = weights[name], y = new Float64Array(projectionShape(config, name).nOut);
-        for (let o = 0; o < y.length; o++) for (let c = 0; c < nIn; c++) y[o]! += w[o * nIn + c]! * x[c]!;
-        return y;
-      }
-    }
-    throw new Error(`no projection ${path}`);
-  }
-
   /** @param sparseFrom positions from here on run by the recipe, at its own sparsity */
   run(ids: readonly number[], loaded: LoadedRecipe, sparseFrom: number): ReferenceRun {
     const { config } = this.#model, { hiddenSize, headDim, numAttentionHeads, numKeyValueHeads } = config;
@@ -74,11 +60,9 @@ export class ReferenceLlama {
     const project = (
       layer: number,
       names: readonly ProjectionName[],
-      input: Vector,
+      x: Vector,
       sparse: boolean,
     ): Vector[] => {
-      const centre = sparse ? loaded.centres.get(centreName(projectionPath(layer, names[0]!))) : undefined;
-      const x = input.map((v, c) => v - (centre?.[c] ?? 0));
       const products = new Map<string, Vector>();
       return names.map((name) => {
         const path = projectionPath(layer, name), rule = rules.get(path)!;

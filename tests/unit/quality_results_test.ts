@@ -168,6 +168,15 @@ test("compareAll: a ratio where as much was measured, the reason where not, noth
   assert.equal(of("dense", "c4.perplexity", "2").theirs, 32.042);
   // 21.84 of the second halves of pieces is no counterpart of a whole text's
   assert.deepEqual(compared.filter(({ reference }) => reference.protocol !== undefined), []);
+  // figures of thresholds that were set on the other stream, or given, are not beside these
+  const from = (stream: string): string[] => {
+    const document = qualityDocument();
+    document.recipe.stream = stream;
+    const found = compareAll([read(document)], REFERENCE);
+    return [...new Set(found.map(({ reference }) => reference.calibration!))];
+  };
+  assert.deepEqual([from("sparse"), from("dense")], [["sparse stream"], []]);
+  assert.throws(() => from("none"), /recipe\.stream: "none" found, sparse, dense or nothing wanted/);
   const few = qualityDocument();
   few.tasks[0].n = 8;
   const some = compareAll([read(few)], REFERENCE).find(({ figure }) => figure === "wikitext2.perplexity")!;

@@ -1,4 +1,4 @@
-/** What a recipe's file may hold besides thresholds: factors of any dtype, shared V, biases, centres, gains; and what is refused of them. */
+/** What a recipe's file may hold besides thresholds: factors of any dtype, shared V, biases, gains; and what is refused of them. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RecipeError } from "../../src/errors.ts";
@@ -27,9 +27,6 @@ const CONFIG = {
 const HASH = "a".repeat(64), RANK = 2;
 const Q = "model.layers.0.self_attn.q_proj", K = "model.layers.0.self_attn.k_proj";
 const O = "model.layers.0.self_attn.o_proj", GATE = "model.layers.0.mlp.gate_proj";
-const DOWN = "model.layers.0.mlp.down_proj",
-  CENTRE = `${O}.centre`,
-  QKV_CENTRE = "model.layers.0.self_attn.qkv.centre";
 const NORM = "model.layers.0.input_layernorm";
 
 type Fields = { [field: string]: unknown };
@@ -82,8 +79,6 @@ function fileOf(recipe: unknown, change: (inputs: Inputs) => void = () => {}): B
     if (!/[kv]_proj/.test(path)) add(f32(`${path}.v`, ramp(RANK * nIn), [RANK, nIn]));
   }
   add(f32(`${K}.bias`, ramp(4)));
-  add(f32(`${O}.bias`, ramp(8)));
-  add(f32(CENTRE, ramp(8)));
   add(f32(NORM, ramp(8)));
   add(f32("model.norm", ramp(8)));
   change(inputs);
@@ -100,7 +95,7 @@ function failsAt(path: string, text = ""): (error: unknown) => boolean {
   };
 }
 
-test("parseRecipe: shared V, biases, centres and gains are read, and written again as they were", async () => {
+test("parseRecipe: shared V, biases and gains are read, and written again as they were", async () => {
   const loaded = await parseRecipe(fileOf(recipeOf()), "recipe");
   checkRecipe(loaded, CONFIG, HASH);
   assert.deepEqual(loaded.recipe, recipeOf());
@@ -108,15 +103,13 @@ test("parseRecipe: shared V, biases, centres and gains are read, and written aga
   assert.equal(loaded.factors(K)!.v, loaded.factors(Q)!.v);
   assert.deepEqual([loaded.bias(K), loaded.bias(Q)], [ramp(4), null]);
   assert.deepEqual([...loaded.gains], [[NORM, ramp(8)], ["model.norm", ramp(8)]]);
-  assert.deepEqual([...loaded.centres], [[CENTRE, ramp(8)]]);
   const tensors = new Map(loaded.recipe.projections.map(({ path }): [string, ProjectionTensors] => [
     path,
     { factors: loaded.factors(path), scale: null, bias: loaded.bias(path) },
   ]));
   const chunks = serialiseRecipe(loaded.recipe, tensors, null, loaded);
   const again = await parseRecipe(new Blob(chunks as BlobPart[]), "recipe");
-  const rest = ({ recipe, bias, gains, centres }: typeof loaded) => [recipe, bias(K), gains, centres];
-  assert.deepEqual(rest(again), rest(loaded));
+  assert.deepEqual([again.recipe, again.bias(K), again.gains], [loaded.recipe, loaded.bias(K), loaded.gains]);
   for (const { path } of loaded.recipe.projections) {
     assert.deepEqual(again.factors(path), loaded.factors(path));
   }
@@ -177,10 +170,6 @@ test("parseRecipe: tensors of learned recipes that don't fit are named", async (
     [`${K}.bias`, set(f32(`${K}.bias`, ramp(4), [1, 4])), "[1, 4] found"],
     [`${K}.bias`, set(f32(`${K}.bias`, ramp(4).fill(Infinity))), "not finite"],
     [`${K}.bias`, bytes(`${K}.bias`, "BF16", 2, [4]), "BF16 found, F32 wanted"],
-    [`${Q}.bias`, set(f32(QKV_CENTRE, ramp(8))), "no tensor found, but its site has a centre"],
-    [CENTRE, bytes(CENTRE, "BF16", 2, [8]), "BF16 found, F32 wanted"],
-    [CENTRE, set(f32(CENTRE, ramp(8), [2, 4])), "[2, 4] found"],
-    [`"${Q}.centre"`, set(f32(`${Q}.centre`, ramp(8))), "belongs to no"],
     [NORM, set(f32(NORM, ramp(8).fill(NaN))), "not finite"],
     [NORM, set(f32(NORM, ramp(8), [2, 4])), "[2, 4] found"],
     [`"model.layers.0.final_norm"`, set(f32("model.layers.0.final_norm", ramp(8))), "belongs to no"],
@@ -221,7 +210,7 @@ test("parseRecipe: version 2 says that it has to be made again", async () => {
   );
 });
 
-test("checkRecipe: shared V, biases, centres and gains have the model's sizes", async () => {
+test("checkRecipe: shared V, biases and gains have the model's sizes", async () => {
   const check = async (change: (inputs: Inputs) => unknown, at: { [path: string]: Fields } = {}) =>
     checkRecipe(
       await parseRecipe(fileOf(recipeOf(at), (inputs) => void change(inputs)), "recipe"),
@@ -234,11 +223,6 @@ test("checkRecipe: shared V, biases, centres and gains have the model's sizes", 
     [`${Q}.v`, set(`${Q}.v`, RANK * 9, [RANK, 9])],
     [`${K}.u`, (inputs) => inputs.delete(`${K}.bias`) && set(`${K}.u`, RANK * 8, [RANK, 8])(inputs)],
     [NORM, set(NORM, 9)],
-    [CENTRE, set(CENTRE, 9)],
-    [
-      `${DOWN}.centre`,
-      (inputs) => [set(`${DOWN}.bias`, 8), set(`${DOWN}.centre`, 8)].map((put) => put(inputs)),
-    ],
     ["model.norm", set("model.norm", 7)],
     ["model.layers.1.input_layernorm", set("model.layers.1.input_layernorm", 8)],
   ];
@@ -253,7 +237,7 @@ test("checkRecipe: shared V, biases, centres and gains have the model's sizes", 
   await assert.rejects(check(bias(9), none), failsAt(`${O}.bias`, "9 values found, 8 fit"));
 });
 
-test("joinRecipe: projections that share a V have the same array, gains are of norms, centres of sites", () => {
+test("joinRecipe: projections that share a V have the same array, and gains are of norms", () => {
   const tensors = new Map(
     projectionShapes(CONFIG).map(({ path, nIn, nOut }): [string, ProjectionTensors] => [
       path,
@@ -269,34 +253,5 @@ test("joinRecipe: projections that share a V have the same array, gains are of n
   assert.throws(
     () => joinRecipe(own, tensors, null, { gains: new Map([["lm_head", ramp(8)]]) }),
     failsAt("lm_head", "no norm"),
-  );
-  for (
-    const [name, values, why] of [
-      ["model.layers.1.self_attn.qkv.centre", ramp(8), "no such site"],
-      ["model.layers.0.self_attn.q_proj.centre", ramp(8), "no such site"],
-      [CENTRE, ramp(8).fill(NaN, 7), "not finite"],
-    ] as const
-  ) {
-    assert.throws(
-      () => joinRecipe(own, tensors, null, { centres: new Map([[name, values]]) }),
-      failsAt(name, why),
-    );
-  }
-  const centres = new Map([[CENTRE, ramp(8)]]);
-  assert.throws(() => joinRecipe(own, tensors, null, { centres }), failsAt(`${O}.bias`, "has a centre"));
-  const plain = (path: string): Fields => ({
-    rank: 0,
-    rho: 1,
-    sharedV: undefined,
-    ...(path === DOWN ? { mode: "sparse", threshold: 0 } : { mode: "dense", threshold: -1 }),
-  });
-  const neurons = recipeOf(
-    Object.fromEntries(projectionShapes(CONFIG).map(({ path }) => [path, plain(path)])),
-    { method: "griffin", mlp: { kind: "griffin" } },
-  );
-  joinRecipe(neurons, new Map());
-  assert.throws(
-    () => joinRecipe(neurons, new Map(), null, { centres }),
-    failsAt(CENTRE, "its method is griffin"),
   );
 });

@@ -167,7 +167,7 @@ function referenceSection({ runs, reference }: QualityInput): string {
   ]);
   return [
     "### Beside an independent implementation",
-    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; ours may differ in what its recipe was calibrated on, which the table says of theirs. Bars are those of section 10.`,
+    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; ours had its thresholds set on the same stream where its file says on which (otherwise it may differ in that, which the table says of theirs). Bars are those of section 10.`,
     rows.length === 0 ? "None of the figures above has a counterpart there." : table([
       "method",
       "sparsity",

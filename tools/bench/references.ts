@@ -67,7 +67,8 @@ export function compareAll(runs: readonly QualityRun[], reference: QualityRefere
     reference.rows.filter((row) =>
       row.protocol === undefined && row.method === run.method &&
       Math.abs(row.sparsity - run.sparsity) < 1e-9 &&
-      Math.abs(row.rho - run.rho) < 1e-9
+      Math.abs(row.rho - run.rho) < 1e-9 &&
+      (run.stream === null || row.calibration === `${run.stream} stream`)
     ).flatMap((row) =>
       Object.entries(row.figures).flatMap(([figure, theirs]): Compared[] => {
         const found = oursOf(run, figure, reference);

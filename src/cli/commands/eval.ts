@@ -131,10 +131,9 @@ async function join(
   }
   if (out !== undefined) await checkOutput(platform, out, "the results");
   const { joinParts } = await import("../eval_join.ts");
-  const { document, notes } = await joinParts(platform, paths, options.seed);
+  const document = await joinParts(platform, paths, options.seed);
   for (const task of document.tasks) context.note(describeTask(task));
   await finish(context, document, out);
-  for (const note of notes) context.note(note);
 }
 
 /** Prints the results, and writes them where they are to go. */
@@ -163,7 +162,9 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
   if (out !== undefined) await checkOutput(platform, out, "the results");
   // told before the model is loaded where there is none
   if (options.queue !== undefined) await (await import("../../search/queue.ts")).checkQueue(options.queue);
-  await withDial(context, options, async (model) => {
+  // picks by timing would lay matrices out in another way in another part, on another machine, or where a run goes on, and round otherwise
+  const { UNTUNED: tuning } = await import("../../runtime/tuner.ts");
+  await withDial(context, { ...options, tuning }, async (model) => {
     const { subjectOf } = await import("../../eval/mod.ts");
     const subject = subjectOf(model, options),
       seed = options.seed ?? 0,
@@ -207,7 +208,7 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
       const setting = {
         model: modelDocument(model),
         engine: model.info,
-        recipe: recipeDocument(model, options),
+        recipe: recipeOf(model, options),
         prefill: options.prefill,
       };
       const all = Object.values(rows).flatMap(({ results }) => results);
@@ -223,6 +224,11 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
       `${describeRun(model, options.sparsity)}${model.recipe === null ? "" : `, prefill ${options.prefill}`}`,
     );
   });
+}
+
+function recipeOf(model: Model, options: EvalOptions): EvalDocument["recipe"] {
+  const document = recipeDocument(model, options), stream = model.recipe?.recipe.calibration.stream;
+  return document === null || stream === undefined ? document : { ...document, stream };
 }
 
 /** @param onRow is handed the milliseconds since the last one */
