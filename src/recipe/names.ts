@@ -2,8 +2,6 @@
 
 const PROJECTION = /^model\.layers\.(0|[1-9]\d{0,3})\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)$/;
 const GAIN = /^model\.(layers\.(0|[1-9]\d{0,3})\.(input_layernorm|post_attention_layernorm)|norm)$/;
-const CENTRE =
-  /^model\.layers\.(0|[1-9]\d{0,3})\.(self_attn\.(qkv|o_proj)|mlp\.(gate_up|down_proj))\.centre$/;
 
 /** The tensor with the weight of the last norm at sparse positions. */
 export const FINAL_GAIN = "model.norm";
@@ -19,16 +17,6 @@ export function gainName(layer: number, norm: keyof typeof GAIN_NAMES): string {
 /** Whether a tensor's name is one of a norm. */
 export function isGainName(name: string): boolean {
   return GAIN.test(name);
-}
-
-/** The tensor with what channels of a projection's site count as where they are skipped. */
-export function centreName(path: string): string {
-  return `${siteOf(path)}.centre`;
-}
-
-/** Whether a tensor's name is that of a centre. */
-export function isCentreName(name: string): boolean {
-  return CENTRE.test(name);
 }
 
 /** Whether a text is a projection's path. */

@@ -7,7 +7,6 @@
  *     <path>.u.scale, <path>.v.scale   f32[rank], where u or v is int8
  *     <path>.scale   f32[nIn]          where channels are chosen by columnNorm
  *     <path>.bias    f32[nOut]         added at sparse positions
- *     <site>.centre  f32[nIn]          subtracted from its inputs at sparse positions; `bias` contains W times it
  *     <norm>         f32[hiddenSize]   that norm's weight at sparse positions
  *     thresholds     f32[projections, points]   of each projection at each of `points`; where there are points
  */
@@ -22,19 +21,11 @@ import {
 } from "../format/safetensors.ts";
 import { type LlamaConfig, projectionPath, PROJECTIONS, projectionShape } from "../model/config.ts";
 import { badValue } from "./fields.ts";
-import { centreName, isCentreName, isGainName } from "./names.ts";
+import { isGainName } from "./names.ts";
 import { readFactor, readFloats } from "./stored.ts";
 import { checkMlp, type MlpRecipe } from "./mlp.ts";
 import { readRecipe } from "./read.ts";
-import {
-  checkAllTensors,
-  checkCentres,
-  checkGains,
-  checkMlpTable,
-  MLP_TABLE,
-  TABLE,
-  tableRows,
-} from "./tensors.ts";
+import { checkAllTensors, checkGains, checkMlpTable, MLP_TABLE, TABLE, tableRows } from "./tensors.ts";
 
 /** Where in the file's metadata the recipe is. */
 export const RECIPE_KEY = "rsparse.recipe";
@@ -164,8 +155,6 @@ export interface ProjectionTensors {
 export interface ModelTensors {
   /** Weights of norms at sparse positions, f32[hiddenSize], by their names in checkpoints (`model.norm`); norms that are not here keep the model's. */
   readonly gains?: ReadonlyMap<string, Float32Array>;
-  /** What is subtracted from a site's inputs at sparse positions, f32[nIn], by name (`model.layers.3.self_attn.qkv.centre`); from those of sites that are not here nothing is. */
-  readonly centres?: ReadonlyMap<string, Float32Array>;
   /** f32[layers, points], where the MLPs' rule is `cats`. */
   readonly mlpThresholds?: Float32Array | null;
 }
@@ -184,11 +173,6 @@ export interface LoadedRecipe {
   bias(path: string): Float32Array | null;
   /** Weights of norms at sparse positions, f32[hiddenSize], by their names in checkpoints (`model.norm`); norms that are not here keep the model's. */
   readonly gains: ReadonlyMap<string, Float32Array>;
-  /**
-   * What is subtracted from a site's inputs at sparse positions, f32[nIn], by names such as `model.layers.3.self_attn.qkv.centre`, `….self_attn.o_proj.centre`,
-   * `….mlp.gate_up.centre` and `….mlp.down_proj.centre`; from those of sites that are not here nothing is. The site's biases contain W times it.
-   */
-  readonly centres: ReadonlyMap<string, Float32Array>;
   /** Thresholds on |silu(gate)| at the recipe's points, f32[layers, points], never descending along a layer's row; null but for `cats`. */
   readonly mlpThresholds: Float32Array | null;
   /** A projection's thresholds at the recipe's points, f32[points], never descending; null where there are no points. */
@@ -233,17 +217,15 @@ export function joinRecipe(
   recipe: Recipe,
   tensors: ReadonlyMap<string, ProjectionTensors>,
   table: Float32Array | null = null,
-  { gains = new Map(), centres = new Map(), mlpThresholds = null }: ModelTensors = {},
+  { gains = new Map(), mlpThresholds = null }: ModelTensors = {},
 ): LoadedRecipe {
   const checked = readRecipe(recipe), rows = tableRows(checked, table);
   checkAllTensors(checked.projections, tensors);
   checkGains(gains);
-  checkCentres(checked, centres, tensors);
   checkMlpTable(checked, mlpThresholds);
   return {
     recipe: checked,
     gains,
-    centres,
     mlpThresholds,
     bias: (path) => tensors.get(path)?.bias ?? null,
     factors: (path) => tensors.get(path)?.factors ?? null,
@@ -292,7 +274,7 @@ export function serialiseRecipe(
     if (scale !== null) add(`${path}.scale`, scale, [scale.length]);
     if (bias !== null) add(`${path}.bias`, bias, [bias.length]);
   }
-  for (const [name, values] of [...loaded.centres, ...loaded.gains]) add(name, values, [values.length]);
+  for (const [name, gain] of loaded.gains) add(name, gain, [gain.length]);
   if (loaded.mlpThresholds !== null) {
     add(MLP_TABLE, loaded.mlpThresholds, [loaded.mlpThresholds.length / points.length, points.length]);
   }
@@ -335,8 +317,7 @@ export async function parseRecipe(blob: Blob, file: string): Promise<LoadedRecip
   };
   const table = await floats(TABLE, recipe.projections.length);
   const mlpThresholds = await floats(MLP_TABLE, recipe.projections.length / PROJECTIONS.length);
-  const tensors = new Map<string, ProjectionTensors>();
-  const gains = new Map<string, Float32Array>(), centres = new Map<string, Float32Array>();
+  const tensors = new Map<string, ProjectionTensors>(), gains = new Map<string, Float32Array>();
   const ownV = new Map<string, Float32Array | null>();
   for (const { path, rank, sharedV } of recipe.projections) {
     if (sharedV === undefined) ownV.set(path, await factor(`${path}.v`, rank));
@@ -353,16 +334,13 @@ export async function parseRecipe(blob: Blob, file: string): Promise<LoadedRecip
     const scale = await floats(`${path}.scale`, null), bias = await floats(`${path}.bias`, null);
     if (factors !== null || scale !== null || bias !== null) tensors.set(path, { factors, scale, bias });
   }
-  for (const name of entries.keys()) {
-    if (isGainName(name)) gains.set(name, (await floats(name, null))!);
-    else if (isCentreName(name)) centres.set(name, (await floats(name, null))!);
-  }
+  for (const name of entries.keys()) if (isGainName(name)) gains.set(name, (await floats(name, null))!);
   for (const name of entries.keys()) {
     if (!taken.has(name)) {
       throw badValue(quote(name), "a tensor found that belongs to no projection of the recipe");
     }
   }
-  return joinRecipe(recipe, tensors, table, { gains, centres, mlpThresholds });
+  return joinRecipe(recipe, tensors, table, { gains, mlpThresholds });
 }
 
 /**
@@ -404,8 +382,6 @@ export function checkRecipe(loaded: LoadedRecipe, config: LlamaConfig, modelHash
     }
     if (scale !== null) exactly(`${path}.scale`, scale.length, nIn);
     if (bias !== null) exactly(`${path}.bias`, bias.length, nOut);
-    const name = centreName(path), centre = loaded.centres.get(name);
-    if (centre !== undefined) exactly(name, centre.length, nIn);
   }
   for (const [name, gain] of loaded.gains) {
     const layer = Number(/\d+/.exec(name)?.[0] ?? 0);

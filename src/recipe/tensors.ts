@@ -2,7 +2,7 @@
 import { quote } from "../format/limits.ts";
 import { PROJECTIONS } from "../model/config.ts";
 import { badValue } from "./fields.ts";
-import { centreName, isGainName, siteOf } from "./names.ts";
+import { isGainName, siteOf } from "./names.ts";
 import type { ProjectionRecipe, ProjectionTensors, Recipe } from "./recipe.ts";
 
 /** The tensor with the dial's thresholds. */
@@ -161,30 +161,6 @@ export function checkGains(gains: ReadonlyMap<string, Float32Array>): void {
   for (const [name, gain] of gains) {
     if (!isGainName(name)) throw badValue(name, "a gain of no norm");
     checkRows(gain, 1, name);
-  }
-}
-
-/** The centres of sites: of sites that there are, finite numbers, with biases to make up for them, and not with an MLP's rule, to which a skipped neuron is 0. */
-export function checkCentres(
-  { projections, mlp }: Recipe,
-  centres: ReadonlyMap<string, Float32Array>,
-  tensors: ReadonlyMap<string, ProjectionTensors>,
-): void {
-  const names = new Set(projections.map(({ path }) => centreName(path)));
-  for (const [name, centre] of centres) {
-    if (!names.has(name)) throw badValue(name, "a centre found, but the recipe has no such site: remove it");
-    if (mlp !== undefined) {
-      throw badValue(name, `a centre found, but its method is ${mlp.kind}, which has none: remove it`);
-    }
-    checkRows(centre, 1, name);
-  }
-  for (const { path } of projections) {
-    if (centres.has(centreName(path)) && (tensors.get(path)?.bias ?? null) === null) {
-      throw badValue(
-        `${path}.bias`,
-        "no tensor found, but its site has a centre, and W times it belongs there",
-      );
-    }
   }
 }
 

@@ -1,10 +1,10 @@
-/** A recipe's thresholds, scales, factors, centres, biases and weights of norms into the model's memory. */
+/** A recipe's thresholds, scales, factors, biases and weights of norms into the model's memory. */
 import type { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
 import { projectionPath } from "../model/config.ts";
-import { centreName, FINAL_GAIN, gainName } from "../recipe/names.ts";
+import { FINAL_GAIN, gainName } from "../recipe/names.ts";
 import type { LoadedRecipe, ProjectionRecipe } from "../recipe/recipe.ts";
-import { type Linear, SITES, type Weights } from "./layers.ts";
+import { type Linear, type Weights } from "./layers.ts";
 import { type Layout, type Matrix, type MatrixPlan, packRows, placeMatrix, planMatrix } from "./matrix.ts";
 import { mlpRuleOf } from "./mlp_rule.ts";
 import { NO_RECIPE, type RecipeHints } from "./plan.ts";
@@ -90,14 +90,6 @@ export function applyRecipe(
         }
       }
     }
-  }
-  if (loaded.centres.size > 0) {
-    weights.centres = weights.layers.map((_, l) =>
-      SITES.map(([first]) => {
-        const centre = loaded.centres.get(centreName(projectionPath(l, first)));
-        return centre === undefined ? 0 : place(centre.map((v) => -v));
-      })
-    );
   }
   weights.mlp = mlpRuleOf(loaded, weights.config);
   if (loaded.gains.size > 0) {

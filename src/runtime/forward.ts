@@ -52,7 +52,7 @@ export interface PassOptions {
    * 8 bits leave multiplied as well. That position has by far the largest activations: 8 bits, as decode has with relaxed int4 kernels, moved SmolLM2's best logit there by 1.
    */
   readonly exactFirst?: boolean;
-  /** Sees the input of each site, f32[nTokens, stride], before its projections run; of tokens that run sparse, minus the site's centre. */
+  /** Sees the input of each site, f32[nTokens, stride], before its projections run. */
   readonly observe?: (
     layer: number,
     site: readonly ProjectionName[],
@@ -159,7 +159,7 @@ export class Forward {
     else if (site === 2) this.#normalise(mlpNorm, sparse?.mlp[l] ?? mlpNorm, firstSparse, n);
   }
 
-  /** Where the input of a site lies, f32[n, stride], from which `finish` subtracts a centre first. */
+  /** Where the input of a site lies, f32[n, stride]. */
   inputOf(site: number): { readonly x: number; readonly stride: number } {
     const s = this.#s, { hidden, q, gateUp } = s.strides;
     if (site === 1) return { x: s.attended, stride: q };
@@ -419,14 +419,6 @@ export class Forward {
     });
   }
 
-  /** Subtracts a site's centre from its inputs, for tokens that run sparse: nobody reads them after its projections. */
-  #centre(l: number, site: number, x: number, xStride: number, firstSparse: number, n: number): void {
-    const centre = this.#w.centres?.[l]?.[site] ?? 0, first = Math.max(0, firstSparse);
-    if (centre === 0 || first >= n) return;
-    const { nIn } = this.#w.layers[l]!.sites[site]![0]!.matrix;
-    eachToken(this.#team, n - first, (k, t) => k.addF32(x + 4 * xStride * (first + t), centre, nIn));
-  }
-
   /** The stream += what o or down gave. */
   #addOutput(n: number): void {
     const s = this.#s, { hidden } = s.strides;
@@ -450,7 +442,6 @@ export class Forward {
     options: RunOptions,
   ): Generator<void, void> {
     const { observe, forceMask, sparseFrom, exactFirst = false, slots } = options, s = this.#s;
-    this.#centre(l, site, x, xStride, sparseFrom - position, n);
     observe?.(l, SITES[site]!, x, xStride, n);
     s.newInput();
     for (const slot of slots ?? []) slot.s.newInput();

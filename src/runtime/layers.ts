@@ -84,8 +84,6 @@ export interface Weights {
   readonly layers: readonly Layer[];
   /** Where a recipe has any. */
   sparseNorms?: SparseNorms;
-  /** Of each block, for each of {@linkcode SITES}: f32[nIn], what is added to its inputs at sparse positions: minus its centre; 0 where it has none. */
-  centres?: readonly (readonly number[])[];
   /** Where a recipe skips neurons, or someone looks at them. */
   mlp?: MlpRule;
 }

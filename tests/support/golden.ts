@@ -206,7 +206,6 @@ export async function recipeOfThreshold(
     scale: () => null,
     bias: () => null,
     gains: new Map(),
-    centres: new Map(),
     mlpThresholds: null,
     thresholds: () => null,
   };

@@ -1,6 +1,6 @@
 /** A recipe of random factors in every form that learned recipes have, for the tiny f32 model. */
 import { type LoadedRecipe, Model } from "../../src/mod.ts";
-import { centreName, gainName } from "../../src/recipe/names.ts";
+import { gainName } from "../../src/recipe/names.ts";
 import {
   joinRecipe,
   type LowRankInput,
@@ -25,7 +25,7 @@ export interface Choices {
   readonly shared?: boolean;
   /** Whether thresholds within a site differ. */
   readonly apart?: boolean;
-  /** Biases, centres and weights of norms. */
+  /** Biases and weights of norms. */
   readonly extras?: boolean;
   /** Whether each site has weights of its channels in the test. */
   readonly weighed?: boolean;
@@ -70,17 +70,11 @@ export async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
       ...(shares && rank > 0 && { sharedV: owner }),
     };
   });
-  const gains = new Map<string, Float32Array>(), centres = new Map<string, Float32Array>();
+  const gains = new Map<string, Float32Array>();
   if (extras) {
     const gain = (): Float32Array => random.weights(model.config.hiddenSize, 0.2).map((g) => 1 + g);
     for (const name of [gainName(0, "attention"), gainName(0, "mlp"), gainName(1, "mlp"), "model.norm"]) {
       gains.set(name, gain());
-    }
-    // block 0's o and block 1's q, k and v have none
-    for (const { path, nIn } of projectionShapes(model.config)) {
-      const name = centreName(path);
-      if (/0.self_attn.o|1.self_attn.[qkv]_/.test(path) || centres.has(name)) continue;
-      centres.set(name, random.weights(nIn, 0.2).map(bf16));
     }
   }
   const recipe = {
@@ -98,5 +92,5 @@ export async function learned(choices: Choices = {}): Promise<LoadedRecipe> {
     lowRankInput: input,
     projections,
   };
-  return joinRecipe(recipe, tensors, Float32Array.from(table), { gains, centres });
+  return joinRecipe(recipe, tensors, Float32Array.from(table), { gains });
 }

@@ -95,7 +95,6 @@ function recipe(
     thresholds: () => null,
     bias: () => null,
     gains: new Map(),
-    centres: new Map(),
     mlpThresholds: null,
   };
 }

@@ -80,7 +80,6 @@ async function project(
     scale: () => null,
     bias: (path: string) => biases?.[paths.indexOf(path)] ?? null,
     gains: new Map(),
-    centres: new Map(),
     mlpThresholds: null,
     thresholds: () => null,
   } as unknown as LoadedRecipe;

@@ -1,9 +1,8 @@
-/** Recipes as they are learned, against float64: V of all of x, shared V, output biases, centres, gains of norms; dense where a position is dense. */
+/** Recipes as they are learned, against float64: V of all of x, shared V, output biases, gains of norms; dense where a position is dense. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { noSharedMemoryReason } from "../../src/kernels/probe.ts";
 import { type LoadedRecipe, type LoadOptions, Model } from "../../src/mod.ts";
-import { centreName } from "../../src/recipe/names.ts";
 import { UNTUNED } from "../../src/runtime/tuner.ts";
 import { largestError } from "../support/golden.ts";
 import { assertSameBits, bf16 } from "../support/kernels.ts";
@@ -90,8 +89,6 @@ test("learned recipes: every part of one reaches the logits", { skip }, async ()
     const [what, recipe] of [
       ["gains", { ...whole, gains: new Map() }],
       ["the last gain", { ...whole, gains: new Map([...whole.gains].slice(0, -1)) }],
-      ["centres", { ...whole, centres: new Map() }],
-      ["one centre", { ...whole, centres: new Map([...whole.centres].slice(1)) }],
       ["biases", { ...whole, bias: () => null }],
       ["the input of V", { ...whole, recipe: { ...whole.recipe, lowRankInput: "inactive" as const } }],
     ] as const
@@ -160,41 +157,6 @@ test(
     const partly = logitsOf(model, 20, 30).logits;
     for (const t of [0, 19, 29]) assert.deepEqual(partly[t], wanted[t], `token ${t}`);
     assert.ok(largestError(partly[30]!, wanted[30]!) > 0.02);
-  },
-);
-
-test(
-  "learned recipes: where every channel is active and W times the centres are the biases, all that centres do is undone",
-  {
-    skip,
-  },
-  async () => {
-    const wanted = await referenceLlama(), made = await learned(), { centres } = made;
-    const recipe: LoadedRecipe = {
-      ...made,
-      gains: new Map(),
-      factors: () => null,
-      bias: (path) => {
-        const centre = centres.get(centreName(path));
-        return centre === undefined ? null : Float32Array.from(wanted.multiply(path, centre));
-      },
-      recipe: {
-        ...made.recipe,
-        projections: made.recipe.projections.map(({ sharedV: _, ...p }) => ({
-          ...p,
-          mode: "sparse" as const,
-          threshold: -1,
-          rank: 0,
-        })),
-      },
-      thresholds: () => Float32Array.of(-1, -1, -1),
-    };
-    await using plain = await open();
-    await using model = await open(recipe);
-    for (const together of [20, 0]) {
-      const error = worst(logitsOf(model, together, 0).logits, logitsOf(plain, together, 0).logits);
-      assert.ok(error > 0 && error <= 2e-4, `${together} together: off by ${error}`);
-    }
   },
 );
 

@@ -72,14 +72,13 @@ class Fixed(Student):
 
         def run(i, k, x):
             e, name = 4 * i + k, sites[k]
-            centre, w = l.centre_of(i, k), m.weights[i][name]
-            z = (x.float() - centre).to(dtype)
-            keep = (z.float().abs() * l.score[e].exp() > self.table[i, k]) | flat
+            w = m.weights[i][name]
+            keep = (x.float().abs() * l.score[e].exp() > self.table[i, k]) | flat
             kept[i, k] = (keep & ~flat).sum() / ((~flat).sum() * x.shape[-1])
-            za = z * keep
-            y = za @ w.T + (centre @ w.float().T).to(dtype)
+            active = x * keep
+            y = active @ w.T
             if self.factors:
-                read = z - za if self.rest else z
+                read = x - active if self.rest else x
                 low = ((read * (1 / l.input_rms[i, k])) @ l.down[e].to(dtype).T) @ l.up[e].to(dtype).T + l.bias[e].to(dtype)
                 y = y + torch.where(flat, 0.0, low * l.output_rms[i, k]).to(dtype)
             return y

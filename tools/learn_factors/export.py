@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from llama import PATHS, SITES
 
 
-def write(model, exact, learned, points, thresholds, shares, o, steps: int, distinct: int) -> None:
-    """`thresholds` and `shares` [points, layers, sites], as `evaluate.thresholds` gives them; `exact`: the model's weights before they were rounded for training."""
+def write(model, learned, points, thresholds, shares, o, steps: int, distinct: int) -> None:
+    """`thresholds` and `shares` [points, layers, sites], as `evaluate.thresholds` gives them."""
     c, tensors, projections, rows = model.config, {}, [], []
     own = points.index(o.sparsity)
     place = {m: (k, site) for k, (site, modules) in enumerate(SITES.items()) for m in modules}
@@ -36,14 +36,7 @@ def write(model, exact, learned, points, thresholds, shares, o, steps: int, dist
                     put(tensors, f"{path}.v", learned.down[e] / learned.input_rms[l, k], o.dtype)
             if scored:
                 tensors[f"{path}.scale"] = f32(learned.score[e].exp())
-            bias = f32(learned.bias[e][skip:skip + out] * scale)
-            if learned.centred:
-                # what the centre makes is one vector, whatever the token
-                centre = f32(learned.centre_of(l, k))
-                bias += exact[l][site][skip:skip + out] @ centre
-                if module == first:
-                    tensors[f"{site_path(l, site)}.centre"] = centre
-            tensors[f"{path}.bias"] = bias
+            tensors[f"{path}.bias"] = f32(learned.bias[e][skip:skip + out] * scale)
         tensors[f"model.layers.{l}.input_layernorm"] = f32(model.attention_norm[l] * (1 + learned.attention_gain[l]))
         tensors[f"model.layers.{l}.post_attention_layernorm"] = f32(model.mlp_norm[l] * (1 + learned.mlp_gain[l]))
     tensors["model.norm"] = f32(model.final_norm * (1 + learned.final_gain))
@@ -56,11 +49,6 @@ def write(model, exact, learned, points, thresholds, shares, o, steps: int, dist
         "training": {"steps": steps, "batch": o.batch, "length": o.length, "rate": o.rate, "sparsities": [o.low, o.high], "distinctTokens": distinct},
     }
     save_file(tensors, o.out, metadata={"rsparse.recipe": json.dumps(recipe)})
-
-
-def site_path(layer: int, site: str) -> str:
-    """A site's name in a recipe: its projections' path, all of them together where there are several."""
-    return f"model.layers.{layer}." + {"qkv": "self_attn.qkv", "o": "self_attn.o_proj", "gate_up": "mlp.gate_up", "down": "mlp.down_proj"}[site]
 
 
 def rank_share(c, site: str, rank: int) -> float:

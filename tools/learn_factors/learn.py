@@ -1,5 +1,5 @@
 """
-Learns the low-rank half of a sparse model, the shares, channels' weights and centres of its sites, gains and biases by self-distillation, and writes an rsparse recipe.
+Learns the low-rank half of a sparse model, the shares and channels' weights of its sites, gains and biases by self-distillation, and writes an rsparse recipe.
 
     python tools/learn_factors/learn.py --model MODEL.gguf --text FILE [FILE …] --out recipe.safetensors
 
@@ -42,8 +42,6 @@ def options():
     p.add_argument("--rate", type=float, default=5e-4, help="of the half of the factors that writes; the half that reads has a fifth of it")
     p.add_argument("--rate-free", type=float, default=2e-4, help="of gains and biases")
     p.add_argument("--rate-shares", type=float, default=2e-3, help="of how much each site skips, and of what its channels are weighed by")
-    p.add_argument("--rate-centres", type=float, default=5e-4, help="of what a skipped channel counts as, in units of what the factors read")
-    p.add_argument("--no-centres", action="store_true", help="a skipped channel is 0")
     p.add_argument("--no-scores", action="store_true", help="all channels of a site weigh the same")
     p.add_argument("--dense-prefix", type=float, default=0.25, help="share of the sequences whose beginning runs dense, as a prompt does")
     p.add_argument("--keep-dense", type=int, default=1)
@@ -94,7 +92,6 @@ def main():
     began = time.time()
     note = lambda text: print(f"[{time.time() - began:7.1f}] {text}", flush=True)
     model = load(o.model)
-    exact = model.weights  # as the file has them, for what is made of them in the end
     c = model.config
     c.layers = min(c.layers, o.layers or c.layers)
     model.weights = model.weights[: c.layers]
@@ -110,7 +107,7 @@ def main():
     model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     sequences = data.Sequences(tokens, o.length, o.seed)
     cos, sin = angles(c, o.length, device)
-    learned = Learned(model, o.rank, o.seed, not o.no_centres).to(device)
+    learned = Learned(model, o.rank, o.seed).to(device)
     learned.score.requires_grad_(not o.no_scores)
     student = Student(model, learned, o.input == "inactive", o.compile)
     student.start(sequences.batch(0, o.batch).to(device), cos, sin, (o.low + o.high) / 2)
@@ -127,7 +124,6 @@ def main():
             at_rate(o.rate, learned.up),
             at_rate(o.rate / 5, learned.down),
             at_rate(o.rate_free, [*learned.attention_gain, *learned.mlp_gain, learned.final_gain, *learned.bias]),
-            at_rate(o.rate_centres, learned.centre),
             at_rate(o.rate_shares, [learned.offset, learned.slope, *learned.score]),
         ],
         betas=(0.9, 0.98), weight_decay=0.0, fused=device.type == "cuda",
@@ -195,7 +191,7 @@ def main():
 
     measured["steps"] = step + 1
     points, thresholds, shares = evaluate.thresholds(student, held, cos, sin, o)
-    export.write(model, exact, learned, points, thresholds, shares, o, steps=step + 1, distinct=len(tokens))
+    export.write(model, learned, points, thresholds, shares, o, steps=step + 1, distinct=len(tokens))
     note(f"wrote {o.out}, {os.path.getsize(o.out) / 1e6:.1f} MB")
     if texts:
         measured["after"] = evaluate.measure(student, held, texts, cos, sin, o, factors=True, note=note)

@@ -1,10 +1,10 @@
 """
-The sparse student: y = W (x - c)_A + W c + A B x' + b, x' the whole of x - c or what the mask left of it, with one mask a site.
+The sparse student: y = W x_A + A B x' + b, x' the whole input or what the mask left of it, with one mask a site.
 
-What is learned lies in `Learned`: how much each site skips at any sparsity of the whole, what its channels are weighed by, centres c, gains of the norms and
-biases (which cost no matrix: W c is one vector, whatever the token), and the factors, whose bytes fewer channels pay for. Thresholds are not parameters: they
-are quantiles of the scores that this very pass sees, so they follow the stream while it is trained. Gradients pass the mask's edge as if it were smooth
-(`masked`): what moves a score past the threshold, be it the share of the site, the channel's weight or the activation itself, is told what that is worth.
+What is learned lies in `Learned`: how much each site skips at any sparsity of the whole, what its channels are weighed by, gains of the norms and biases
+(which cost no matrix), and the factors, whose bytes fewer channels pay for. Thresholds are not parameters: they are quantiles of the scores that this very
+pass sees, so they follow the stream while it is trained. Gradients pass the mask's edge as if it were smooth (`masked`): what moves a score past the
+threshold, be it the share of the site, the channel's weight or the activation itself, is told what that is worth.
 """
 
 import math
@@ -17,41 +17,32 @@ from llama import SITES, Config, Llama, attend, gated, rms_norm
 START = {"qkv": -0.28, "o": 0.40, "gate_up": -0.28, "down": 0.62}
 """Where allocation starts, in logits of sparsity: at 50 % by-site's 43 % of qkv, gate and up, 60 % of o and 65 % of down (quality.md, section 3)."""
 
-START_CENTRED = {"qkv": -0.33, "o": 0.85, "gate_up": -0.33, "down": 0.62}
-"""The same where there are centres, but 70 % of o: around a centre its channels drop less than half of what they do around 0."""
-
 EDGE = 0.25
 """Width of the mask's edge for gradients, in log of the score."""
 
 
 class Learned(nn.Module):
-    def __init__(self, model: Llama, ranks: dict[str, int], seed: int, centred: bool = True):
+    def __init__(self, model: Llama, ranks: dict[str, int], seed: int):
         super().__init__()
         c = self.config = model.config
-        self.ranks, self.centred = ranks, centred
+        self.ranks = ranks
         generator = torch.Generator().manual_seed(seed)
         each = lambda make: nn.ParameterList([nn.Parameter(make(site)) for _ in range(c.layers) for site in SITES])
         # share to skip = sigmoid(t(s) + offset + slope (s - 0.5)), t(s) such that the whole skips s
-        self.offset = nn.Parameter(torch.tensor([list((START_CENTRED if centred else START).values())] * c.layers))
+        self.offset = nn.Parameter(torch.tensor([list(START.values())] * c.layers))
         self.slope = nn.Parameter(torch.zeros(c.layers, len(SITES)))
         # gains are 1 + what is here
         self.attention_gain = nn.ParameterList([nn.Parameter(torch.zeros(c.hidden)) for _ in range(c.layers)])
         self.mlp_gain = nn.ParameterList([nn.Parameter(torch.zeros(c.hidden)) for _ in range(c.layers)])
         self.final_gain = nn.Parameter(torch.zeros(c.hidden))
         self.bias = each(lambda site: torch.zeros(c.site_out(site)))
-        # what a channel is when it is skipped, in units of input_rms
-        self.centre = each(lambda site: torch.zeros(c.site_in(site)))
-        # log of what a channel's |x - c| is weighed by in the test
+        # log of what a channel's |x| is weighed by in the test
         self.score = each(lambda site: torch.zeros(c.site_in(site)))
         self.down = each(lambda site: torch.randn(ranks[site], c.site_in(site), generator=generator) / math.sqrt(c.site_in(site)))
         self.up = each(lambda site: torch.zeros(c.site_out(site), ranks[site]))
         # root mean squares of inputs and outputs, so that one learning rate fits all sites; set once, from the first batch
         self.register_buffer("input_rms", torch.ones(c.layers, len(SITES)))
         self.register_buffer("output_rms", torch.ones(c.layers, len(SITES)))
-
-    def centre_of(self, layer: int, site: int) -> torch.Tensor:
-        """What is subtracted from a site's inputs, f32[site_in]; 0 without centres."""
-        return self.centre[4 * layer + site] * self.input_rms[layer, site]
 
     def factor_weights(self) -> int:
         """Weights of a block's factors."""
@@ -79,7 +70,7 @@ class Learned(nn.Module):
 
 def masked(x, score, share, sample, dense):
     """
-    x, which is relative to its centre, where the mask is 1: score * |x| above its quantile at `share`, or a dense position.
+    x where the mask is 1: score * |x| above its quantile at `share`, or a dense position.
 
     x [groups, rows, n]; share [groups]; sample int64[k], places in a group's rows * n to take quantiles from; dense bool[groups, rows, 1].
     Returns x_A, the mask, and the thresholds [groups].
@@ -108,14 +99,12 @@ def masked(x, score, share, sample, dense):
     return x * mask, mask, threshold
 
 
-def site(x, weight, down, up, bias, score, centre, share, sample, dense, input_rms, output_rms, rest: bool):
+def site(x, weight, down, up, bias, score, share, sample, dense, input_rms, output_rms, rest: bool):
     """One site of all tokens: x [batch, length, n] to [batch, length, site_out], the mask's kept share and its thresholds by group."""
     groups, (batch, length, n) = share.shape[0], x.shape
-    z, base = x.view(groups, -1, n), 0
-    if centre is not None:
-        z, base = (z.float() - centre).to(x.dtype), (centre @ weight.float().T).to(x.dtype)
+    z = x.view(groups, -1, n)
     kept, mask, threshold = masked(z, score, share, sample, dense)
-    y = kept @ weight.T + base
+    y = kept @ weight.T
     low = bias.to(x.dtype)
     if len(down) > 0:
         read = (z - kept) if rest else z
@@ -131,7 +120,7 @@ def kept_share(mask, dense):
 
 
 def block(h, w, gains, factors, shares, samples, dense, cos, sin, rms, config: Config, rest: bool):
-    """A block of the student. `factors`: by site (down, up, bias, score, centre); `rms`: [2, sites]; returns h, thresholds and kept shares [sites, groups]."""
+    """A block of the student. `factors`: by site (down, up, bias, score); `rms`: [2, sites]; returns h, thresholds and kept shares [sites, groups]."""
     c, dtype = config, w["qkv"].dtype
     (attention_norm, attention_gain, mlp_norm, mlp_gain) = gains
     flat = dense.view(h.shape[0], h.shape[1], 1)
@@ -178,8 +167,7 @@ class Student:
             samples = [torch.randint(rows * c.site_in(s), (sample,), device=device) for s in SITES]
             h, t, k = run(
                 h, m.weights[i], (m.attention_norm[i], l.attention_gain[i], m.mlp_norm[i], l.mlp_gain[i]),
-                [(*factors(e, s), l.bias[e], l.score[e], l.centre_of(i, k) if l.centred else None) for k, (e, s) in enumerate(zip(each, SITES))],
-                shares[i], samples, grouped, cos, sin,
+                [(*factors(e, s), l.bias[e], l.score[e]) for e, s in zip(each, SITES)], shares[i], samples, grouped, cos, sin,
                 torch.stack([l.input_rms[i], l.output_rms[i]]), c, self.rest,
             )
             thresholds.append(t)
@@ -190,12 +178,11 @@ class Student:
     @torch.no_grad()
     def start(self, tokens, cos, sin, sparsity: float):
         """
-        Where factors, centres and scales begin, from one pass that is sparse already.
+        Where factors and scales begin, from one pass that is sparse already.
 
-        Centres: of what the mask drops, whose mean they are. Scales: root mean squares of what the factors read and of a site's outputs. Factors: of what
-        the mask drops, d, the projection's own answer in the directions that matter most: U the first eigenvectors of W E[d d'] W', the half that reads is
-        U' W, the half that writes U. It is the best that so many ranks can do for this site alone, at any sparsity no worse than nothing where they read
-        what the mask left.
+        Scales: root mean squares of what the factors read and of a site's outputs. Factors: of what the mask drops, d, the projection's own answer in the
+        directions that matter most: U the first eigenvectors of W E[d d'] W', the half that reads is U' W, the half that writes U. It is the best that
+        so many ranks can do for this site alone, at any sparsity no worse than nothing where they read what the mask left.
         """
         m, l, c = self.model, self.learned, self.model.config
         dtype, names = m.embedding.dtype, list(SITES)
@@ -207,24 +194,12 @@ class Student:
             e, w = 4 * i + k, m.weights[i][names[k]]
             flat = x.reshape(-1, x.shape[-1]).float()
             inner = x[:, 1:].reshape(-1, x.shape[-1]).float()  # first positions are like no other, and run dense
-
-            def around(centre):
-                """The distance from a centre within which the site's share of inputs lies."""
-                cut = (inner - centre).abs().flatten()
-                cut = cut[torch.randint(len(cut), (1 << 18,), device=cut.device)].sort().values
-                return cut[min(int(shares[i, k, 0] * len(cut)), len(cut) - 1)]
-
-            # the centre that skipped inputs have: medians first, then the mean of what lies within the threshold
-            centre = inner.median(0).values if l.centred else torch.zeros(x.shape[-1], device=x.device)
-            for _ in range(3 if l.centred else 0):
-                near = ((inner - centre).abs() <= around(centre)).float()
-                centre = torch.where(near.sum(0) > 0, (inner * near).sum(0) / near.sum(0).clamp_min(1), centre)
-            offset = flat - centre
-            kept = offset * (offset.abs() > around(centre))
-            y, dropped = kept.to(dtype) @ w.T + (centre @ w.float().T).to(dtype), offset - kept
-            read, whole = dropped if self.rest else offset, flat.to(dtype) @ w.T
+            cut = inner.abs().flatten()
+            cut = cut[torch.randint(len(cut), (1 << 18,), device=cut.device)].sort().values
+            kept = flat * (flat.abs() > cut[min(int(shares[i, k, 0] * len(cut)), len(cut) - 1)])
+            y, dropped = kept.to(dtype) @ w.T, flat - kept
+            read, whole = dropped if self.rest else flat, flat.to(dtype) @ w.T
             l.input_rms[i, k], l.output_rms[i, k] = size(read), size(whole)
-            l.centre[e].copy_(centre / l.input_rms[i, k])
             rank = l.ranks[names[k]]
             if rank and self.rest:
                 # eigenvectors by subspace iteration: a few products with the tokens' own errors
