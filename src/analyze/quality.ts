@@ -27,10 +27,11 @@ const PANELS: readonly {
   { title: "LAMBADA, accuracy", log: false, of: (run) => taskOf(run, "lambada_openai")?.metrics["acc"] },
 ];
 
-/** What a line of the plot is called: the method, with its rho and its prefill where these are not the usual ones. */
-export function seriesOf({ method, rho, prefill }: QualityRun): string {
+/** What a line of the plot is called: the method, with its rho, its stream and its prefill where these are not the usual ones. */
+export function seriesOf({ method, rho, stream, prefill }: QualityRun): string {
   if (method === "dense") return method;
   return method + (method === "r-sparse" ? `, rho ${rho}` : "") +
+    (stream === "dense" ? ", dense stream" : "") +
     (prefill === "sparse" ? "" : `, prefill ${prefill}`);
 }
 

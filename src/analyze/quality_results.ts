@@ -70,6 +70,8 @@ export interface QualityRun {
   readonly engines: readonly string[];
   /** Its files. */
   readonly files: readonly string[];
+  /** What has to be said of them, which a file may have in words as its `note`. */
+  readonly notes: readonly string[];
   /** Its tasks, each once. */
   readonly tasks: readonly QualityTask[];
 }
@@ -219,6 +221,7 @@ export function parseQuality(text: string, name: string): QualityRun {
       `${r.text(engine["runtime"], "engine.runtime")} ${r.text(engine["kernels"], "engine.kernels")}`,
     ],
     files: [name],
+    notes: file["note"] === undefined ? [] : [r.text(file["note"], "note")],
     tasks,
   };
   if (recipe === null) {
@@ -256,9 +259,17 @@ export function parseQuality(text: string, name: string): QualityRun {
 export function mergeQuality(runs: readonly QualityRun[]): QualityRun[] {
   const merged = new Map<string, QualityRun>();
   for (const run of runs) {
-    const { model, method, sparsity, rho, recipe, prefill } = run;
+    const { model, method, sparsity, rho, recipe, stream, prefill } = run;
     // nothing is sparse in a dense run, whatever its option says
-    const key = JSON.stringify([model, method, sparsity, rho, recipe, method === "dense" ? "" : prefill]);
+    const key = JSON.stringify([
+      model,
+      method,
+      sparsity,
+      rho,
+      recipe,
+      stream,
+      method === "dense" ? "" : prefill,
+    ]);
     const before = merged.get(key);
     if (before === undefined) {
       merged.set(key, run);
@@ -275,6 +286,7 @@ export function mergeQuality(runs: readonly QualityRun[]): QualityRun[] {
       ...before,
       engines: [...new Set([...before.engines, ...run.engines])],
       files: [...before.files, ...run.files],
+      notes: [...new Set([...before.notes, ...run.notes])],
       tasks: [...before.tasks, ...run.tasks],
     });
   }

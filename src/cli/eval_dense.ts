@@ -1,11 +1,10 @@
 /** `rsparse eval --dense`: rows that an earlier run has finished dense, without a recipe or at its dial's 0, in place of running them again. */
 import type { Part, RowResult } from "../eval/mod.ts";
 import type { Platform } from "../platform/platform.ts";
-import type { Model } from "../runtime/model.ts";
 import { readPart } from "./eval_join.ts";
 
-/** What a run's own may differ in from that of its dense rows. */
-const OWN: readonly string[] = ["recipe", "sparsity", "prefill", "dense", "files"];
+/** What a run may differ in from that of its dense rows: a recipe skips in layouts of its own, `storage` is what rounds. */
+const OWN: readonly string[] = ["recipe", "sparsity", "prefill", "dense", "layouts", "files"];
 
 /**
  * Reads the rows, task by task.
@@ -17,7 +16,6 @@ const OWN: readonly string[] = ["recipe", "sparsity", "prefill", "dense", "files
 export async function denseRows(
   platform: Platform,
   path: string,
-  model: Model,
   inputs: Record<string, unknown>,
   part: Part = { number: 1, of: 1 },
 ): Promise<{ rows: { readonly [task: string]: readonly RowResult[] }; sha256: string }> {
@@ -32,8 +30,6 @@ export async function denseRows(
     ...names.map((name): [string, unknown, unknown] => [name, inputs[name], document.inputs[name]]),
     // it may have more tasks than are asked for
     ...Object.keys(files).map((task): [string, unknown, unknown] => [task, files[task], theirs?.[task]]),
-    // a recipe may have weights kept in another way, which rounds int8, and int4 in the relaxed build, differently
-    ["storage", model.info.storage, document.engine.storage],
   ];
   for (const [name, wanted, found] of compared) {
     const [left, right] = [JSON.stringify(wanted) ?? "nothing", JSON.stringify(found) ?? "nothing"];

@@ -40,7 +40,6 @@ export async function openWorkers(
   const setup: EvaluationSetup = {
     ...{ model: options.model, modelHash: await model.hash(), kernels: model.info.kernels, dtype, kv },
     recipe: recipe === undefined ? null : await bytesOf(await platform.openBlob(recipe)),
-    picks: model.picks === null ? null : JSON.stringify(model.picks),
     ...{ sparsity, prefill, limit, pieceLength, context },
     tasks: await Promise.all(
       inputs.map(async ({ task, file, blob }) => ({ name: task.name, file, bytes: await bytesOf(blob) })),

@@ -4,7 +4,7 @@ import { type Kernels, padTo } from "../kernels/kernels.ts";
 import { projectionPath } from "../model/config.ts";
 import { FINAL_GAIN, gainName } from "../recipe/names.ts";
 import type { LoadedRecipe, ProjectionRecipe } from "../recipe/recipe.ts";
-import { type Linear, type Weights } from "./layers.ts";
+import type { Linear, Weights } from "./layers.ts";
 import { type Layout, type Matrix, type MatrixPlan, packRows, placeMatrix, planMatrix } from "./matrix.ts";
 import { mlpRuleOf } from "./mlp_rule.ts";
 import { NO_RECIPE, type RecipeHints } from "./plan.ts";

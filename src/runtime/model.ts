@@ -26,8 +26,6 @@ import { plannedBytes, SEPARATE, sparseShapes, stagingBytes } from "./plan.ts";
 import {
   isKnown,
   openStopwatch,
-  type Picks,
-  picksOf,
   readFindings,
   type Shape,
   type Stopwatch,
@@ -361,12 +359,6 @@ export class Model {
   /** The recipe in use, or null: dense. */
   readonly recipe: LoadedRecipe | null;
   readonly #recipeBytes: number;
-  /**
-   * What was picked for the matrices of which the recipe skips channels; null without one.
-   *
-   * @internal
-   */
-  readonly picks: Picks | null;
   #hash: string | null;
 
   private constructor(parts: {
@@ -378,7 +370,6 @@ export class Model {
     weightBytes: number;
     recipe: LoadedRecipe | null;
     recipeBytes: number;
-    picks: Picks | null;
     hash: string | null;
   }) {
     this.description = parts.description;
@@ -387,7 +378,6 @@ export class Model {
     this.warnings = parts.warnings;
     this.loadMs = parts.loadMs;
     this.recipe = parts.recipe;
-    this.picks = parts.picks;
     this.#recipeBytes = parts.recipeBytes;
     this.#hash = parts.hash;
     this.#weightBytes = parts.weightBytes;
@@ -469,7 +459,6 @@ export class Model {
       warnings: loader.warnings,
       recipe,
       recipeBytes,
-      picks: recipe === null ? null : picksOf(tuning, shapes),
       hash,
       loadMs: performance.now() - began,
       weightBytes: loader.bytes,

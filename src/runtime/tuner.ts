@@ -1,6 +1,7 @@
 /**
  * Which layout and method are fastest here for a matrix of which a recipe skips a share: timed when a recipe is loaded, on weights made up
- * for it, and remembered. Dense is always among the candidates, so that a recipe never runs slower than the best dense kernel does.
+ * for it, and remembered. Dense is always among the candidates, so that skipping never makes a product slower than the best dense kernel
+ * is; what a recipe adds (factors, biases, the test itself) is on top.
  */
 import { Arena } from "../kernels/arena.ts";
 import { type Kernels, padTo } from "../kernels/kernels.ts";
@@ -37,30 +38,6 @@ export interface Tuning {
   /** How the int4 stream touches memory, for all matrices. */
   readonly touch: NonNullable<WasmKernelOptions["touch"]>;
   choose(shape: Shape): Choice;
-}
-
-/** What was picked for some shapes, as plain data: what another process has to be told to keep a model just so. */
-export interface Picks {
-  readonly touch: Tuning["touch"];
-  readonly choices: readonly { readonly shape: Shape; readonly choice: Choice }[];
-}
-
-/** Writes down what was found for shapes. */
-export function picksOf({ touch, choose }: Tuning, shapes: readonly Shape[]): Picks {
-  return { touch, choices: shapes.map((shape) => ({ shape, choice: choose(shape) })) };
-}
-
-/** Picks that were written down. */
-export function tuningOf({ touch, choices }: Picks): Tuning {
-  const byShape = new Map(choices.map(({ shape, choice }) => [JSON.stringify(shape), choice]));
-  return {
-    touch,
-    choose(shape) {
-      const choice = byShape.get(JSON.stringify(shape));
-      if (choice === undefined) throw new Error(`nothing was picked for ${JSON.stringify(shape)}`);
-      return choice;
-    },
-  };
 }
 
 /** Bytes of made-up weights that are gone through: several times L3, whose contents would flatter sparse kernels. */

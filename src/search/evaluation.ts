@@ -10,7 +10,7 @@ import {
   TASKS,
 } from "../eval/mod.ts";
 import { type LoadOptions, Model, type ModelSource } from "../runtime/model.ts";
-import { type Picks, tuningOf } from "../runtime/tuner.ts";
+import { UNTUNED } from "../runtime/tuner.ts";
 import { fromBase64, toBase64 } from "../format/base64.ts";
 
 /** A task and its file. */
@@ -35,10 +35,8 @@ export interface EvaluationSetup {
   readonly dtype: NonNullable<LoadOptions["dtype"]>;
   /** How keys and values are kept. */
   readonly kv: NonNullable<LoadOptions["kv"]>;
-  /** The recipe's file; null: dense. */
+  /** The recipe's file; null: a pack's own where there is a sparsity, else dense. */
   readonly recipe: Uint8Array<ArrayBuffer> | null;
-  /** How its matrices lie in memory where it was begun, which rounds int8 and int4: `Picks` as JSON; null without a recipe. */
-  readonly picks: string | null;
   /** Where the dial stands; undefined: at the recipe's own. */
   readonly sparsity?: number;
   /** Which positions run sparse. */
@@ -91,10 +89,10 @@ export class RowsEvaluator {
    * @throws {Error} If it is not the model of the setup; `RecipeError` likewise where there is a recipe.
    */
   static async open(setup: EvaluationSetup, source: ModelSource = setup.model): Promise<RowsEvaluator> {
-    const { kernels, dtype, kv, modelHash, picks } = setup;
-    const recipe = setup.recipe === null ? undefined : new Blob([setup.recipe]);
-    const tuning = picks === null ? undefined : tuningOf(JSON.parse(picks) as Picks);
-    const model = await Model.load(source, { kernels, dtype, kv, recipe, tuning, threads: 1 });
+    const { kernels, dtype, kv, modelHash, sparsity = 0 } = setup;
+    // as where it was begun: a pack's own recipe at a sparsity alone, and no timing in how matrices lie
+    const recipe = setup.recipe !== null ? new Blob([setup.recipe]) : sparsity === 0 ? null : undefined;
+    const model = await Model.load(source, { kernels, dtype, kv, recipe, tuning: UNTUNED, threads: 1 });
     const hash = await model.hash();
     if (hash === modelHash) return new RowsEvaluator(model, setup);
     await model.close();

@@ -67,7 +67,7 @@ export function qualityDocument(
       layouts: {},
       storage: {},
     },
-    recipe: dense ? null : { method, sparsity, rho, sha256 },
+    recipe: dense ? null : { method, sparsity, rho, sha256, stream: "sparse" },
     prefill,
     tasks: [
       text("wikitext2", 261),

@@ -37,7 +37,10 @@ test("parseCells: what is not one", () => {
 
 test("calibrationOf: each method's options; none for dense and learned, no text for griffin", () => {
   const of = (cell: string) => calibrationOf(parseCells(cell)[0]!, SETTINGS, "r")?.join(" ") ?? null;
-  assert.match(of("r-sparse:0.5")!, /--method r-sparse --sparsity 0.5 --rho 0.95 --data c4.jsonl.gz .*-o r$/);
+  assert.match(
+    of("r-sparse:0.5")!,
+    /--method r-sparse --sparsity 0.5 --rho 0.95 --stream sparse --data c4.jsonl.gz .*-o r$/,
+  );
   assert.doesNotMatch(of("griffin:0.2")!, /--data/);
   assert.deepEqual([of("dense"), of("learned:0.5")], [null, null]);
 });

@@ -49,6 +49,8 @@ test("parseQuality: refuses what does not fit, with its place", () => {
     [/engine\.kernels: nothing found/, (d) => delete d.engine.kernels],
     [/recipe\.sparsity: 1.5 found/, (d) => d.recipe.sparsity = 1.5],
     [/recipe\.sha256: "ab" found/, (d) => d.recipe.sha256 = "ab"],
+    [/recipe\.stream: "none" found, sparse, dense or nothing wanted/, (d) => d.recipe.stream = "none"],
+    [/note: 1 found/, (d) => d.note = 1],
     [/recipe\.method: "Dense!" found/, (d) => d.recipe.method = "Dense!"],
     [/tasks: a list of 0 found/, (d) => d.tasks = []],
     [/tasks\.0\.name: "wikitext" found/, (d) => d.tasks[0].name = "wikitext"],
@@ -135,6 +137,9 @@ test("seriesOf: a method with what is not usual of it; dense is dense, however p
     seriesOf(read(qualityDocument({ method: "r-sparse", rho: 0.95 }), "r-sparse-0.5.json")),
     "r-sparse, rho 0.95",
   );
+  const other = qualityDocument();
+  other.recipe.stream = "dense";
+  assert.equal(seriesOf(read(other)), "by-site, dense stream");
 });
 
 test("tasksMean: the mean of shares, and of paired differences with their error", () => {
@@ -162,21 +167,28 @@ test("compareAll: a ratio where as much was measured, the reason where not, noth
       run.method === method && name === figure && reference.section === section
     )!;
   assert.ok(Math.abs(of("by-site", "wikitext2.perplexity", "3").ratio! - 34.813 / 34.7) < 1e-9);
-  assert.equal(of("by-site", "wikitext2.perplexity", "10").reference.tolerance, 0.01);
   assert.ok(Math.abs(of("by-site", "touched", "3").ours - 0.51) < 1e-12);
   assert.match(of("by-site", "tasks.mean8", "3, tasks").reason!, /^winogrande, sciq, .* not run$/);
   assert.equal(of("dense", "c4.perplexity", "2").theirs, 32.042);
   // 21.84 of the second halves of pieces is no counterpart of a whole text's
   assert.deepEqual(compared.filter(({ reference }) => reference.protocol !== undefined), []);
-  // figures of thresholds that were set on the other stream, or given, are not beside these
-  const from = (stream: string): string[] => {
-    const document = qualityDocument();
+  // thresholds that were set on one stream are beside such, those that were given beside such
+  const from = (stream: string | undefined, method = "teal"): (string | null)[] => {
+    const document = qualityDocument({ method });
     document.recipe.stream = stream;
-    const found = compareAll([read(document)], REFERENCE);
-    return [...new Set(found.map(({ reference }) => reference.calibration!))];
+    const found = compareAll([read(document, `${method}-0.5.json`)], REFERENCE);
+    return [...new Set(found.map(({ reference }) => reference.calibration))];
   };
-  assert.deepEqual([from("sparse"), from("dense")], [["sparse stream"], []]);
-  assert.throws(() => from("none"), /recipe\.stream: "none" found, sparse, dense or nothing wanted/);
+  assert.deepEqual([from("sparse"), from("dense"), from(undefined)], [
+    ["sparse stream"],
+    ["dense stream"],
+    [],
+  ]);
+  assert.deepEqual(from(undefined, "by-site"), ["recipe files"]);
+  const onlyText = qualityDocument();
+  onlyText.tasks.splice(1, 1);
+  const touched = compareAll([read(onlyText)], REFERENCE).filter(({ figure }) => figure === "touched");
+  assert.deepEqual(touched, [], "the reference's share is of C4");
   const few = qualityDocument();
   few.tasks[0].n = 8;
   const some = compareAll([read(few)], REFERENCE).find(({ figure }) => figure === "wikitext2.perplexity")!;
@@ -190,7 +202,7 @@ test("compareAll: a ratio where as much was measured, the reason where not, noth
 test("qualityReport: figures, losses, shares read, references, origins, the paper's tables with their marks", () => {
   const runs = mergeQuality([
     dense(),
-    read(qualityDocument()),
+    read({ ...qualityDocument(), note: "in two parts" }),
     read(qualityDocument({ prefill: "dense" }), "by-site-0.5-answers.json"),
   ]);
   const text = qualityReport({
@@ -210,9 +222,9 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
       "| dense | 0 | 25.79 ± 0.50 |",
       "62.0 (**−4.0 ± 1.0, p 0.010**)",
       "47.0 (+6.0 ± 1.0, p 0.40)",
-      "| wikitext2.perplexity | 34.81 | 34.7 | 1.003, within 1 % | 10 |",
+      "| wikitext2.perplexity | 34.81 | 34.7 | 1.003 | 3 |",
       "not comparable: winogrande",
-      "`by-site-0.5.json`; deno 2.9.6 baseline",
+      "`by-site-0.5.json`; deno 2.9.6 baseline; in two parts\n",
       "recipe abababababab",
       "Llama-2-7B, uniform rho against searched, mean of OBQA, ArcE, ArcC and BoolQ, % [paper]",
       "[second hand]",
@@ -221,6 +233,8 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
   ) assert.ok(text.includes(part), `${part}\nin\n${text}`);
   const worse = qualityDocument();
   worse.tasks[0].metrics.perplexity = 40;
+  // as of thresholds that were given, which bars are of
+  delete worse.recipe.stream;
   const lost = qualityReport({
     runs: [read(worse)],
     reference: REFERENCE,

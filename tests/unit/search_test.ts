@@ -1,13 +1,14 @@
 /** The search's pure parts: operators, budgets, acceptance, paths, samples. Values worked out by hand. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Model } from "../../src/mod.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { projectionShapes } from "../../src/recipe/recipe.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { fitnessOf, makeChildren, meanFitness, survivors } from "../../src/search/evolution.ts";
 import { evolve, type EvolveSettings, type Generation, mostEvaluations } from "../../src/search/evolve.ts";
 import { afterStep, alongPath, stepWeights } from "../../src/search/greedy.ts";
-import type { EvaluationSetup } from "../../src/search/evaluation.ts";
+import { type EvaluationSetup, RowsEvaluator } from "../../src/search/evaluation.ts";
 import { type Executor, type Job, packSetup, type Setup, unpackSetup } from "../../src/search/jobs.ts";
 import { drawSamples } from "../../src/search/samples.ts";
 import {
@@ -293,12 +294,27 @@ test("unpackSetup: an evaluation's, files to the byte", () => {
   const setup: EvaluationSetup = {
     ...{ model: "smollm2", modelHash: "ab", kernels: "relaxed", dtype: "int8", kv: "bf16", prefill: "dense" },
     recipe: Uint8Array.from({ length: 70_000 }, (_, i) => i * 7),
-    picks: '{"touch":"plain","choices":[]}',
     tasks: [{ name: "piqa", file: "a/piqa.jsonl", bytes: Uint8Array.of(0, 255, 10) }],
     limit: 3,
   };
   assert.deepEqual(unpackSetup(packSetup(setup)), setup);
   assert.deepEqual(unpackSetup(packSetup({ ...setup, recipe: null })), { ...setup, recipe: null });
+});
+
+test("RowsEvaluator: a pack runs by its own recipe at a sparsity alone, as where the evaluation was begun", async () => {
+  const setup: Omit<EvaluationSetup, "modelHash"> = {
+    ...{ model: "tiny", kernels: "baseline", dtype: "auto", kv: "f32", prefill: "sparse" },
+    recipe: null,
+    tasks: [],
+  };
+  await using model = await Model.load(setup.model, { kernels: "baseline", threads: 1 });
+  assert.notEqual(model.recipe, null);
+  const modelHash = await model.hash();
+  for (const [sparsity, wanted] of [[undefined, null], [0, null], [0.5, "by-site"]] as const) {
+    const evaluator = await RowsEvaluator.open({ ...setup, modelHash, sparsity });
+    assert.equal(evaluator.model.recipe?.recipe.method ?? null, wanted, String(sparsity));
+    await evaluator.close();
+  }
 });
 
 /** An executor whose jobs end when they are told to, in a list of what has happened. */

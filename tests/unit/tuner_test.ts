@@ -11,12 +11,10 @@ import {
   allDense,
   candidates,
   openStopwatch,
-  picksOf,
   readFindings,
   type Shape,
   type Stopwatch,
   tune,
-  tuningOf,
   UNTUNED,
   writeFindings,
 } from "../../src/runtime/tuner.ts";
@@ -56,15 +54,6 @@ test("tune: sparse where it is faster than dense by more than noise, else dense"
   assert.deepEqual(pick([1, 1.5, 1.5]).choose(INT4), { layout: "group-i4", method: "dense" });
   assert.deepEqual(pick([1, 0.5, 1.5], INT8).choose(INT8), { layout: "channels-i8", method: "skip" });
   assert.deepEqual(pick([1, 1.1, 1.5], INT8).choose(INT8), { layout: "pairs-i8", method: "dense" });
-});
-
-test("tuningOf: what picksOf wrote down, through JSON; a shape that was not asked for is told", () => {
-  for (const tuning of [UNTUNED, allDense("relaxed")]) {
-    const { touch, choose } = tuningOf(JSON.parse(JSON.stringify(picksOf(tuning, [INT4, INT8]))));
-    assert.equal(touch, tuning.touch);
-    for (const shape of [INT4, INT8]) assert.deepEqual(choose(shape), tuning.choose(shape));
-    assert.throws(() => choose({ ...INT4, sparsity: 0.4 }), /nothing was picked for .*"sparsity":0.4/);
-  }
 });
 
 test("tune: memory is touched the way that is faster over all shapes", () => {

@@ -48,7 +48,7 @@ export function qualityReport(input: QualityInput): string {
     });
   return [
     "## Quality",
-    "From the files in `bench/results/quality/`, each the output of `rsparse eval --json` ([how it is measured](evaluation.md)). `±` is a standard error; a difference is sparse minus dense on the same rows, **in bold** where sparse is worse and p < 0.05.",
+    "From the files in `bench/results/quality/`, each the output of `rsparse eval --json`, with a note where one is due ([how it is measured](evaluation.md)). `±` is a standard error; a difference is sparse minus dense on the same rows, **in bold** where sparse is worse and p < 0.05.",
     ...parts,
     referenceSection(input),
     originList(runs),
@@ -167,7 +167,7 @@ function referenceSection({ runs, reference }: QualityInput): string {
   ]);
   return [
     "### Beside an independent implementation",
-    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; ours had its thresholds set on the same stream where its file says on which (otherwise it may differ in that, which the table says of theirs). Bars are those of section 10.`,
+    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; and thresholds that were set on one stream beside such. Bars are those of section 10.`,
     rows.length === 0 ? "None of the figures above has a counterpart there." : table([
       "method",
       "sparsity",
@@ -215,7 +215,7 @@ function originList(runs: readonly QualityRun[]): string {
         run.method === "dense" ? "" : `${run.sparsity} `
       }(${run.model.dtype}${recipe}): ${run.files.map((file) => `\`${file}\``).join(", ")}; ${
         run.engines.join(", ")
-      }`;
+      }${run.notes.map((note) => `; ${note}`).join("")}`;
     }).join("\n")
   }`;
 }

@@ -44,7 +44,7 @@ def write(model, learned, points, thresholds, shares, o, steps: int, distinct: i
     recipe = {
         "version": 3, "method": "learned", "compat": "corrected", "modelHash": model.sha256, "model": model.name, "sparsity": o.sparsity,
         "points": points, "rho": round(1 - learned.factor_weights() / c.block / (1 - o.sparsity), 6), "seed": o.seed,
-        "calibration": {"source": ", ".join(t.split("/")[-1] for t in o.text) or "tokens", "tokens": steps * o.batch * o.length, "sha256": ""},
+        "calibration": {"source": ", ".join(t.split("/")[-1] for t in o.text) or "tokens", "tokens": steps * o.batch * o.length, "sha256": "", "stream": "sparse"},
         "keepDense": o.keep_dense, "lowRankInput": o.input, "projections": projections,
         "training": {"steps": steps, "batch": o.batch, "length": o.length, "rate": o.rate, "sparsities": [o.low, o.high], "distinctTokens": distinct},
     }

@@ -29,7 +29,7 @@ class Learned(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         each = lambda make: nn.ParameterList([nn.Parameter(make(site)) for _ in range(c.layers) for site in SITES])
         # share to skip = sigmoid(t(s) + offset + slope (s - 0.5)), t(s) such that the whole skips s
-        self.offset = nn.Parameter(torch.tensor([list(START.values())] * c.layers))
+        self.offset = nn.Parameter(torch.tensor([[START[site] for site in SITES]] * c.layers))
         self.slope = nn.Parameter(torch.zeros(c.layers, len(SITES)))
         # gains are 1 + what is here
         self.attention_gain = nn.ParameterList([nn.Parameter(torch.zeros(c.hidden)) for _ in range(c.layers)])

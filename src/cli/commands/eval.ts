@@ -162,7 +162,7 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
   if (out !== undefined) await checkOutput(platform, out, "the results");
   // told before the model is loaded where there is none
   if (options.queue !== undefined) await (await import("../../search/queue.ts")).checkQueue(options.queue);
-  // picks by timing would lay matrices out in another way in another part, on another machine, or where a run goes on, and round otherwise
+  // picked by timing, matrices might lie in another way in another part, on another machine or where a run goes on, and round otherwise
   const { UNTUNED: tuning } = await import("../../runtime/tuner.ts");
   await withDial(context, { ...options, tuning }, async (model) => {
     const { subjectOf } = await import("../../eval/mod.ts");
@@ -173,7 +173,7 @@ async function run(context: CliContext, options: EvalOptions): Promise<void> {
     const described = await describeInputs(model, inputs, options);
     const before = options.dense === undefined
       ? null
-      : await (await import("../eval_dense.ts")).denseRows(platform, options.dense, model, described, part);
+      : await (await import("../eval_dense.ts")).denseRows(platform, options.dense, described, part);
     const state = out === undefined ? null : await EvalState.open(platform, `${out}.rows.jsonl`, {
       ...described,
       part: part ?? null,
@@ -346,6 +346,9 @@ async function describeInputs(
     dtype: modelDocument(model).dtype,
     kv: options.kv,
     kernels: model.info.kernels,
+    // either rounds int8 and int4
+    storage: model.info.storage,
+    layouts: model.info.layouts,
     recipe: model.recipe?.sha256 ?? null,
     sparsity: options.sparsity ?? model.recipe?.recipe.sparsity ?? null,
     prefill: options.prefill,
