@@ -1,5 +1,5 @@
 /**
- * `deno task results`: writes `docs/results.md` and its plots from `bench/results/latest.json`, `bench/results/quality/` and `bench/reference/`. Measures
+ * `deno task results`: writes `docs/results.md` and its plots from `bench/results/latest.json`, `bench/results/quality/`, `bench/results/decode/` and `bench/reference/`. Measures
  * nothing.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -8,6 +8,7 @@ import process from "node:process";
 import { qualityFigure } from "../src/analyze/quality.ts";
 import { mergeQuality, parseQuality, type QualityRun } from "../src/analyze/quality_results.ts";
 import { chartsOf } from "./bench/charts.ts";
+import { type DecodeSpeed, parseDecode } from "./bench/decode_results.ts";
 import { groupOf, qualityReport } from "./bench/quality_report.ts";
 import type { PaperReference, QualityReference } from "./bench/references.ts";
 import { report } from "./bench/report.ts";
@@ -27,10 +28,19 @@ function read<T>(path: string, parse: (text: string) => T, hint: string): T {
   }
 }
 
+function filesIn(folder: string): string[] {
+  const path = join(BENCH, "results", folder);
+  return existsSync(path) ? readdirSync(path).sort() : [];
+}
+
+function readSpeeds(): DecodeSpeed[] {
+  return filesIn("decode").flatMap((name) =>
+    read(join("results", "decode", name), parseDecode, "rsparse bench decode --recipe FILE --json makes it")
+  );
+}
+
 function readQuality(): QualityRun[] {
-  const folder = join(BENCH, "results", "quality");
-  const names = existsSync(folder) ? readdirSync(folder).sort() : [];
-  const runs = names.map((name) =>
+  const runs = filesIn("quality").map((name) =>
     read(join("results", "quality", name), (text) => parseQuality(text, name), "rsparse eval --json makes it")
   );
   try {
@@ -56,7 +66,7 @@ for (const group of new Set(runs.map(groupOf))) {
 }
 const lead = qualityReport({
   runs,
-  bench,
+  speeds: readSpeeds(),
   plots,
   reference: read("reference/quality.json", JSON.parse, "it belongs to the checkout") as QualityReference,
   paper: read("reference/paper.json", JSON.parse, "it belongs to the checkout") as PaperReference,

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -19,6 +20,7 @@ interface Row {
   readonly dtype: string;
   readonly sparsity: number;
   readonly variant: string;
+  readonly recipe?: string;
   readonly tokensPerSecond?: Stat;
   readonly ms?: Stat;
   readonly gflops?: Stat;
@@ -151,6 +153,8 @@ test("bench decode --recipe: dense beside it, or alone", withStories, async () =
       0.5,
     ]]);
     assert.deepEqual(rows.map(({ measuredSparsity }) => measuredSparsity === null), [true, false]);
+    const sha256 = createHash("sha256").update(readFileSync(recipe)).digest("hex");
+    assert.deepEqual(rows.map((row) => row.recipe), [undefined, sha256]);
     assert.equal((await json<Report>([...args, "--sparsity", "0"])).rows.length, 1);
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -9,6 +9,10 @@ import { rootPath } from "../support/shared.ts";
 
 const RECIPE = rootPath("models/smollm2-135m-instruct-learned.safetensors");
 const QUESTION = "What is gravity?";
+/**
+ * The page lays matrices out by timing, and int4 rounds by layout in the relaxed build: of the 16 ways that there are, two go on with other words after token 19, and all agree up to there.
+ */
+const TOKENS = 14;
 
 /** Moves the slider as the keyboard does. */
 async function turnTo(page: Page, sparsity: number): Promise<void> {
@@ -48,14 +52,14 @@ for (const isolated of [true, false]) {
         assert.match(facts!, /Threads1: the page is not .*: serve it with COOP and COEP headers/);
       }
 
-      await settings(page, { temperature: 0, maxTokens: 24 });
+      await settings(page, { temperature: 0, maxTokens: TOKENS });
       await turnTo(page, 0);
       await send(page, QUESTION);
       const { text, meta } = await answerOf(page);
-      assert.equal(text, await answerHere(24));
+      assert.equal(text, await answerHere(TOKENS));
       assert.match(
         meta,
-        /^24 tokens · [\d.]+ tokens\/s · first after [\d.]+ s · 0\.0 % skipped · dial dense/,
+        /^14 tokens · [\d.]+ tokens\/s · first after [\d.]+ s · 0\.0 % skipped · dial dense/,
       );
       assert.match(await page.locator("#live-speed").innerText(), /^[\d.]+ tokens\/s$/);
       assert.match(

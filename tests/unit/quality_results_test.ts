@@ -10,9 +10,9 @@ import {
   taskOf,
   tasksMean,
 } from "../../src/analyze/quality_results.ts";
+import { parseDecode } from "../../tools/bench/decode_results.ts";
 import { normalP, qualityReport, sharesOf } from "../../tools/bench/quality_report.ts";
 import { compareAll, type PaperReference, type QualityReference } from "../../tools/bench/references.ts";
-import { parse } from "../../tools/bench/schema.ts";
 import { type Loose, qualityDocument } from "../support/quality.ts";
 import { rootPath } from "../support/shared.ts";
 import { assertWellFormed } from "../support/svg.ts";
@@ -20,7 +20,6 @@ import { assertWellFormed } from "../support/svg.ts";
 const json = <T>(path: string): T => JSON.parse(readFileSync(rootPath(path), "utf8"));
 const REFERENCE = json<QualityReference>("bench/reference/quality.json");
 const PAPER = json<PaperReference>("bench/reference/paper.json");
-const BENCH = parse(readFileSync(rootPath("bench/results/latest.json"), "utf8"));
 
 const read = (document: Loose, name = "by-site-0.5.json"): QualityRun =>
   parseQuality(JSON.stringify(document), name);
@@ -199,6 +198,46 @@ test("compareAll: a ratio where as much was measured, the reason where not, noth
   assert.deepEqual(compareAll([read(qualityDocument({ prefill: "official" }))], REFERENCE), []);
 });
 
+/** As `rsparse bench decode --recipe FILE --sparsity 0,0.5 --json` prints it. */
+function decodeDocument(): Loose {
+  const stat = (median: number) => ({ median, min: median - 1, max: median + 1, n: 5 });
+  const about = { name: "decode", shape: "Smollm2 135M 8k Lc100K Mix1 Ep2", dtype: "f32" };
+  return {
+    engine: { runtime: "deno 2.9.6", kernels: "baseline", threads: 1 },
+    rows: [
+      { ...about, sparsity: 0, variant: "dense", tokensPerSecond: stat(100) },
+      {
+        ...{ ...about, sparsity: 0.5, variant: "by-site", recipe: "ab".repeat(32) },
+        ...{ tokensPerSecond: stat(123.45), speedup: 1.2345 },
+      },
+    ],
+  };
+}
+
+test("parseDecode: what rsparse bench decode writes; refuses what is not, with its place", () => {
+  const [dense, sparse] = parseDecode(JSON.stringify(decodeDocument()));
+  assert.deepEqual([dense!.recipe, dense!.speedup, dense!.engine], [null, null, "deno 2.9.6 baseline"]);
+  assert.deepEqual([sparse!.recipe, sparse!.median, sparse!.speedup], ["ab".repeat(32), 123.45, 1.2345]);
+  const cases: [RegExp, (document: Loose) => void][] = [
+    [/^Error: engine: an object wanted/, (d) => delete d.engine],
+    [/engine: runtime and kernels wanted/, (d) => delete d.engine.kernels],
+    [/engine\.threads: 1 wanted/, (d) => d.engine.threads = 2],
+    [/rows: a list wanted/, (d) => d.rows = {}],
+    [/rows\.0: an object wanted/, (d) => d.rows[0] = null],
+    [/rows\.0\.name: decode wanted/, (d) => d.rows[0].name = "prefill"],
+    [/rows\.0\.recipe: /, (d) => d.rows[0].recipe = "ab".repeat(32)],
+    [/rows\.1\.recipe: the SHA-256/, (d) => delete d.rows[1].recipe],
+    [/rows\.1\.sparsity: /, (d) => d.rows[1].sparsity = 1],
+    [/rows\.1\.tokensPerSecond\.median: a speed/, (d) => d.rows[1].tokensPerSecond.median = 0],
+    [/rows\.1\.speedup: a number/, (d) => d.rows[1].speedup = "1"],
+  ];
+  for (const [wanted, break_] of cases) {
+    const document = decodeDocument();
+    break_(document);
+    assert.throws(() => parseDecode(JSON.stringify(document)), wanted);
+  }
+});
+
 test("qualityReport: figures, losses, shares read, references, origins, the paper's tables with their marks", () => {
   const runs = mergeQuality([
     dense(),
@@ -209,7 +248,7 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
     runs,
     reference: REFERENCE,
     paper: PAPER,
-    bench: BENCH,
+    speeds: parseDecode(JSON.stringify(decodeDocument())),
     plots: new Map([["Smollm2 135M 8k Lc100K Mix1 Ep2, Q4_1 file, weights in memory f32", "p.svg"]]),
   });
   for (
@@ -218,7 +257,7 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
       "`prefill: sparse`, prompts sparse too:",
       "`prefill: dense`, prompts dense, answers sparse:",
       // 1 - 0.49 of the blocks, and (106.2 * 0.51 + 28.3) / 134.5 of all
-      "| by-site | 0.5 | 34.81 ± 0.50 | 34.81 ± 0.50 | 0.3800 ± 0.010 | 0.6600 ± 0.0040 | 54.5 of 2 | +1.0 ± 0.7, p 0.16 |  | 99.9–100.0 | 51.0 | 61.3 |",
+      "| by-site | 0.5 | 34.81 ± 0.50 | 34.81 ± 0.50 | 0.3800 ± 0.010 | 0.6600 ± 0.0040 | 54.5 of 2 | +1.0 ± 0.7, p 0.16 |  | 99.9–100.0 | 51.0 | 61.3 | baseline 123, 1.23x |",
       "| dense | 0 | 25.79 ± 0.50 |",
       "62.0 (**−4.0 ± 1.0, p 0.010**)",
       "47.0 (+6.0 ± 1.0, p 0.40)",
@@ -239,7 +278,7 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
     runs: [read(worse)],
     reference: REFERENCE,
     paper: PAPER,
-    bench: BENCH,
+    speeds: [],
     plots: new Map(),
   });
   assert.ok(lost.includes("| 40.00 | 34.7 | **1.153, not within 1 %** | 10 |"), lost);
@@ -247,7 +286,7 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
     runs: [],
     reference: REFERENCE,
     paper: PAPER,
-    bench: BENCH,
+    speeds: [],
     plots: new Map(),
   });
   assert.ok(none.includes("Nothing measured yet") && none.includes("## Large models, by others"));

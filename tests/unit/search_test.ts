@@ -1,5 +1,6 @@
 /** The search's pure parts: operators, budgets, acceptance, paths, samples. Values worked out by hand. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Model } from "../../src/mod.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
@@ -22,6 +23,7 @@ import {
   weightOf,
 } from "../../src/search/shares.ts";
 import { Turns } from "../../src/search/turns.ts";
+import { rootPath } from "../support/shared.ts";
 
 /** SmolLM2's shapes, four blocks of them. */
 const CONFIG: LlamaConfig = {
@@ -303,15 +305,16 @@ test("unpackSetup: an evaluation's, files to the byte", () => {
 
 test("RowsEvaluator: a pack runs by its own recipe at a sparsity alone, as where the evaluation was begun", async () => {
   const setup: Omit<EvaluationSetup, "modelHash"> = {
-    ...{ model: "tiny", kernels: "baseline", dtype: "auto", kv: "f32", prefill: "sparse" },
+    ...{ model: "models/tiny.rsparse", kernels: "baseline", dtype: "auto", kv: "f32", prefill: "sparse" },
     recipe: null,
     tasks: [],
   };
-  await using model = await Model.load(setup.model, { kernels: "baseline", threads: 1 });
+  const pack = new Blob([readFileSync(rootPath(setup.model))]);
+  await using model = await Model.load(pack, { kernels: "baseline", threads: 1 });
   assert.notEqual(model.recipe, null);
   const modelHash = await model.hash();
   for (const [sparsity, wanted] of [[undefined, null], [0, null], [0.5, "by-site"]] as const) {
-    const evaluator = await RowsEvaluator.open({ ...setup, modelHash, sparsity });
+    const evaluator = await RowsEvaluator.open({ ...setup, modelHash, sparsity }, pack);
     assert.equal(evaluator.model.recipe?.recipe.method ?? null, wanted, String(sparsity));
     await evaluator.close();
   }

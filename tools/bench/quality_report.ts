@@ -9,9 +9,9 @@ import {
 import { seriesOf, skippedShare } from "../../src/analyze/quality.ts";
 import { SHAPES } from "../../src/cli/bench/shapes.ts";
 import { type LlamaConfig, PROJECTIONS, projectionShape } from "../../src/model/config.ts";
+import type { DecodeSpeed } from "./decode_results.ts";
 import { number, table } from "./markdown.ts";
 import { compareAll, type PaperReference, type QualityReference } from "./references.ts";
-import type { Results } from "./schema.ts";
 
 /** What the page is made from. */
 export interface QualityInput {
@@ -19,8 +19,7 @@ export interface QualityInput {
   readonly runs: readonly QualityRun[];
   readonly reference: QualityReference;
   readonly paper: PaperReference;
-  /** For tokens per second. */
-  readonly bench: Results;
+  readonly speeds: readonly DecodeSpeed[];
   /** The plot of a group of runs, by {@linkcode groupOf}: its path in the page. */
   readonly plots: ReadonlyMap<string, string>;
 }
@@ -42,7 +41,7 @@ export function qualityReport(input: QualityInput): string {
       return [
         groups.length > 1 ? `### ${group}` : `${group}.`,
         ...(plot === undefined ? [] : [`![Quality against sparsity](${plot})`]),
-        ...prefillTables(own, input.bench),
+        ...prefillTables(own, input.speeds),
         tasksTables(own),
       ];
     });
@@ -57,7 +56,7 @@ export function qualityReport(input: QualityInput): string {
 }
 
 /** One table for each way to treat prompts, dense on top of each. */
-function prefillTables(runs: readonly QualityRun[], bench: Results): string[] {
+function prefillTables(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]): string[] {
   const dense = runs.filter(({ method }) => method === "dense");
   const prefills = [
     ...new Set(runs.filter(({ method }) => method !== "dense").map(({ prefill }) => prefill)),
@@ -69,11 +68,11 @@ function prefillTables(runs: readonly QualityRun[], bench: Results): string[] {
   };
   return (prefills.length === 0 ? ["sparse" as const] : prefills).map((prefill) => {
     const own = [...dense, ...runs.filter((run) => run.method !== "dense" && run.prefill === prefill)];
-    return `\`prefill: ${prefill}\`, ${explain[prefill]}:\n\n${mainTable(own, bench)}`;
+    return `\`prefill: ${prefill}\`, ${explain[prefill]}:\n\n${mainTable(own, speeds)}`;
   });
 }
 
-function mainTable(runs: readonly QualityRun[], bench: Results): string {
+function mainTable(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]): string {
   const rows = runs.map((run) => {
     const wikitext = taskOf(run, "wikitext2"),
       c4 = taskOf(run, "c4"),
@@ -96,7 +95,7 @@ function mainTable(runs: readonly QualityRun[], bench: Results): string {
       skipped === null || shares === null
         ? ""
         : percent((shares.blocks * (1 - skipped) + shares.head) / (shares.blocks + shares.head)),
-      speedOf(run, bench),
+      speedOf(run, speeds),
     ];
   });
   return `${
@@ -121,7 +120,7 @@ function mainTable(runs: readonly QualityRun[], bench: Results): string {
     runs.some(({ model }) => model.quantization === "Q4_1")
       ? "; in a Q4_1 file, where a block's weight has 5 bits and one of the output matrix 8.5, the latter is 31 % of the bytes of a dense token"
       : ""
-  }. *Decode*: tokens/s and times dense over engines on one thread, from the benchmark below, of a recipe with the same method, sparsity and rho, made by the benchmark itself.`;
+  }. *Decode*: tokens/s of this very recipe on one thread, and times dense, which took turns with it in one process (\`rsparse bench decode\`, files in \`bench/results/decode/\`); this machine is shared, so compare the ratios.`;
 }
 
 /** Each task of several choices, LAMBADA and XSum, with what sparsity did to it. */
@@ -251,24 +250,13 @@ function normsOf({ numHiddenLayers, hiddenSize }: LlamaConfig): number {
   return (2 * numHiddenLayers + 1) * hiddenSize;
 }
 
-function speedOf(run: QualityRun, { runs, settings }: Results): string {
-  const found = runs.filter(({ what, threads }) => what === "decode" && threads === 1).flatMap(({ rows }) =>
-    rows.filter((row) =>
-      row.shape === run.model.name && row.dtype === run.model.dtype && row.tokensPerSecond !== undefined &&
-      (run.method === "dense"
-        ? row.sparsity === 0
-        : row.variant === run.method && row.sparsity === run.sparsity && run.rho === 1)
-    )
-  );
-  if (found.length === 0) return "";
-  const range = (values: readonly number[], digits: (value: number) => string): string => {
-    const ends = [...new Set([Math.min(...values), Math.max(...values)].map(digits))];
-    return ends.join("–");
-  };
-  const speeds = range(found.map(({ tokensPerSecond }) => tokensPerSecond!.median), number);
-  const ratios = found.flatMap(({ speedup }) => speedup ?? []);
-  const over = ratios.length === 0 ? "" : `, ${range(ratios, (ratio) => ratio.toFixed(2))}x`;
-  return `${speeds} tok/s${over}${settings.quick ? " (quick)" : ""}`;
+function speedOf({ model, recipe, sparsity }: QualityRun, speeds: readonly DecodeSpeed[]): string {
+  return speeds.filter((speed) =>
+    speed.model === model.name && speed.dtype === model.dtype && recipe !== null && speed.recipe === recipe &&
+    Math.abs(speed.sparsity - sparsity) < 1e-9
+  ).map(({ engine, median, speedup }) =>
+    `${engine.split(" ").at(-1)} ${number(median)}${speedup === null ? "" : `, ${speedup.toFixed(2)}x`}`
+  ).join("; ");
 }
 
 function sparseShare(run: QualityRun): string {

@@ -19,6 +19,8 @@ export interface Row {
   readonly sparsity: number;
   /** `dense`, or what skips: a recipe's method, or for kernels the layout that is read. */
   readonly variant: string;
+  /** SHA-256 of the recipe's file, where it ran by one. */
+  readonly recipe?: string;
   readonly tokensPerSecond?: Stat;
   readonly ms?: Stat;
   /** 10^9 multiply-adds times two a second, those that were skipped counted as if they had run. */

@@ -61,6 +61,7 @@ export async function measureTokens(
       dtype: dtypeOf(model),
       sparsity,
       variant: name,
+      ...sparsity > 0 && model.recipe?.sha256 !== undefined ? { recipe: model.recipe.sha256 } : {},
       tokensPerSecond: statOf(speeds[i]!),
       measuredSparsity: measured[i],
       ...layers > held ? { layersHeld: held, layers } : {},
