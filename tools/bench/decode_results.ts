@@ -28,10 +28,9 @@ export function parseDecode(text: string): DecodeSpeed[] {
   const fail = (path: string, wanted: string): never => {
     throw new Error(`${path}: ${wanted} wanted, as of \`rsparse bench decode --recipe FILE --json\``);
   };
-  const engine = isJsonObject(value) && isJsonObject(value["engine"])
-    ? value["engine"]
-    : fail("engine", "an object");
-  const rows = isJsonObject(value) && Array.isArray(value["rows"]) ? value["rows"] : fail("rows", "a list");
+  const { engine, rows } = isJsonObject(value) ? value : {};
+  if (!isJsonObject(engine)) return fail("engine", "an object");
+  if (!Array.isArray(rows)) return fail("rows", "a list");
   const { runtime, kernels, threads } = engine;
   if (typeof runtime !== "string" || typeof kernels !== "string") {
     return fail("engine", "runtime and kernels");

@@ -251,8 +251,9 @@ function normsOf({ numHiddenLayers, hiddenSize }: LlamaConfig): number {
 }
 
 function speedOf({ model, recipe, sparsity }: QualityRun, speeds: readonly DecodeSpeed[]): string {
+  if (recipe === null) return "";
   return speeds.filter((speed) =>
-    speed.model === model.name && speed.dtype === model.dtype && recipe !== null && speed.recipe === recipe &&
+    speed.model === model.name && speed.dtype === model.dtype && speed.recipe === recipe &&
     Math.abs(speed.sparsity - sparsity) < 1e-9
   ).map(({ engine, median, speedup }) =>
     `${engine.split(" ").at(-1)} ${number(median)}${speedup === null ? "" : `, ${speedup.toFixed(2)}x`}`

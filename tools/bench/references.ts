@@ -96,15 +96,12 @@ function isOfStream({ calibration }: ReferenceRow, { stream }: QualityRun): bool
 function oursOf(
   run: QualityRun,
   figure: string,
-  reference: QualityReference,
+  { conditions }: QualityReference,
 ): { readonly value: number; readonly reason: string | null } | null {
-  const { conditions } = reference;
   if (figure === "touched") {
     // theirs is of C4: by-site at 50 % keeps .501 there, and a WikiText-2 with larger activations .513
     const skipped = taskOf(run, "c4")?.measuredSparsity;
-    return skipped == null
-      ? null
-      : { value: 1 - skipped, reason: sizeReason(run, "c4", reference.conditions) };
+    return skipped == null ? null : { value: 1 - skipped, reason: sizeReason(run, "c4", conditions) };
   }
   if (figure === "tasks.mean8") {
     const mean = tasksMean(run), wanted = Object.keys(CHOICE_METRICS);

@@ -72,11 +72,10 @@ class Fixed(Student):
 
         def run(i, k, x):
             e, name = 4 * i + k, sites[k]
-            w = m.weights[i][name]
             keep = (x.float().abs() * l.score[e].exp() > self.table[i, k]) | flat
             kept[i, k] = (keep & ~flat).sum() / ((~flat).sum() * x.shape[-1])
             active = x * keep
-            y = active @ w.T
+            y = active @ m.weights[i][name].T
             if self.factors:
                 read = x - active if self.rest else x
                 low = ((read * (1 / l.input_rms[i, k])) @ l.down[e].to(dtype).T) @ l.up[e].to(dtype).T + l.bias[e].to(dtype)
