@@ -5,7 +5,7 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -27,11 +27,13 @@ import {
 const HELP = `Usage: deno task quality --data DIR [options]
 
   --data DIR          folder with the tasks' files (or RSPARSE_DATA)
-  --cells LIST        METHOD:SPARSITY:SPARSITY,… or dense; default:
+  --cells LIST        METHOD:SPARSITY:SPARSITY,…, dense, relufication; default:
                       ${DEFAULT_CELLS}
   --tasks LIST        as of rsparse eval; default: wikitext2,c4
   --limit N           rows or pieces of each task; default: all (c4: 64)
   --prefill HOW       sparse (default), dense, official
+  --context N         tokens of each piece that are not scored; default: none
+  --stream HOW        what thresholds are set on: sparse (default), dense
   --calibration FILE  text or .jsonl.gz that recipes are calibrated on
   --model MODEL       default: smollm2
   --dtype DTYPE       default: auto
@@ -46,6 +48,8 @@ const OPTIONS = {
   tasks: { type: "string", default: "wikitext2,c4" },
   limit: { type: "string" },
   prefill: { type: "string", default: "sparse" },
+  context: { type: "string" },
+  stream: { type: "string", default: "sparse" },
   calibration: { type: "string" },
   model: { type: "string", default: "smollm2" },
   dtype: { type: "string", default: "auto" },
@@ -130,7 +134,7 @@ async function measure(
   mkdirSync(work, { recursive: true });
   mkdirSync(folder, { recursive: true });
   const recipeOf = (cell: Cell): string | null =>
-    cell.sparsity === null
+    cell.method === "dense"
       ? null
       : cell.method === "learned"
       ? LEARNED
@@ -158,8 +162,11 @@ async function measure(
     ),
   );
   for (const cell of cells) {
-    const file = join(folder, `${nameOf(cell)}${suffix}.json`);
-    await rsparse(["eval", "--join", ...parts.map((part) => partOf(cell, part)), "--quiet", "-o", file]);
+    const whole = join(work, `${nameOf(cell)}.json`);
+    await rsparse(["eval", "--join", ...parts.map((part) => partOf(cell, part)), "--quiet", "-o", whole]);
+    const came = JSON.parse(readFileSync(whole, "utf8")).recipe?.sparsity ?? null;
+    const file = join(folder, `${nameOf(cell, came)}${suffix}.json`);
+    copyFileSync(whole, file);
     console.log(file);
   }
 }
@@ -171,6 +178,8 @@ if (values.help) {
 }
 const data = values.data ?? process.env["RSPARSE_DATA"] ?? usage("--data: nothing found, a folder wanted");
 const jobs = whole("jobs", values.jobs);
+const stream = (["sparse", "dense"] as const).find((one) => one === values.stream) ??
+  usage(`--stream: ${values.stream} found, sparse or dense wanted`);
 for (const path of [data, ...(values.calibration === undefined ? [] : [values.calibration])]) {
   if (!existsSync(path)) usage(`${path}: there is no such file or folder`);
 }
@@ -185,6 +194,8 @@ try {
       tasks: values.tasks,
       limit: values.limit === undefined ? null : whole("limit", values.limit),
       prefill: values.prefill,
+      context: values.context === undefined ? 0 : whole("context", values.context),
+      stream,
       dtype: values.dtype,
       parts: jobs,
       calibration: values.calibration ?? null,

@@ -15,24 +15,35 @@ const PANELS: readonly {
   readonly log: boolean;
   readonly of: (run: QualityRun) => number | null | undefined;
 }[] = [
+  { title: "WikiText-2, perplexity", log: true, of: (run) => ofPieces(run, "wikitext2", "perplexity") },
   {
-    title: "WikiText-2, perplexity",
+    title: "WikiText-2 after an unscored context, perplexity",
     log: true,
-    of: (run) => taskOf(run, "wikitext2")?.metrics["perplexity"],
+    of: (run) => run.context > 0 ? taskOf(run, "wikitext2")?.metrics["perplexity"] : null,
   },
-  { title: "C4, perplexity", log: true, of: (run) => taskOf(run, "c4")?.metrics["perplexity"] },
-  { title: "C4, KL from dense, nats a token", log: true, of: (run) => taskOf(run, "c4")?.metrics["kl"] },
-  { title: "C4, same next token as dense", log: false, of: (run) => taskOf(run, "c4")?.metrics["agreement"] },
+  { title: "C4, perplexity", log: true, of: (run) => ofPieces(run, "c4", "perplexity") },
+  { title: "C4, KL from dense, nats a token", log: true, of: (run) => ofPieces(run, "c4", "kl") },
+  { title: "C4, same next token as dense", log: false, of: (run) => ofPieces(run, "c4", "agreement") },
   { title: TASKS, log: false, of: (run) => tasksMean(run)?.mean },
   { title: "LAMBADA, accuracy", log: false, of: (run) => taskOf(run, "lambada_openai")?.metrics["acc"] },
 ];
 
-/** What a line of the plot is called: the method, with its rho, its stream and its prefill where these are not the usual ones. */
-export function seriesOf({ method, rho, stream, prefill }: QualityRun): string {
-  if (method === "dense") return method;
+/** A measure of a text whose pieces are scored whole. */
+function ofPieces(run: QualityRun, task: string, metric: string): number | null | undefined {
+  return run.context === 0 ? taskOf(run, task)?.metrics[metric] : null;
+}
+
+/** The method, with its rho and its stream where these are not the usual ones. */
+export function methodOf({ method, rho, stream }: QualityRun): string {
   return method + (method === "r-sparse" ? `, rho ${rho}` : "") +
-    (stream === "dense" ? ", dense stream" : "") +
-    (prefill === "sparse" ? "" : `, prefill ${prefill}`);
+    (stream === "dense" ? ", dense stream" : "");
+}
+
+/** What a line of the plot is called: the method, with how it was measured where that is not the usual way. */
+export function seriesOf(run: QualityRun): string {
+  if (run.method === "dense") return run.method;
+  return methodOf(run) + (run.prefill === "sparse" ? "" : `, prefill ${run.prefill}`) +
+    (run.context === 0 ? "" : `, context ${run.context}`);
 }
 
 /** Skipped share that was measured, of the first task that has one; 0 for dense. */

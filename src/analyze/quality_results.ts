@@ -33,6 +33,8 @@ export interface QualityTask extends QualityMeasures {
   readonly n: number;
   /** Tokens of a piece; null where it is no text. */
   readonly pieceLength: number | null;
+  /** Tokens that each piece begins with which are not scored; 0 where it is no text. */
+  readonly context: number;
   /** Share of positions that ran sparse. */
   readonly sparseTokens: number;
   /** Share of multiply-adds that they skipped; null where none ran sparse. */
@@ -66,6 +68,8 @@ export interface QualityRun {
   readonly stream: "sparse" | "dense" | null;
   /** Which positions ran sparse. */
   readonly prefill: "dense" | "sparse" | "official";
+  /** Tokens of each piece of its texts that are not scored, as `eval --context` has it: figures with and without are not comparable. */
+  readonly context: number;
   /** Runtimes and builds of the kernels. */
   readonly engines: readonly string[];
   /** Its files. */
@@ -165,13 +169,11 @@ class Reader {
     } else if (task["paired"] !== undefined || task["dense"] !== undefined) {
       this.fail(`${at}paired`, task["paired"] ?? task["dense"], "nothing without a recipe");
     }
-    if (task["context"] !== undefined) {
-      this.fail(`${at}context`, task["context"], "nothing, figures of whole pieces,");
-    }
     return {
       name,
       n: this.count(task["n"], `${at}n`),
       pieceLength: isText ? this.count(task["pieceLength"], `${at}pieceLength`) : null,
+      context: isText && task["context"] !== undefined ? this.count(task["context"], `${at}context`) : 0,
       sparseTokens: this.number(task["sparseTokens"], `${at}sparseTokens`, 0, sparse ? 1 : 0),
       measuredSparsity: this.numberOrNull(task["measuredSparsity"], `${at}measuredSparsity`, -1, 1),
       ...this.measures(task, at),
@@ -209,6 +211,9 @@ export function parseQuality(text: string, name: string): QualityRun {
   const tasks = list.map((task, i) => r.task(task, `tasks.${i}`, recipe !== null));
   const twice = tasks.find((task, i) => tasks.findIndex((other) => other.name === task.name) < i);
   if (twice !== undefined) r.fail("tasks", twice.name, "each task once");
+  const texts = tasks.filter(({ pieceLength }) => pieceLength !== null);
+  const other = texts.find(({ context }) => context !== texts[0]!.context);
+  if (other !== undefined) r.fail("tasks", `context ${other.context}`, "one context of all texts");
   const run = {
     model: {
       name: r.text(model["name"], "model.name"),
@@ -217,6 +222,7 @@ export function parseQuality(text: string, name: string): QualityRun {
       dtype: r.text(model["dtype"], "model.dtype"),
     },
     prefill,
+    context: tasks.reduce((most, task) => Math.max(most, task.context), 0),
     engines: [
       `${r.text(engine["runtime"], "engine.runtime")} ${r.text(engine["kernels"], "engine.kernels")}`,
     ],
@@ -236,8 +242,10 @@ export function parseQuality(text: string, name: string): QualityRun {
     r.fail("recipe.method", method, "a method's name");
   }
   const named = /^([a-z][a-z0-9-]*?)-(\d(?:\.\d+)?)(?:-[\w.-]+)?\.json$/.exec(name);
-  if (named === null || named[1] !== method || Number(named[2]) !== sparsity) {
-    r.fail("", name, `${method}-${sparsity}.json or ${method}-${sparsity}-….json, after what is in it,`);
+  // what a rule came to, not what was asked for, has 16 digits, of which three will do
+  const short = Number(sparsity.toFixed(3));
+  if (named === null || named[1] !== method || ![sparsity, short].includes(Number(named[2]))) {
+    r.fail("", name, `${method}-${short}.json or ${method}-${short}-….json, after what is in it,`);
   }
   const sha256 = recipe["sha256"];
   if (sha256 !== null && !(typeof sha256 === "string" && /^[0-9a-f]{64}$/.test(sha256))) {
@@ -252,14 +260,15 @@ export function parseQuality(text: string, name: string): QualityRun {
 }
 
 /**
- * Joins what is of one model, recipe, sparsity and prefill; dense first, then by method and sparsity.
+ * Joins what is of one model, recipe, sparsity, prefill and context; dense first, then by method and sparsity. Where no dense run of a model and context is among
+ * them, the dense figures that sparse ones were held against make one.
  *
  * @throws {Error} If two files of one recipe have the same task.
  */
 export function mergeQuality(runs: readonly QualityRun[]): QualityRun[] {
   const merged = new Map<string, QualityRun>();
   for (const run of runs) {
-    const { model, method, sparsity, rho, recipe, stream, prefill } = run;
+    const { model, method, sparsity, rho, recipe, stream, prefill, context } = run;
     // nothing is sparse in a dense run, whatever its option says
     const key = JSON.stringify([
       model,
@@ -269,6 +278,7 @@ export function mergeQuality(runs: readonly QualityRun[]): QualityRun[] {
       recipe,
       stream,
       method === "dense" ? "" : prefill,
+      context,
     ]);
     const before = merged.get(key);
     if (before === undefined) {
@@ -292,7 +302,38 @@ export function mergeQuality(runs: readonly QualityRun[]): QualityRun[] {
   }
   const order = ({ method, sparsity, rho, recipe }: QualityRun): string =>
     `${method === "dense" ? " " : method} ${sparsity.toFixed(6)} ${rho.toFixed(6)} ${recipe}`;
-  return [...merged.values()].sort((a, b) => order(a) < order(b) ? -1 : order(a) > order(b) ? 1 : 0);
+  const sorted = (runs: readonly QualityRun[]): QualityRun[] =>
+    [...runs].sort((a, b) => order(a) < order(b) ? -1 : order(a) > order(b) ? 1 : 0);
+  const own = sorted([...merged.values()]);
+  return sorted([...own, ...missingDense(own)]);
+}
+
+/** A dense run for each model and context that has none, from what its sparse runs have of it. */
+function missingDense(runs: readonly QualityRun[]): QualityRun[] {
+  const groups = new Map<string, QualityRun[]>();
+  for (const run of runs) {
+    const key = JSON.stringify([run.model, run.context]);
+    groups.set(key, [...(groups.get(key) ?? []), run]);
+  }
+  return [...groups.values()].filter((own) => own.every(({ method }) => method !== "dense")).map((own) => {
+    const tasks = new Map<string, { readonly task: QualityTask; readonly run: QualityRun }>();
+    for (const run of own) {
+      for (const task of run.tasks) {
+        // of the most rows, of the first run that has them
+        if (task.n > (tasks.get(task.name)?.task.n ?? 0)) tasks.set(task.name, { task, run });
+      }
+    }
+    const found = [...tasks.values()], { model, prefill, context } = own[0]!;
+    return {
+      ...{ model, method: "dense", sparsity: 0, rho: 1, recipe: null, stream: null, prefill, context },
+      engines: [...new Set(found.flatMap(({ run }) => run.engines))],
+      files: [...new Set(found.map(({ task }) => task.file))],
+      notes: [...new Set(found.flatMap(({ run }) => run.notes))],
+      tasks: found.map(({ task }) => (
+        { ...task, ...task.dense!, sparseTokens: 0, measuredSparsity: null, dense: null, paired: {} }
+      )),
+    };
+  });
 }
 
 /** The task of this name, if the run has it. */

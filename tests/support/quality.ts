@@ -6,7 +6,14 @@ export type Loose = any;
 
 /** One that fits. */
 export function qualityDocument(
-  over: { method?: string | null; sparsity?: number; rho?: number; sha256?: string; prefill?: string } = {},
+  over: {
+    method?: string | null;
+    sparsity?: number;
+    rho?: number;
+    sha256?: string;
+    prefill?: string;
+    context?: number;
+  } = {},
 ): Loose {
   const { method = "by-site", sparsity = 0.5, rho = 1, sha256 = "ab".repeat(32), prefill = "sparse" } = over;
   const dense = method === null, nll = dense ? 3.25 : 3.55;
@@ -24,6 +31,7 @@ export function qualityDocument(
     stderr: { perplexity: 0.5, nll: 0.02, ...(dense ? {} : { kl: 0.01, agreement: 0.004 }) },
     tokens: 1023 * n,
     pieceLength: 1024,
+    ...(over.context === undefined ? {} : { context: over.context }),
     ...(dense ? {} : {
       dense: { metrics: { perplexity: 25.79, nll: 3.25 }, stderr: { perplexity: 0.5, nll: 0.02 } },
       paired: { nll: { difference: 0.3, stderr: 0.01, p: 0.0001, test: "sign-flip" } },

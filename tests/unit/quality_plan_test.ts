@@ -16,6 +16,8 @@ const SETTINGS: Settings = {
   tasks: "wikitext2",
   limit: 8,
   prefill: "sparse",
+  context: 0,
+  stream: "sparse",
   dtype: "auto",
   parts: 4,
   calibration: "c4.jsonl.gz",
@@ -23,13 +25,19 @@ const SETTINGS: Settings = {
 
 test("parseCells: methods with their sparsities, and dense", () => {
   const cells = parseCells("dense,by-site:0.4:0.5,learned:0.6");
-  assert.deepEqual(cells.map(nameOf), ["dense", "by-site-0.4", "by-site-0.5", "learned-0.6"]);
+  assert.deepEqual(cells.map((cell) => nameOf(cell)), ["dense", "by-site-0.4", "by-site-0.5", "learned-0.6"]);
   assert.equal(parseCells(DEFAULT_CELLS).length, 16);
+  // its share is not asked for, and known when it has run
+  const [own] = parseCells("relufication");
+  assert.deepEqual([nameOf(own!), nameOf(own!, 0.3199896)], ["relufication", "relufication-0.32"]);
 });
 
 test("parseCells: what is not one", () => {
   for (
-    const text of ["", "magic:0.5", "by-site", "by-site:", "by-site:1", "by-site:0", "dense:0.5", "teal:x"]
+    const text of [
+      ...["", "magic:0.5", "by-site", "by-site:", "by-site:1", "by-site:0", "dense:0.5", "teal:x"],
+      "relufication:0.3",
+    ]
   ) {
     assert.throws(() => parseCells(text), RangeError, text);
   }
@@ -41,7 +49,13 @@ test("calibrationOf: each method's options; none for dense and learned, no text 
     of("r-sparse:0.5")!,
     /--method r-sparse --sparsity 0.5 --rho 0.95 --stream sparse --data c4.jsonl.gz .*-o r$/,
   );
-  assert.doesNotMatch(of("griffin:0.2")!, /--data/);
+  assert.doesNotMatch(of("griffin:0.2")!, /--data|--stream/);
+  assert.match(of("relufication")!, /--method relufication --data/);
+  const dense = { ...SETTINGS, stream: "dense" as const };
+  assert.match(
+    calibrationOf(parseCells("teal:0.5")[0]!, dense, "r")!.join(" "),
+    /--stream dense --keep-dense 0 /,
+  );
   assert.deepEqual([of("dense"), of("learned:0.5")], [null, null]);
 });
 
@@ -50,7 +64,9 @@ test("evaluationOf: a part of the tasks, the dial for learned alone", () => {
     evaluationOf(parseCells(cell)[0]!, SETTINGS, recipe, 2, "o").join(" ");
   assert.match(of("learned:0.4", "r"), /--limit 8 --recipe r --sparsity 0.4 --part 2\/4 .*-o o$/);
   assert.doesNotMatch(of("by-site:0.4", "r"), /--sparsity/);
-  assert.doesNotMatch(of("dense", null), /--recipe/);
+  assert.doesNotMatch(of("dense", null), /--recipe|--context/);
+  const half = evaluationOf(parseCells("teal:0.4")[0]!, { ...SETTINGS, context: 512 }, "r", 1, "o");
+  assert.match(half.join(" "), /--context 512 --recipe r/);
 });
 
 test("workKey: other settings or files, another folder", () => {

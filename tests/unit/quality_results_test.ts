@@ -57,6 +57,8 @@ test("parseQuality: refuses what does not fit, with its place", () => {
     [/tasks\.1\.complete: false found/, (d) => d.tasks[1].complete = false],
     [/tasks\.0\.n: 0.5 found/, (d) => d.tasks[0].n = 0.5],
     [/tasks\.0\.pieceLength: nothing found/, (d) => delete d.tasks[0].pieceLength],
+    [/tasks\.0\.context: 0 found, a number from 1 to/, (d) => d.tasks[0].context = 0],
+    [/tasks: "context 512" found, one context of all texts/, (d) => d.tasks[1].context = 512],
     [/tasks\.0\.metrics\.perplexity: 0.5 found/, (d) => d.tasks[0].metrics.perplexity = 0.5],
     [/tasks\.0\.metrics\.perplexity: "28" found/, (d) => d.tasks[0].metrics.perplexity = "28"],
     [/tasks\.0\.metrics: "bits" found/, (d) => d.tasks[0].metrics.bits = 1],
@@ -92,6 +94,10 @@ test("parseQuality: a file is called after what is in it", () => {
     assert.throws(() => read(qualityDocument(), name), /by-site-0\.5\.json or by-site-0\.5-….json/, name);
   }
   assert.throws(() => read(qualityDocument({ method: null }), "by-site-0.5.json"), /dense\.json/);
+  // a share that a rule came to
+  const came = qualityDocument({ method: "relufication", sparsity: 0.3199896070692274 });
+  assert.equal(read(came, "relufication-0.32.json").sparsity, 0.3199896070692274);
+  assert.throws(() => read(came, "relufication-0.3.json"), /relufication-0\.32\.json or/);
   const half = qualityDocument({ method: null });
   half.tasks[0].paired = {};
   assert.throws(
@@ -128,6 +134,36 @@ test("mergeQuality: joins one recipe's files task by task, keeps apart what is n
   );
 });
 
+test("mergeQuality: no dense run among them: one of what sparse ones were held against, for each model and context", () => {
+  const few = qualityDocument({ sparsity: 0.4 });
+  few.tasks = [{ ...few.tasks[0], n: 8 }];
+  few.tasks[0].dense.metrics.perplexity = 11;
+  const half = qualityDocument({ prefill: "dense", context: 512 });
+  half.tasks = [half.tasks[0]];
+  half.tasks[0].dense.metrics.perplexity = 21.9;
+  const runs = mergeQuality([
+    read(few, "by-site-0.4.json"),
+    read(qualityDocument()),
+    read(half, "by-site-0.5-context.json"),
+  ]);
+  const made = runs.filter(({ method }) => method === "dense");
+  assert.deepEqual(runs.slice(0, 2), made, "first");
+  assert.deepEqual(made.map(({ context }) => context), [0, 512]);
+  assert.deepEqual(
+    made.map((run) => taskOf(run, "wikitext2")!.metrics["perplexity"]),
+    [25.79, 21.9],
+    "of the most pieces",
+  );
+  assert.deepEqual(made[0]!.files, ["by-site-0.5.json"]);
+  assert.deepEqual([taskOf(made[0]!, "piqa")!.sparseTokens, taskOf(made[0]!, "piqa")!.paired], [0, {}]);
+  const own = mergeQuality([dense(), read(half, "by-site-0.5-context.json")]);
+  assert.deepEqual(own.map(({ method, context }) => `${method} ${context}`), [
+    "dense 0",
+    "dense 512",
+    "by-site 512",
+  ]);
+});
+
 test("seriesOf: a method with what is not usual of it; dense is dense, however prompts would have run", () => {
   assert.equal(seriesOf(read(qualityDocument())), "by-site");
   assert.equal(seriesOf(read(qualityDocument({ prefill: "dense" }))), "by-site, prefill dense");
@@ -139,6 +175,10 @@ test("seriesOf: a method with what is not usual of it; dense is dense, however p
   const other = qualityDocument();
   other.recipe.stream = "dense";
   assert.equal(seriesOf(read(other)), "by-site, dense stream");
+  assert.equal(
+    seriesOf(read(qualityDocument({ prefill: "dense", context: 512 }))),
+    "by-site, prefill dense, context 512",
+  );
 });
 
 test("tasksMean: the mean of shares, and of paired differences with their error", () => {
@@ -196,6 +236,29 @@ test("compareAll: a ratio where as much was measured, the reason where not, noth
   other.model.parameters = 1;
   assert.deepEqual(compareAll([read(other)], REFERENCE), []);
   assert.deepEqual(compareAll([read(qualityDocument({ prefill: "official" }))], REFERENCE), []);
+});
+
+test("compareAll: second halves of pieces beside such alone, a rule's own share beside what it came to there", () => {
+  const half = (method: string, sparsity: number, over: Loose = {}): QualityRun => {
+    const document = qualityDocument({ method, sparsity, prefill: "dense", context: 512, ...over });
+    document.recipe.stream = undefined;
+    document.tasks = [document.tasks[0]];
+    return read(document, `${method}-${sparsity}.json`);
+  };
+  const theirs = (run: QualityRun): (number | string | null)[] =>
+    compareAll([run], REFERENCE).map(({ theirs, reason }) => reason ?? theirs);
+  assert.deepEqual(theirs(half("cats", 0.3)), [34.88]);
+  // of a model whose activation is another one every token is
+  assert.deepEqual(theirs(half("relufication", 0.3199)), []);
+  const relu = qualityDocument({ method: "relufication", sparsity: 0.3199 });
+  delete relu.recipe.stream;
+  assert.deepEqual(theirs(read(relu, "relufication-0.32.json")), [7155, 0.678]);
+  assert.deepEqual(theirs(half("griffin", 0.31)), []);
+  assert.deepEqual(theirs(half("cats", 0.3, { context: 256 })), []);
+  assert.deepEqual(theirs(half("cats", 0.3, { context: undefined })), []);
+  assert.deepEqual(theirs(half("cats", 0.3, { prefill: "sparse" })), []);
+  const [dense] = mergeQuality([half("cats", 0.3)]);
+  assert.deepEqual(theirs(dense!), [21.84], "dense of section 6, not 25.777");
 });
 
 /** As `rsparse bench decode --recipe FILE --sparsity 0,0.5 --json` prints it. */
@@ -270,6 +333,24 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
       "[independent re-test]",
     ]
   ) assert.ok(text.includes(part), `${part}\nin\n${text}`);
+  const half = qualityDocument({ method: "griffin", prefill: "dense", context: 512 });
+  delete half.recipe.stream;
+  const second = qualityReport({
+    runs: mergeQuality([read(half, "griffin-0.5.json")]),
+    reference: REFERENCE,
+    paper: PAPER,
+    speeds: [],
+    plots: new Map(),
+  });
+  for (
+    const part of [
+      "`prefill: dense`, prompts dense, answers sparse; the first 512 tokens of each piece of a text are its prompt, and not scored:",
+      "| dense | 0 | 25.79 ± 0.50 |",
+      "None of the figures above has a counterpart there.\n\nIn another way: the first 512 tokens",
+      "| griffin | 0.5 | f32 | prompt | wikitext2.perplexity | 34.81 | 308 | 0.113 | 6 |",
+      "; griffin 0.4 (prompt) of section 6; relufication 0.322 (none) of section 6; ",
+    ]
+  ) assert.ok(second.includes(part), `${part}\nin\n${second}`);
   const worse = qualityDocument();
   worse.tasks[0].metrics.perplexity = 40;
   // as of thresholds that were given, which bars are of
@@ -311,4 +392,17 @@ test("qualityFigure: a line a method, its numbers beside it; nothing where there
     figure.csv,
   );
   assert.equal(await qualityFigure([dense()]), null);
+  // after a context perplexity is another one: a panel of its own
+  const half = read(qualityDocument({ prefill: "dense", context: 512 }), "by-site-0.5-context.json");
+  const both = (await qualityFigure(mergeQuality([dense(), read(qualityDocument()), half])))!;
+  const ofPanel = (panel: string): (string | undefined)[] =>
+    both.csv.split("\n").filter((line) => line.startsWith(`"${panel}"`)).map((line) =>
+      line.split(/,(?! )/)[1]
+    );
+  assert.deepEqual(ofPanel("WikiText-2, perplexity"), ["dense", "by-site"]);
+  assert.deepEqual(ofPanel("WikiText-2 after an unscored context, perplexity"), [
+    "dense",
+    '"by-site, prefill dense, context 512"',
+  ]);
+  assert.deepEqual(ofPanel("C4, perplexity"), ["dense", "by-site"]);
 });

@@ -6,12 +6,12 @@ import {
   taskOf,
   tasksMean,
 } from "../../src/analyze/quality_results.ts";
-import { seriesOf, skippedShare } from "../../src/analyze/quality.ts";
+import { methodOf, seriesOf, skippedShare } from "../../src/analyze/quality.ts";
 import { SHAPES } from "../../src/cli/bench/shapes.ts";
 import { type LlamaConfig, PROJECTIONS, projectionShape } from "../../src/model/config.ts";
 import type { DecodeSpeed } from "./decode_results.ts";
 import { number, table } from "./markdown.ts";
-import { compareAll, type PaperReference, type QualityReference } from "./references.ts";
+import { compareAll, type Compared, type PaperReference, type QualityReference } from "./references.ts";
 
 /** What the page is made from. */
 export interface QualityInput {
@@ -55,20 +55,26 @@ export function qualityReport(input: QualityInput): string {
   ].filter((part) => part !== "").join("\n\n");
 }
 
-/** One table for each way to treat prompts, dense on top of each. */
+/** One table for each way to treat prompts, and each context that was not scored, dense on top of each. */
 function prefillTables(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]): string[] {
-  const dense = runs.filter(({ method }) => method === "dense");
-  const prefills = [
-    ...new Set(runs.filter(({ method }) => method !== "dense").map(({ prefill }) => prefill)),
-  ];
+  const sparse = runs.filter(({ method }) => method !== "dense");
+  const tables = new Map<string, Pick<QualityRun, "prefill" | "context">>();
+  for (const { prefill, context } of sparse.length === 0 ? runs : sparse) {
+    tables.set(`${prefill} ${context}`, { prefill, context });
+  }
   const explain = {
     sparse: "prompts sparse too",
     dense: "prompts dense, answers sparse",
     official: "the first nine tenths dense, as the paper's code",
   };
-  return (prefills.length === 0 ? ["sparse" as const] : prefills).map((prefill) => {
-    const own = [...dense, ...runs.filter((run) => run.method !== "dense" && run.prefill === prefill)];
-    return `\`prefill: ${prefill}\`, ${explain[prefill]}:\n\n${mainTable(own, speeds)}`;
+  return [...tables.values()].sort((a, b) => a.context - b.context).map(({ prefill, context }) => {
+    const own = runs.filter((run) =>
+      run.context === context && (run.method === "dense" || run.prefill === prefill)
+    );
+    const unscored = context === 0
+      ? ""
+      : `; the first ${context} tokens of each piece of a text are its prompt, and not scored`;
+    return `\`prefill: ${prefill}\`, ${explain[prefill]}${unscored}:\n\n${mainTable(own, speeds)}`;
   });
 }
 
@@ -79,8 +85,8 @@ function mainTable(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]):
       lambada = taskOf(run, "lambada_openai");
     const mean = tasksMean(run), skipped = skippedShare(run), shares = sharesOf(run.model.parameters);
     return [
-      seriesOf(run),
-      run.method === "dense" ? "0" : String(run.sparsity),
+      methodOf(run),
+      shortShare(run.sparsity),
       withError(wikitext, "perplexity"),
       withError(c4, "perplexity"),
       withError(c4, "kl"),
@@ -131,7 +137,7 @@ function tasksTables(runs: readonly QualityRun[]): string {
   if (names.length === 0) return "";
   const rows = runs.filter((run) => names.some((name) => taskOf(run, name) !== undefined)).map((run) => [
     seriesOf(run),
-    run.method === "dense" ? "0" : String(run.sparsity),
+    shortShare(run.sparsity),
     ...names.map((name) => {
       const task = taskOf(run, name), metric = CHOICE_METRICS[name] ?? (name === "xsum" ? "rougeL" : "acc");
       const value = task?.metrics[metric];
@@ -152,22 +158,10 @@ function tasksTables(runs: readonly QualityRun[]): string {
 
 function referenceSection({ runs, reference }: QualityInput): string {
   const compared = compareAll(runs, reference);
-  const others = reference.rows.filter(({ protocol }) => protocol !== undefined);
-  const rows = compared.map(({ run, reference: row, figure, ours, theirs, ratio, reason }) => [
-    seriesOf(run),
-    String(run.sparsity),
-    run.model.dtype,
-    row.calibration ?? "",
-    figure,
-    fourDigits(ours),
-    String(theirs),
-    ratio === null ? `not comparable: ${reason}` : verdict(ratio, row.tolerance),
-    row.section,
-  ]);
-  return [
-    "### Beside an independent implementation",
-    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; and thresholds that were set on one stream beside such. Bars are those of section 10.`,
-    rows.length === 0 ? "None of the figures above has a counterpart there." : table([
+  const tableOf = (protocol: string | undefined): string => {
+    const rows = compared.filter((one) => one.reference.protocol === protocol).map(comparedCells);
+    if (rows.length === 0) return "None of the figures above has a counterpart there.";
+    const header = [
       "method",
       "sparsity",
       "ours in",
@@ -177,24 +171,46 @@ function referenceSection({ runs, reference }: QualityInput): string {
       "theirs",
       "ratio",
       "section",
-    ], rows),
-    ...Object.entries(reference.protocols).map(([name, text]) =>
-      `Measured there in another way (${text}), as \`rsparse eval --context 512 --prefill dense\` does; this page takes figures of whole pieces only, so without ratios: WikiText-2 perplexity\n\n${
-        table(
-          ["method", "rho", "bytes saved", "theirs", "section"],
-          others.filter(({ protocol }) => protocol === name).map((
-            { method, rho, sparsity, figures, section },
-          ) => [
-            method,
-            method === "r-sparse" ? String(rho) : "",
-            `${Math.round(100 * sparsity)} %`,
-            String(figures["wikitext2.perplexity"]!),
-            section,
-          ]),
-        )
-      }`
-    ),
-  ].join("\n\n");
+    ];
+    return table(header, rows);
+  };
+  return [
+    "### Beside an independent implementation",
+    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; and thresholds that were set on one stream beside such. Bars are those of section 10, for activations in float32 or 12 bits: of weights in int4 the relaxed build takes 8 bits of them, in groups, which costs a dense model 0.2 % ([numerics](numerics.md)).`,
+    tableOf(undefined),
+    ...Object.entries(reference.protocols).flatMap(([name, { text, prefill, context }]) => [
+      `In another way: ${text} (\`rsparse eval --context ${context} --prefill ${prefill}\`).`,
+      tableOf(name),
+    ]),
+    notRun(compared, reference),
+  ].filter((part) => part !== "").join("\n\n");
+}
+
+function comparedCells({ run, reference, figure, ours, theirs, ratio, reason }: Compared): string[] {
+  return [
+    methodOf(run),
+    shortShare(run.sparsity),
+    run.model.dtype,
+    reference.calibration ?? "",
+    figure,
+    fourDigits(ours),
+    String(theirs),
+    ratio === null ? `not comparable: ${reason}` : verdict(ratio, reference.tolerance),
+    reference.section,
+  ];
+}
+
+/** What the reference has and we have not, so that its absence is seen. */
+function notRun(compared: readonly Compared[], reference: QualityReference): string {
+  const met = new Set(compared.map((one) => one.reference));
+  const missing = reference.rows.filter((row) => !met.has(row)).map((
+    { method, rho, sparsity, calibration, section },
+  ) =>
+    `${method}${method === "r-sparse" ? ` rho ${rho}` : ""} ${shortShare(sparsity)}${
+      calibration === null ? "" : ` (${calibration})`
+    } of section ${section}`
+  );
+  return missing.length === 0 ? "" : `Theirs only: ${missing.join("; ")}.`;
 }
 
 function verdict(ratio: number, tolerance: number | undefined): string {
@@ -211,7 +227,7 @@ function originList(runs: readonly QualityRun[]): string {
     runs.map((run) => {
       const recipe = run.recipe === null ? "" : `, recipe ${run.recipe.slice(0, 12)}`;
       return `- ${seriesOf(run)} ${
-        run.method === "dense" ? "" : `${run.sparsity} `
+        run.method === "dense" ? "" : `${shortShare(run.sparsity)} `
       }(${run.model.dtype}${recipe}): ${run.files.map((file) => `\`${file}\``).join(", ")}; ${
         run.engines.join(", ")
       }${run.notes.map((note) => `; ${note}`).join("")}`;
@@ -273,6 +289,11 @@ function withError(task: QualityTask | undefined, metric: string): string {
   return error == null
     ? fourDigits(value)
     : `${fourDigits(value)} ± ${error >= 10 ? error.toFixed(0) : error.toPrecision(2)}`;
+}
+
+/** What a rule came to has 16 digits. */
+function shortShare(share: number): string {
+  return String(Number(share.toFixed(3)));
 }
 
 /** Never in powers of ten. */

@@ -1,8 +1,9 @@
 /** What `deno task quality` measures: methods at sparsities, each a recipe and an evaluation in parts. */
 
-/** A method at a sparsity; dense has neither. */
+/** A method at a sparsity. */
 export interface Cell {
   readonly method: string;
+  /** Null of dense, and of what comes to a share of its own. */
   readonly sparsity: number | null;
 }
 
@@ -14,6 +15,10 @@ export interface Settings {
   /** Rows or pieces of each task; null takes all. */
   readonly limit: number | null;
   readonly prefill: string;
+  /** Tokens of each piece that are not scored; 0 for none. */
+  readonly context: number;
+  /** Stream that thresholds are set on, of methods that have a choice. */
+  readonly stream: "sparse" | "dense";
   readonly dtype: string;
   /** Parts of each evaluation. */
   readonly parts: number;
@@ -26,15 +31,18 @@ const CALIBRATED: { readonly [method: string]: readonly string[] } = {
   "by-site": [],
   "teal": [],
   "wina": [],
-  // the stream of all others; its paper's is dense
-  "r-sparse": ["--rho", "0.95", "--stream", "sparse"],
+  "r-sparse": ["--rho", "0.95"],
   "low-rank": [],
   "cats": [],
   "griffin": [],
   "relufication": [],
 };
+/** Whose thresholds are set on a stream. */
+const STREAMED: readonly string[] = ["by-site", "teal", "wina", "r-sparse"];
 /** Without data of its own. */
 const BLIND: readonly string[] = ["griffin"];
+/** Without a sparsity to ask for. */
+const FIXED: readonly string[] = ["dense", "relufication"];
 
 /** Cells that are measured unless others are named. */
 export const DEFAULT_CELLS =
@@ -48,12 +56,13 @@ export const DEFAULT_CELLS =
 export function parseCells(text: string): Cell[] {
   return text.split(",").flatMap((part): Cell[] => {
     const [method, ...sparsities] = part.split(":");
-    if (method === "dense" && sparsities.length === 0) return [{ method, sparsity: null }];
-    if (method === undefined || !(method in CALIBRATED || method === "learned")) {
+    if (method !== undefined && FIXED.includes(method) && sparsities.length === 0) {
+      return [{ method, sparsity: null }];
+    }
+    const dialled = [...Object.keys(CALIBRATED), "learned"].filter((name) => !FIXED.includes(name));
+    if (method === undefined || !dialled.includes(method)) {
       throw new RangeError(
-        `cells: "${part}" found, dense, or one of ${
-          [...Object.keys(CALIBRATED), "learned"].join(" ")
-        } with :SPARSITY wanted`,
+        `cells: "${part}" found, ${FIXED.join(", ")}, or one of ${dialled.join(" ")} with :SPARSITY wanted`,
       );
     }
     if (sparsities.length === 0) throw new RangeError(`cells: "${part}" found, ${method}:SPARSITY wanted`);
@@ -65,21 +74,33 @@ export function parseCells(text: string): Cell[] {
   });
 }
 
-/** What a cell's files are called. */
-export function nameOf({ method, sparsity }: Cell): string {
-  return sparsity === null ? method : `${method}-${sparsity}`;
+/**
+ * What a cell's files are called.
+ *
+ * @param came What a method without a sparsity of its own came to, once that is known.
+ */
+export function nameOf({ method, sparsity }: Cell, came: number | null = null): string {
+  const share = sparsity ?? came;
+  return share === null ? method : `${method}-${Number(share.toFixed(3))}`;
 }
 
 /** Options of `calibrate` for a cell's recipe; null where it has none of its own. */
 export function calibrationOf(cell: Cell, settings: Settings, recipe: string): string[] | null {
   const { method, sparsity } = cell;
-  if (sparsity === null || method === "learned") return null;
+  if (method === "dense" || method === "learned") return null;
   const text = settings.calibration === null || BLIND.includes(method)
     ? []
     : ["--data", settings.calibration];
+  // the dense stream's default is a first position that stays dense, and figures are of all positions
+  const stream = !STREAMED.includes(method)
+    ? []
+    : settings.stream === "dense"
+    ? ["--stream", "dense", "--keep-dense", "0"]
+    : ["--stream", "sparse"];
   return [
-    ...["calibrate", "-m", settings.model, "--method", method, "--sparsity", String(sparsity)],
-    ...[...CALIBRATED[method]!, ...text, "--threads", "1", "--quiet", "-o", recipe],
+    ...["calibrate", "-m", settings.model, "--method", method],
+    ...(sparsity === null ? [] : ["--sparsity", String(sparsity)]),
+    ...[...CALIBRATED[method]!, ...stream, ...text, "--threads", "1", "--quiet", "-o", recipe],
   ];
 }
 
@@ -91,10 +112,11 @@ export function evaluationOf(
   part: number,
   out: string,
 ): string[] {
-  const { model, data, tasks, limit, prefill, dtype, parts } = settings;
+  const { model, data, tasks, limit, prefill, context, dtype, parts } = settings;
   return [
     ...["eval", "-m", model, "--data", data, "--tasks", tasks, "--prefill", prefill, "--dtype", dtype],
     ...(limit === null ? [] : ["--limit", String(limit)]),
+    ...(context === 0 ? [] : ["--context", String(context)]),
     ...(recipe === null ? [] : ["--recipe", recipe]),
     ...(recipe !== null && cell.method === "learned" ? ["--sparsity", String(cell.sparsity)] : []),
     ...["--part", `${part}/${parts}`, "--threads", "1", "--quiet", "-o", out],
