@@ -171,7 +171,21 @@ async function measure(
   }
 }
 
-const { values } = parseArgs({ options: OPTIONS, strict: true });
+function readOptions() {
+  try {
+    return parseArgs({ options: OPTIONS, strict: true }).values;
+  } catch (error) {
+    return usage((error as Error).message);
+  }
+}
+
+/** Pieces have 1,024 tokens here, and at least one of them past the first is scored. */
+function contextOf(text: string | undefined): number {
+  const context = text === undefined ? 0 : whole("context", text);
+  return context <= 1022 ? context : usage(`--context: ${context} found, at most 1022 wanted`);
+}
+
+const values = readOptions();
 if (values.help) {
   console.log(HELP);
   process.exit(0);
@@ -180,6 +194,13 @@ const data = values.data ?? process.env["RSPARSE_DATA"] ?? usage("--data: nothin
 const jobs = whole("jobs", values.jobs);
 const stream = (["sparse", "dense"] as const).find((one) => one === values.stream) ??
   usage(`--stream: ${values.stream} found, sparse or dense wanted`);
+if (!["sparse", "dense", "official"].includes(values.prefill)) {
+  usage(`--prefill: ${values.prefill} found, sparse, dense or official wanted`);
+}
+const context = contextOf(values.context);
+if (values.suffix === undefined && (context > 0 || stream === "dense" || values.prefill !== "sparse")) {
+  usage("--suffix: nothing found, a name for files of what is not the usual way wanted");
+}
 for (const path of [data, ...(values.calibration === undefined ? [] : [values.calibration])]) {
   if (!existsSync(path)) usage(`${path}: there is no such file or folder`);
 }
@@ -194,7 +215,7 @@ try {
       tasks: values.tasks,
       limit: values.limit === undefined ? null : whole("limit", values.limit),
       prefill: values.prefill,
-      context: values.context === undefined ? 0 : whole("context", values.context),
+      context,
       stream,
       dtype: values.dtype,
       parts: jobs,

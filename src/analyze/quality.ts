@@ -34,15 +34,15 @@ function ofPieces(run: QualityRun, task: string, metric: string): number | null 
 }
 
 /** The method, with its rho and its stream where these are not the usual ones. */
-export function methodOf({ method, rho, stream }: QualityRun): string {
-  return method + (method === "r-sparse" ? `, rho ${rho}` : "") +
+export function methodOf({ method, beside, rho, stream }: QualityRun): string {
+  return method + (beside ? ", beside recipes" : "") + (method === "r-sparse" ? `, rho ${rho}` : "") +
     (stream === "dense" ? ", dense stream" : "");
 }
 
-/** What a line of the plot is called: the method, with how it was measured where that is not the usual way. */
+/** The method, with how it was measured where that is not the usual way; nothing of a dense run is sparse, whatever its option says. */
 export function seriesOf(run: QualityRun): string {
-  if (run.method === "dense") return run.method;
-  return methodOf(run) + (run.prefill === "sparse" ? "" : `, prefill ${run.prefill}`) +
+  return methodOf(run) +
+    (run.method === "dense" || run.prefill === "sparse" ? "" : `, prefill ${run.prefill}`) +
     (run.context === 0 ? "" : `, context ${run.context}`);
 }
 
@@ -73,7 +73,8 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
       if (value == null || skipped === null || (log && value <= 0)) return [];
       return [{
         panel: title,
-        method: seriesOf(run),
+        // a panel of what follows a context says so itself
+        method: run.method === "dense" ? run.method : run.context > 0 ? methodOf(run) : seriesOf(run),
         asked: run.sparsity,
         skipped,
         value,
@@ -81,15 +82,20 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
       }];
     })
   );
-  const lines = points.filter(({ method }) => !method.startsWith("dense"));
-  if (lines.length === 0) return null;
+  if (points.every(({ method }) => method === "dense")) return null;
+  // a point that is not drawn is to stretch no axis, and to have no name in the legend
+  const drawn = PANELS.flatMap(({ title, log }) => {
+    const own = points.filter(({ panel }) => panel === title);
+    const least = own.reduce((a, { value }) => Math.min(a, value), Infinity);
+    return own.filter(({ value }) => !log || value <= MOST_TIMES * least);
+  });
+  const lines = drawn.filter(({ method }) => method !== "dense");
   const methods = [...new Set(lines.map(({ method }) => method))];
   const shown = PANELS.filter(({ title }) => lines.some(({ panel }) => panel === title));
   const title = "Quality against sparsity";
   const domainOf = (panel: string): [number, number] => {
-    const values = points.filter((point) => point.panel === panel).map(({ value }) => value);
-    const least = values.reduce((a, b) => Math.min(a, b)), largest = values.reduce((a, b) => Math.max(a, b));
-    return [least / 1.05, Math.min(1.05 * largest, MOST_TIMES * least)];
+    const values = drawn.filter((point) => point.panel === panel).map(({ value }) => value);
+    return [Math.min(...values) / 1.05, 1.05 * Math.max(...values)];
   };
   const dense = "isValid(datum.skipped) && datum.method == 'dense'";
   const plot = {
@@ -107,7 +113,7 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
       title: { text: title, fontSize: 12 },
       width: 300,
       height: 190,
-      data: { values: points.filter(({ panel }) => panel === title) },
+      data: { values: drawn.filter(({ panel }) => panel === title) },
       layer: [
         {
           transform: [{ filter: dense }],
@@ -116,7 +122,7 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
         },
         {
           transform: [{ filter: "datum.method != 'dense'" }],
-          mark: { type: "line" as const, point: true, strokeWidth: 1.5, clip: log },
+          mark: { type: "line" as const, point: true, strokeWidth: 1.5 },
           encoding: {
             x: {
               field: "skipped",
@@ -136,6 +142,7 @@ export async function qualityFigure(runs: readonly QualityRun[]): Promise<Figure
               field: "method",
               type: "nominal" as const,
               title: null,
+              legend: { labelLimit: 300 },
               scale: { domain: methods, range: methods.map((_, i) => COLOURS[i % COLOURS.length]!) },
             },
           },

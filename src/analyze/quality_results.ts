@@ -60,6 +60,8 @@ export interface QualityRun {
   readonly method: string;
   /** The share of multiply-adds that the recipe is to skip; 0 without one. */
   readonly sparsity: number;
+  /** Whether it is what sparse runs were held against, of no file of its own: dense with matrices laid out to be skipped. */
+  readonly beside: boolean;
   /** Share of the kept compute for channels; 1 without a recipe. */
   readonly rho: number;
   /** SHA-256 of the recipe; null where there is none, or it was never in a file. */
@@ -130,6 +132,13 @@ class Reader {
     return Number.isInteger(value) ? this.number(value, path, 1, 2 ** 53) : this.fail(path, value, "a count");
   }
 
+  /** At least one token of a piece is scored, past its first. */
+  context(value: unknown, path: string, pieceLength: number | null): number {
+    if (value === undefined) return 0;
+    if (pieceLength === null) return this.fail(path, value, "nothing but of a text");
+    return this.number(this.count(value, path), path, 1, pieceLength - 2);
+  }
+
   measures(value: JsonObject, path: string): QualityMeasures {
     const metrics: Record<string, number | null> = {}, stderr: Record<string, number | null> = {};
     const found = this.object(value["metrics"], `${path}metrics`),
@@ -169,11 +178,12 @@ class Reader {
     } else if (task["paired"] !== undefined || task["dense"] !== undefined) {
       this.fail(`${at}paired`, task["paired"] ?? task["dense"], "nothing without a recipe");
     }
+    const pieceLength = isText ? this.count(task["pieceLength"], `${at}pieceLength`) : null;
     return {
       name,
       n: this.count(task["n"], `${at}n`),
-      pieceLength: isText ? this.count(task["pieceLength"], `${at}pieceLength`) : null,
-      context: isText && task["context"] !== undefined ? this.count(task["context"], `${at}context`) : 0,
+      pieceLength,
+      context: this.context(task["context"], `${at}context`, pieceLength),
       sparseTokens: this.number(task["sparseTokens"], `${at}sparseTokens`, 0, sparse ? 1 : 0),
       measuredSparsity: this.numberOrNull(task["measuredSparsity"], `${at}measuredSparsity`, -1, 1),
       ...this.measures(task, at),
@@ -215,6 +225,7 @@ export function parseQuality(text: string, name: string): QualityRun {
   const other = texts.find(({ context }) => context !== texts[0]!.context);
   if (other !== undefined) r.fail("tasks", `context ${other.context}`, "one context of all texts");
   const run = {
+    beside: false,
     model: {
       name: r.text(model["name"], "model.name"),
       parameters: r.count(model["parameters"], "model.parameters"),
@@ -260,14 +271,14 @@ export function parseQuality(text: string, name: string): QualityRun {
 }
 
 /**
- * Joins what is of one model, recipe, sparsity, prefill and context; dense first, then by method and sparsity. Where no dense run of a model and context is among
- * them, the dense figures that sparse ones were held against make one.
+ * Joins what is of one model, recipe, sparsity, prefill and context; dense first, then by method and sparsity. What no dense run of a model and context has, the
+ * figures that sparse ones were held against make one of.
  *
  * @throws {Error} If two files of one recipe have the same task.
  */
 export function mergeQuality(runs: readonly QualityRun[]): QualityRun[] {
   const merged = new Map<string, QualityRun>();
-  for (const run of runs) {
+  for (const run of runs.flatMap(byContext)) {
     const { model, method, sparsity, rho, recipe, stream, prefill, context } = run;
     // nothing is sparse in a dense run, whatever its option says
     const key = JSON.stringify([
@@ -305,35 +316,59 @@ export function mergeQuality(runs: readonly QualityRun[]): QualityRun[] {
   const sorted = (runs: readonly QualityRun[]): QualityRun[] =>
     [...runs].sort((a, b) => order(a) < order(b) ? -1 : order(a) > order(b) ? 1 : 0);
   const own = sorted([...merged.values()]);
-  return sorted([...own, ...missingDense(own)]);
+  return sorted([...own, ...densesBeside(own)]);
 }
 
-/** A dense run for each model and context that has none, from what its sparse runs have of it. */
-function missingDense(runs: readonly QualityRun[]): QualityRun[] {
+/** A context is one of texts: what else is in a file with one is as in a file without. */
+function byContext(run: QualityRun): QualityRun[] {
+  const texts = run.tasks.filter(({ pieceLength }) => pieceLength !== null);
+  if (run.context === 0 || texts.length === run.tasks.length) return [run];
+  const others = run.tasks.filter(({ pieceLength }) => pieceLength === null);
+  return [{ ...run, tasks: texts }, { ...run, context: 0, tasks: others }];
+}
+
+/** For each model and context, dense figures of tasks that no dense run has, from the runs that they stand beside. */
+function densesBeside(runs: readonly QualityRun[]): QualityRun[] {
   const groups = new Map<string, QualityRun[]>();
   for (const run of runs) {
     const key = JSON.stringify([run.model, run.context]);
     groups.set(key, [...(groups.get(key) ?? []), run]);
   }
-  return [...groups.values()].filter((own) => own.every(({ method }) => method !== "dense")).map((own) => {
-    const tasks = new Map<string, { readonly task: QualityTask; readonly run: QualityRun }>();
-    for (const run of own) {
-      for (const task of run.tasks) {
-        // of the most rows, of the first run that has them
-        if (task.n > (tasks.get(task.name)?.task.n ?? 0)) tasks.set(task.name, { task, run });
-      }
-    }
-    const found = [...tasks.values()], { model, prefill, context } = own[0]!;
-    return {
+  return [...groups.values()].flatMap((own) => {
+    const sparse = own.filter(({ method }) => method !== "dense");
+    const names = new Set(sparse.flatMap(({ tasks }) => tasks.map(({ name }) => name)));
+    const found = [...names].filter((name) =>
+      own.every((run) => run.method !== "dense" || taskOf(run, name) === undefined)
+    ).map((name) => mostMeasured(sparse, name));
+    if (found.length === 0) return [];
+    const { model, prefill, context } = sparse[0]!;
+    return [{
       ...{ model, method: "dense", sparsity: 0, rho: 1, recipe: null, stream: null, prefill, context },
+      beside: true,
       engines: [...new Set(found.flatMap(({ run }) => run.engines))],
       files: [...new Set(found.map(({ task }) => task.file))],
       notes: [...new Set(found.flatMap(({ run }) => run.notes))],
       tasks: found.map(({ task }) => (
         { ...task, ...task.dense!, sparseTokens: 0, measuredSparsity: null, dense: null, paired: {} }
       )),
-    };
+    }];
   });
+}
+
+/** The task of this name in pieces as long as most runs', of the most rows, of the first run that has them. */
+function mostMeasured(
+  runs: readonly QualityRun[],
+  name: string,
+): { readonly run: QualityRun; readonly task: QualityTask } {
+  const all = runs.flatMap((run) => run.tasks.map((task) => ({ run, task }))).filter(({ task }) =>
+    task.name === name
+  );
+  const howMany = (length: number | null): number =>
+    all.filter(({ task }) => task.pieceLength === length).length;
+  const most = all.reduce((a, { task }) => Math.max(a, howMany(task.pieceLength)), 0);
+  return all.filter(({ task }) => howMany(task.pieceLength) === most).reduce((a, b) =>
+    b.task.n > a.task.n ? b : a
+  );
 }
 
 /** The task of this name, if the run has it. */

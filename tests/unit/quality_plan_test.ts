@@ -29,7 +29,9 @@ test("parseCells: methods with their sparsities, and dense", () => {
   assert.equal(parseCells(DEFAULT_CELLS).length, 16);
   // its share is not asked for, and known when it has run
   const [own] = parseCells("relufication");
-  assert.deepEqual([nameOf(own!), nameOf(own!, 0.3199896)], ["relufication", "relufication-0.32"]);
+  assert.deepEqual([nameOf(own!), nameOf(own!, 0.3163896)], ["relufication", "relufication-0.316"]);
+  // one that was asked for is what it is: 0.5001 is no 0.5
+  assert.deepEqual(parseCells("teal:0.5:0.5001").map((cell) => nameOf(cell)), ["teal-0.5", "teal-0.5001"]);
 });
 
 test("parseCells: what is not one", () => {
@@ -47,15 +49,15 @@ test("calibrationOf: each method's options; none for dense and learned, no text 
   const of = (cell: string) => calibrationOf(parseCells(cell)[0]!, SETTINGS, "r")?.join(" ") ?? null;
   assert.match(
     of("r-sparse:0.5")!,
-    /--method r-sparse --sparsity 0.5 --rho 0.95 --stream sparse --data c4.jsonl.gz .*-o r$/,
+    /--method r-sparse --sparsity 0.5 --rho 0.95 --stream sparse --keep-dense 0 --data c4.jsonl.gz .*-o r$/,
   );
   assert.doesNotMatch(of("griffin:0.2")!, /--data|--stream/);
-  assert.match(of("relufication")!, /--method relufication --data/);
+  assert.match(of("relufication")!, /--method relufication --keep-dense 0 --data/);
   const dense = { ...SETTINGS, stream: "dense" as const };
-  assert.match(
-    calibrationOf(parseCells("teal:0.5")[0]!, dense, "r")!.join(" "),
-    /--stream dense --keep-dense 0 /,
-  );
+  for (const method of ["by-site", "teal", "wina", "r-sparse"]) {
+    const command = calibrationOf(parseCells(`${method}:0.5`)[0]!, dense, "r")!.join(" ");
+    assert.match(command, /--stream dense --keep-dense 0 /);
+  }
   assert.deepEqual([of("dense"), of("learned:0.5")], [null, null]);
 });
 
@@ -65,8 +67,8 @@ test("evaluationOf: a part of the tasks, the dial for learned alone", () => {
   assert.match(of("learned:0.4", "r"), /--limit 8 --recipe r --sparsity 0.4 --part 2\/4 .*-o o$/);
   assert.doesNotMatch(of("by-site:0.4", "r"), /--sparsity/);
   assert.doesNotMatch(of("dense", null), /--recipe|--context/);
-  const half = evaluationOf(parseCells("teal:0.4")[0]!, { ...SETTINGS, context: 512 }, "r", 1, "o");
-  assert.match(half.join(" "), /--context 512 --recipe r/);
+  const half = evaluationOf(parseCells("teal:0.4")[0]!, { ...SETTINGS, context: 256 }, "r", 1, "o");
+  assert.match(half.join(" "), /--context 256 --recipe r/);
 });
 
 test("workKey: other settings or files, another folder", () => {

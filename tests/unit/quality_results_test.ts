@@ -58,6 +58,8 @@ test("parseQuality: refuses what does not fit, with its place", () => {
     [/tasks\.0\.n: 0.5 found/, (d) => d.tasks[0].n = 0.5],
     [/tasks\.0\.pieceLength: nothing found/, (d) => delete d.tasks[0].pieceLength],
     [/tasks\.0\.context: 0 found, a number from 1 to/, (d) => d.tasks[0].context = 0],
+    [/tasks\.0\.context: 1023 found, a number from 1 to 1022/, (d) => d.tasks[0].context = 1023],
+    [/tasks\.2\.context: 512 found, nothing but of a text/, (d) => d.tasks[2].context = 512],
     [/tasks: "context 512" found, one context of all texts/, (d) => d.tasks[1].context = 512],
     [/tasks\.0\.metrics\.perplexity: 0.5 found/, (d) => d.tasks[0].metrics.perplexity = 0.5],
     [/tasks\.0\.metrics\.perplexity: "28" found/, (d) => d.tasks[0].metrics.perplexity = "28"],
@@ -95,9 +97,9 @@ test("parseQuality: a file is called after what is in it", () => {
   }
   assert.throws(() => read(qualityDocument({ method: null }), "by-site-0.5.json"), /dense\.json/);
   // a share that a rule came to
-  const came = qualityDocument({ method: "relufication", sparsity: 0.3199896070692274 });
-  assert.equal(read(came, "relufication-0.32.json").sparsity, 0.3199896070692274);
-  assert.throws(() => read(came, "relufication-0.3.json"), /relufication-0\.32\.json or/);
+  const came = qualityDocument({ method: "relufication", sparsity: 0.3163896070692274 });
+  assert.equal(read(came, "relufication-0.316.json").sparsity, 0.3163896070692274);
+  assert.throws(() => read(came, "relufication-0.32.json"), /relufication-0\.316\.json or/);
   const half = qualityDocument({ method: null });
   half.tasks[0].paired = {};
   assert.throws(
@@ -134,34 +136,95 @@ test("mergeQuality: joins one recipe's files task by task, keeps apart what is n
   );
 });
 
-test("mergeQuality: no dense run among them: one of what sparse ones were held against, for each model and context", () => {
-  const few = qualityDocument({ sparsity: 0.4 });
-  few.tasks = [{ ...few.tasks[0], n: 8 }];
-  few.tasks[0].dense.metrics.perplexity = 11;
-  const half = qualityDocument({ prefill: "dense", context: 512 });
-  half.tasks = [half.tasks[0]];
-  half.tasks[0].dense.metrics.perplexity = 21.9;
+/** One text of a document, changed. */
+function textOf(over: Loose, name: string, change: (task: Loose) => void = () => {}): QualityRun {
+  const document = qualityDocument(over);
+  document.tasks = [document.tasks[0]];
+  change(document.tasks[0]);
+  return read(document, name);
+}
+
+test("mergeQuality: figures with a context apart, what is no text in the file as without", () => {
+  const half = { prefill: "dense", context: 512 };
+  const both = qualityDocument(half);
+  both.tasks = [both.tasks[2], both.tasks[3], both.tasks[0]];
   const runs = mergeQuality([
-    read(few, "by-site-0.4.json"),
-    read(qualityDocument()),
-    read(half, "by-site-0.5-context.json"),
+    read(both, "by-site-0.5-context.json"),
+    textOf({ prefill: "dense" }, "by-site-0.5.json"),
+    textOf({ method: null }, "dense.json"),
+    textOf({ method: null, context: 512 }, "dense-context.json"),
+    textOf({ method: null, context: 256 }, "dense-other.json"),
   ]);
-  const made = runs.filter(({ method }) => method === "dense");
-  assert.deepEqual(runs.slice(0, 2), made, "first");
-  assert.deepEqual(made.map(({ context }) => context), [0, 512]);
   assert.deepEqual(
-    made.map((run) => taskOf(run, "wikitext2")!.metrics["perplexity"]),
-    [25.79, 21.9],
-    "of the most pieces",
+    runs.filter(({ beside }) => !beside).map(({ method, context, tasks }) =>
+      `${method} ${context} ${tasks.map(({ name }) => name)}`
+    ),
+    [
+      "dense 0 wikitext2",
+      "dense 512 wikitext2",
+      "dense 256 wikitext2",
+      "by-site 512 wikitext2",
+      "by-site 0 piqa,boolq,wikitext2",
+    ],
   );
-  assert.deepEqual(made[0]!.files, ["by-site-0.5.json"]);
-  assert.deepEqual([taskOf(made[0]!, "piqa")!.sparseTokens, taskOf(made[0]!, "piqa")!.paired], [0, {}]);
-  const own = mergeQuality([dense(), read(half, "by-site-0.5-context.json")]);
-  assert.deepEqual(own.map(({ method, context }) => `${method} ${context}`), [
-    "dense 0",
-    "dense 512",
-    "by-site 512",
-  ]);
+  const again = qualityDocument({ prefill: "dense" });
+  again.tasks = [again.tasks[2]];
+  assert.throws(
+    () => mergeQuality([read(both, "by-site-0.5-context.json"), read(again, "by-site-0.5-piqa.json")]),
+    /by-site-0\.5-context\.json and by-site-0\.5-piqa\.json: both have piqa/,
+  );
+});
+
+test("mergeQuality: what no dense run has is what sparse ones were held against, for each model and context", () => {
+  const dense = (perplexity: number, n: number) => (task: Loose): void => {
+    task.dense.metrics.perplexity = perplexity;
+    task.n = n;
+  };
+  const noted = qualityDocument({ sparsity: 0.4 });
+  noted.tasks = [noted.tasks[0], noted.tasks[2]];
+  noted.note = "in two parts";
+  noted.engine.runtime = "node 24";
+  noted.tasks[0].dense = { metrics: { perplexity: 26 }, stderr: { perplexity: 0.125 } };
+  const runs = [
+    textOf({ sparsity: 0.3 }, "by-site-0.3.json", dense(11, 8)),
+    read(noted, "by-site-0.4.json"),
+    textOf({ sparsity: 0.5 }, "by-site-0.5.json", dense(27, 261)),
+    textOf({ sparsity: 0.6 }, "by-site-0.6.json", dense(12, 32)),
+    // the most pieces, but of another length than most
+    textOf({ sparsity: 0.7 }, "by-site-0.7.json", (task) => {
+      dense(31, 522)(task);
+      task.pieceLength = 512;
+    }),
+    textOf({ prefill: "dense", context: 512 }, "by-site-0.5-context.json", dense(21.9, 261)),
+  ];
+  const made = mergeQuality(runs).filter(({ beside }) => beside);
+  assert.deepEqual(mergeQuality(runs).slice(0, 2), made, "first");
+  assert.deepEqual(
+    made.map((run) => [run.method, run.context, taskOf(run, "wikitext2")!.metrics["perplexity"]]),
+    [["dense", 0, 26], ["dense", 512, 21.9]],
+  );
+  const [whole] = made as [QualityRun];
+  assert.deepEqual([whole.files, whole.notes, whole.engines], [["by-site-0.4.json"], ["in two parts"], [
+    "node 24 baseline",
+  ]]);
+  assert.equal(taskOf(whole, "wikitext2")!.stderr["perplexity"], 0.125);
+  const { sparseTokens, measuredSparsity, paired } = taskOf(whole, "piqa")!;
+  assert.deepEqual([sparseTokens, measuredSparsity, paired], [0, null, {}]);
+  // a dense run of one task takes nothing else away, and is not held to be one of another model's
+  const some = textOf({ method: null }, "dense.json"), other = qualityDocument({ sparsity: 0.4 });
+  other.model.dtype = "int4";
+  const merged = mergeQuality([some, ...runs, read(other, "by-site-0.4-int4.json")]);
+  assert.deepEqual(
+    merged.filter(({ method }) => method === "dense").map(({ model, beside, context, tasks }) =>
+      `${model.dtype} ${beside ? "beside" : "own"} ${context} ${tasks.map(({ name }) => name)}`
+    ),
+    [
+      "f32 own 0 wikitext2",
+      "f32 beside 0 piqa",
+      "int4 beside 0 wikitext2,c4,piqa,boolq",
+      "f32 beside 512 wikitext2",
+    ],
+  );
 });
 
 test("seriesOf: a method with what is not usual of it; dense is dense, however prompts would have run", () => {
@@ -248,17 +311,16 @@ test("compareAll: second halves of pieces beside such alone, a rule's own share 
   const theirs = (run: QualityRun): (number | string | null)[] =>
     compareAll([run], REFERENCE).map(({ theirs, reason }) => reason ?? theirs);
   assert.deepEqual(theirs(half("cats", 0.3)), [34.88]);
-  // of a model whose activation is another one every token is
-  assert.deepEqual(theirs(half("relufication", 0.3199)), []);
-  const relu = qualityDocument({ method: "relufication", sparsity: 0.3199 });
-  delete relu.recipe.stream;
-  assert.deepEqual(theirs(read(relu, "relufication-0.32.json")), [7155, 0.678]);
-  assert.deepEqual(theirs(half("griffin", 0.31)), []);
+  assert.deepEqual(theirs(half("relufication", 0.3199)), [7155, 0.678]);
+  // a share that was asked for is that one
+  assert.deepEqual(theirs(half("griffin", 0.304)), []);
   assert.deepEqual(theirs(half("cats", 0.3, { context: 256 })), []);
   assert.deepEqual(theirs(half("cats", 0.3, { context: undefined })), []);
   assert.deepEqual(theirs(half("cats", 0.3, { prefill: "sparse" })), []);
-  const [dense] = mergeQuality([half("cats", 0.3)]);
-  assert.deepEqual(theirs(dense!), [21.84], "dense of section 6, not 25.777");
+  const [beside] = mergeQuality([half("cats", 0.3)]);
+  assert.deepEqual(theirs(beside!), [21.84], "dense of section 6, not 25.777");
+  // whatever the option of a dense run said
+  assert.deepEqual(theirs(textOf({ method: null, prefill: "sparse", context: 512 }, "dense.json")), [21.84]);
 });
 
 /** As `rsparse bench decode --recipe FILE --sparsity 0,0.5 --json` prints it. */
@@ -333,24 +395,54 @@ test("qualityReport: figures, losses, shares read, references, origins, the pape
       "[independent re-test]",
     ]
   ) assert.ok(text.includes(part), `${part}\nin\n${text}`);
-  const half = qualityDocument({ method: "griffin", prefill: "dense", context: 512 });
-  delete half.recipe.stream;
-  const second = qualityReport({
-    runs: mergeQuality([read(half, "griffin-0.5.json")]),
+  const given = qualityDocument({ method: "griffin", prefill: "dense", context: 512 });
+  delete given.recipe.stream;
+  const two = qualityReport({
+    runs: mergeQuality([
+      read(given, "griffin-0.5.json"),
+      read(qualityDocument({ prefill: "dense", context: 512 }), "by-site-0.5-context.json"),
+      read(qualityDocument()),
+      read(qualityDocument({ sparsity: 0.6 }), "by-site-0.6.json"),
+      textOf({ sparsity: 0.4 }, "by-site-0.4.json", (task) => task.n = 32),
+      textOf({ method: null, context: 256 }, "dense-other.json"),
+    ]),
     reference: REFERENCE,
     paper: PAPER,
     speeds: [],
     plots: new Map(),
   });
+  const namesOf = (caption: string): string[] =>
+    two.split(caption)[1]!.split("\n\n")[1]!.split("\n").slice(2).map((row) =>
+      row.split(" | ").slice(0, 2).join(" ")
+    );
+  const unscored = "of each piece of a text the first token and the";
+  const captions = [
+    "`prefill: sparse`, prompts sparse too:",
+    `\`prefill: sparse\`, prompts sparse too; ${unscored} 256 after`,
+    `\`prefill: dense\`, prompts dense, answers sparse; ${unscored} 512 after`,
+  ];
+  assert.deepEqual(
+    captions.map((caption) => two.indexOf(caption)).toSorted((a, b) => a - b),
+    captions.map((caption) => two.indexOf(caption)),
+  );
+  assert.deepEqual(captions.map(namesOf), [
+    ["| dense, beside recipes 0", "| by-site 0.4", "| by-site 0.5", "| by-site 0.6"],
+    ["| dense 0"],
+    ["| dense, beside recipes 0", "| by-site 0.5", "| griffin 0.5"],
+  ]);
   for (
     const part of [
-      "`prefill: dense`, prompts dense, answers sparse; the first 512 tokens of each piece of a text are its prompt, and not scored:",
-      "| dense | 0 | 25.79 ± 0.50 |",
-      "None of the figures above has a counterpart there.\n\nIn another way: the first 512 tokens",
+      "| by-site | 0.4 | 34.81 ± 0.50, 32 of 261 pieces |",
+      "| by-site | 0.5 | 34.81 ± 0.50 |",
+      "In another way: the first 512 tokens of each piece of 1,024 dense, the second half scored (`rsparse eval --context 512 --prefill dense`).",
       "| griffin | 0.5 | f32 | prompt | wikitext2.perplexity | 34.81 | 308 | 0.113 | 6 |",
-      "; griffin 0.4 (prompt) of section 6; relufication 0.322 (none) of section 6; ",
+      // a dense model in its sparse self's storage is held against no bar
+      "| dense, beside recipes | 0 | f32 |  | wikitext2.perplexity | 25.79 | 25.777 | 1.001 | 10 |",
+      "| griffin | 0.4 | prompt | 6 | wikitext2.perplexity 101.9 |",
+      "| by-site | 0.4 | sparse stream | 3 | wikitext2.perplexity 28.47, c4.perplexity 35.13, c4.kl 0.179, c4.agreement 0.762, touched 0.601 |",
+      "- dense, beside recipes, context 512 (f32): `by-site-0.5-context.json`",
     ]
-  ) assert.ok(second.includes(part), `${part}\nin\n${second}`);
+  ) assert.ok(two.includes(part), `${part}\nin\n${two}`);
   const worse = qualityDocument();
   worse.tasks[0].metrics.perplexity = 40;
   // as of thresholds that were given, which bars are of
@@ -400,9 +492,12 @@ test("qualityFigure: a line a method, its numbers beside it; nothing where there
       line.split(/,(?! )/)[1]
     );
   assert.deepEqual(ofPanel("WikiText-2, perplexity"), ["dense", "by-site"]);
-  assert.deepEqual(ofPanel("WikiText-2 after an unscored context, perplexity"), [
-    "dense",
-    '"by-site, prefill dense, context 512"',
-  ]);
+  assert.deepEqual(ofPanel("WikiText-2 after an unscored context, perplexity"), ["dense", "by-site"]);
   assert.deepEqual(ofPanel("C4, perplexity"), ["dense", "by-site"]);
+  // 20 times the least and more: in the numbers, not in the plot nor in its legend
+  const far = textOf({ method: "low-rank", sparsity: 0.4 }, "low-rank-0.4.json", (task) => {
+    task.metrics.perplexity = 1e8;
+  });
+  const clipped = (await qualityFigure(mergeQuality([dense(), read(qualityDocument()), far])))!;
+  assert.ok(clipped.csv.includes("low-rank") && !clipped.svg.includes("low-rank"));
 });

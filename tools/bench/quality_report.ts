@@ -48,6 +48,7 @@ export function qualityReport(input: QualityInput): string {
   return [
     "## Quality",
     "From the files in `bench/results/quality/`, each the output of `rsparse eval --json`, with a note where one is due ([how it is measured](evaluation.md)). `±` is a standard error; a difference is sparse minus dense on the same rows, **in bold** where sparse is worse and p < 0.05.",
+    ...(groups.length === 0 ? [] : [columnsNote(runs)]),
     ...parts,
     referenceSection(input),
     originList(runs),
@@ -57,10 +58,13 @@ export function qualityReport(input: QualityInput): string {
 
 /** One table for each way to treat prompts, and each context that was not scored, dense on top of each. */
 function prefillTables(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]): string[] {
-  const sparse = runs.filter(({ method }) => method !== "dense");
   const tables = new Map<string, Pick<QualityRun, "prefill" | "context">>();
-  for (const { prefill, context } of sparse.length === 0 ? runs : sparse) {
+  const add = ({ prefill, context }: QualityRun): unknown =>
     tables.set(`${prefill} ${context}`, { prefill, context });
+  runs.filter(({ method }) => method !== "dense").forEach(add);
+  // dense runs stand on top of sparse ones of their context; where there are none, alone
+  for (const run of runs) {
+    if ([...tables.values()].every(({ context }) => context !== run.context)) add(run);
   }
   const explain = {
     sparse: "prompts sparse too",
@@ -73,7 +77,7 @@ function prefillTables(runs: readonly QualityRun[], speeds: readonly DecodeSpeed
     );
     const unscored = context === 0
       ? ""
-      : `; the first ${context} tokens of each piece of a text are its prompt, and not scored`;
+      : `; of each piece of a text the first token and the ${context} after it are not scored, so nothing here compares with whole pieces`;
     return `\`prefill: ${prefill}\`, ${explain[prefill]}${unscored}:\n\n${mainTable(own, speeds)}`;
   });
 }
@@ -87,8 +91,8 @@ function mainTable(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]):
     return [
       methodOf(run),
       shortShare(run.sparsity),
-      withError(wikitext, "perplexity"),
-      withError(c4, "perplexity"),
+      withError(wikitext, "perplexity") + ofPieces(runs, wikitext),
+      withError(c4, "perplexity") + ofPieces(runs, c4),
       withError(c4, "kl"),
       withError(c4, "agreement"),
       mean === null ? "" : `${percent(mean.mean)} of ${mean.tasks.length}`,
@@ -104,29 +108,29 @@ function mainTable(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]):
       speedOf(run, speeds),
     ];
   });
-  return `${
-    table([
-      "method",
-      "sparsity",
-      "WikiText-2 perplexity",
-      "C4 perplexity",
-      "C4 KL",
-      "same token",
-      "tasks, %",
-      "difference, p",
-      "LAMBADA, %",
-      "sparse tokens, %",
-      "block weights read, %",
-      "all weights read, %",
-      "decode",
-    ], rows)
-  }
+  return table([
+    "method",
+    "sparsity",
+    "WikiText-2 perplexity",
+    "C4 perplexity",
+    "C4 KL",
+    "same token",
+    "tasks, %",
+    "difference, p",
+    "LAMBADA, %",
+    "sparse tokens, %",
+    "block weights read, %",
+    "all weights read, %",
+    "decode",
+  ], rows);
+}
 
-*Tasks*: mean accuracy (OpenBookQA, HellaSwag and ARC-Challenge by length) over those that were run; the error of its difference adds the tasks' up, p is that of a normal distribution. *Block weights read*: share of the blocks' weights that a sparse token's products touch, factors included, as measured (of WikiText-2 where it was run); *all weights* counts the output matrix too, which stays dense. Where both are kept in one type these are shares of bytes as well${
-    runs.some(({ model }) => model.quantization === "Q4_1")
-      ? "; in a Q4_1 file, where a block's weight has 5 bits and one of the output matrix 8.5, the latter is 31 % of the bytes of a dense token"
-      : ""
-  }. *Decode*: tokens/s of this very recipe on one thread, and times dense, which took turns with it in one process (\`rsparse bench decode\`, files in \`bench/results/decode/\`); this machine is shared, so compare the ratios.`;
+/** What the columns of the main tables are, once for all of them. */
+function columnsNote(runs: readonly QualityRun[]): string {
+  const q41 = runs.some(({ model }) => model.quantization === "Q4_1")
+    ? "; in a Q4_1 file, where a block's weight has 5 bits and one of the output matrix 8.5, the latter is 31 % of the bytes of a dense token"
+    : "";
+  return `*Dense, beside recipes*: what sparse runs were held against, matrices laid out to be skipped ([which positions are sparse](evaluation.md#which-positions-are-sparse)). *Tasks*: mean accuracy (OpenBookQA, HellaSwag and ARC-Challenge by length) over those that were run; the error of its difference adds the tasks' up, p is that of a normal distribution. *Block weights read*: share of the blocks' weights that a sparse token's products touch, factors included, as measured (of WikiText-2 where it was run); *all weights* counts the output matrix too, which stays dense. Where both are kept in one type these are shares of bytes as well${q41}. *Decode*: tokens/s of this very recipe on one thread, and times dense, which took turns with it in one process (\`rsparse bench decode\`, files in \`bench/results/decode/\`); this machine is shared, so compare the ratios.`;
 }
 
 /** Each task of several choices, LAMBADA and XSum, with what sparsity did to it. */
@@ -176,7 +180,7 @@ function referenceSection({ runs, reference }: QualityInput): string {
   };
   return [
     "### Beside an independent implementation",
-    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; and thresholds that were set on one stream beside such. Bars are those of section 10, for activations in float32 or 12 bits: of weights in int4 the relaxed build takes 8 bits of them, in groups, which costs a dense model 0.2 % ([numerics](numerics.md)).`,
+    `${reference.source}. Only rows of one method, sparsity and rho stand beside each other, and a ratio only where as many rows or pieces were run; and thresholds that were set on one stream beside such. Bars are those of section 10, for activations in float32 or 12 bits: with weights in int4 the relaxed build takes 8 bits of them, in groups, which costs a dense model 0.25 % ([numerics](numerics.md)).`,
     tableOf(undefined),
     ...Object.entries(reference.protocols).flatMap(([name, { text, prefill, context }]) => [
       `In another way: ${text} (\`rsparse eval --context ${context} --prefill ${prefill}\`).`,
@@ -195,22 +199,34 @@ function comparedCells({ run, reference, figure, ours, theirs, ratio, reason }: 
     figure,
     fourDigits(ours),
     String(theirs),
-    ratio === null ? `not comparable: ${reason}` : verdict(ratio, reference.tolerance),
+    // no bar is of a dense model in whatever storage its sparse self has
+    ratio === null
+      ? `not comparable: ${reason}`
+      : verdict(ratio, run.beside ? undefined : reference.tolerance),
     reference.section,
   ];
 }
 
-/** What the reference has and we have not, so that its absence is seen. */
+/** What the reference has and no file here, figure by figure, so that its absence is seen. */
 function notRun(compared: readonly Compared[], reference: QualityReference): string {
-  const met = new Set(compared.map((one) => one.reference));
-  const missing = reference.rows.filter((row) => !met.has(row)).map((
-    { method, rho, sparsity, calibration, section },
-  ) =>
-    `${method}${method === "r-sparse" ? ` rho ${rho}` : ""} ${shortShare(sparsity)}${
-      calibration === null ? "" : ` (${calibration})`
-    } of section ${section}`
-  );
-  return missing.length === 0 ? "" : `Theirs only: ${missing.join("; ")}.`;
+  const rows = reference.rows.flatMap((row) => {
+    const missing = Object.entries(row.figures).filter(([figure]) =>
+      !compared.some((one) => one.reference === row && one.figure === figure && one.ratio !== null)
+    );
+    const { method, rho, sparsity, calibration, section } = row;
+    return missing.length === 0 ? [] : [[
+      method + (method === "r-sparse" ? `, rho ${rho}` : ""),
+      shortShare(sparsity),
+      calibration ?? "",
+      section,
+      missing.map(([figure, theirs]) => `${figure} ${theirs}`).join(", "),
+    ]];
+  });
+  return rows.length === 0
+    ? ""
+    : `Theirs, with nothing comparable in files here:\n\n${
+      table(["method", "sparsity", "calibrated on", "section", "theirs"], rows)
+    }`;
 }
 
 function verdict(ratio: number, tolerance: number | undefined): string {
@@ -289,6 +305,13 @@ function withError(task: QualityTask | undefined, metric: string): string {
   return error == null
     ? fourDigits(value)
     : `${fourDigits(value)} ± ${error >= 10 ? error.toFixed(0) : error.toPrecision(2)}`;
+}
+
+/** Of how many pieces a figure is, where others of its table are of more. */
+function ofPieces(runs: readonly QualityRun[], task: QualityTask | undefined): string {
+  if (task === undefined) return "";
+  const most = Math.max(...runs.map((run) => taskOf(run, task.name)?.n ?? 0));
+  return task.n < most ? `, ${task.n} of ${most} pieces` : "";
 }
 
 /** What a rule came to has 16 digits. */

@@ -80,8 +80,8 @@ export function parseCells(text: string): Cell[] {
  * @param came What a method without a sparsity of its own came to, once that is known.
  */
 export function nameOf({ method, sparsity }: Cell, came: number | null = null): string {
-  const share = sparsity ?? came;
-  return share === null ? method : `${method}-${Number(share.toFixed(3))}`;
+  if (sparsity !== null) return `${method}-${sparsity}`;
+  return came === null ? method : `${method}-${Number(came.toFixed(3))}`;
 }
 
 /** Options of `calibrate` for a cell's recipe; null where it has none of its own. */
@@ -91,16 +91,13 @@ export function calibrationOf(cell: Cell, settings: Settings, recipe: string): s
   const text = settings.calibration === null || BLIND.includes(method)
     ? []
     : ["--data", settings.calibration];
-  // the dense stream's default is a first position that stays dense, and figures are of all positions
-  const stream = !STREAMED.includes(method)
-    ? []
-    : settings.stream === "dense"
-    ? ["--stream", "dense", "--keep-dense", "0"]
-    : ["--stream", "sparse"];
+  const stream = STREAMED.includes(method) ? ["--stream", settings.stream] : [];
   return [
     ...["calibrate", "-m", settings.model, "--method", method],
     ...(sparsity === null ? [] : ["--sparsity", String(sparsity)]),
-    ...[...CALIBRATED[method]!, ...stream, ...text, "--threads", "1", "--quiet", "-o", recipe],
+    // of all positions: by default some methods keep the first one dense
+    ...[...CALIBRATED[method]!, ...stream, "--keep-dense", "0", ...text],
+    ...["--threads", "1", "--quiet", "-o", recipe],
   ];
 }
 
