@@ -85,15 +85,15 @@ export function parseRows<T>(
   return rows;
 }
 
-/** A row of `{ctx, choices, gold, lead?}`; `lead` says which endings of HellaSwag begin with a space of their own. */
+/** A row of `{ctx, choices, gold, lead?}`; `lead` says which endings of HellaSwag begin with a space of their own, null where that is not known. */
 export function readChoices(value: unknown): ChoiceRow {
-  const row = objectOf(value), choices = row["choices"], lead = row["lead"];
+  const row = objectOf(value), choices = row["choices"], lead = row["lead"] ?? null;
   if (!Array.isArray(choices) || choices.length < 2 || !choices.every(isText)) {
     throw new RangeError(`choices: ${show(choices)} found, at least two texts wanted`);
   }
-  if (lead !== undefined && !(Array.isArray(lead) && lead.length === choices.length)) {
+  if (lead !== null && !(Array.isArray(lead) && lead.length === choices.length)) {
     throw new RangeError(
-      `lead: ${show(lead)} found, one 0, 1 or null for each of ${choices.length} choices wanted`,
+      `lead: ${show(lead)} found, null, or one 0, 1 or null for each of ${choices.length} choices wanted`,
     );
   }
   return {

@@ -1,12 +1,24 @@
 /** What evaluation says of SmolLM2, against float64 likelihoods of the same weights. */
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { scoreRequests, subjectOf } from "../../src/eval/likelihood.ts";
 import { measurePiece } from "../../src/eval/perplexity.ts";
+import {
+  parseRows,
+  readChoices,
+  readCloze,
+  readContexts,
+  readDocument,
+  readSummary,
+  readText,
+} from "../../src/eval/rows.ts";
+import { findTaskFile, type TaskKind, TASKS } from "../../src/eval/tasks.ts";
 import { Model } from "../../src/mod.ts";
 import { readGoldenPrompts } from "../support/golden.ts";
 import { pulledModel } from "../support/models.ts";
-import { skipWithout } from "../support/shared.ts";
+import { requireShared, skipWithout } from "../support/shared.ts";
 
 /** The baseline build's bits are the same in all runtimes (tests/parity), so are likelihoods made of them: they are held against the reference in one. */
 const skip = skipWithout("golden/smollm2/logits.json") ||
@@ -37,4 +49,24 @@ test("SmolLM2: a text's pieces and continuations have the reference's likelihood
   assert.ok(Math.abs(pieces / positions) <= MEAN_BAR, `pieces are off by ${pieces / positions} a token`);
   const mean = continuations / scored;
   assert.ok(Math.abs(mean) <= 2 * MEAN_BAR, `continuations are off by ${mean} a token`);
+});
+
+const READERS: { readonly [kind in Exclude<TaskKind, "text">]: (value: unknown) => unknown } = {
+  documents: readDocument,
+  choices: readChoices,
+  contexts: readContexts,
+  cloze: readCloze,
+  summary: readSummary,
+};
+
+test("the tasks' files are read to their last rows", { skip: skipWithout("data/eval") }, async () => {
+  const folder = requireShared("data/eval"), names = readdirSync(folder);
+  for (const task of TASKS) {
+    if (task.file === null || task.kind === "text") continue;
+    const name = findTaskFile(task, names);
+    assert.ok(name !== null, task.name);
+    const text = await readText(new Blob([new Uint8Array(readFileSync(join(folder, name)))]), name);
+    const rows = parseRows(text, name, READERS[task.kind]);
+    assert.equal(rows.length, text.trimEnd().split("\n").length, name);
+  }
 });

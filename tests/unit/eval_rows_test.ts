@@ -78,6 +78,9 @@ test("readChoices: answers as the harness has them, HellaSwag's own spaces put b
   });
   const row = readChoices({ ctx: "Q", choices: ["a", "b", "c"], gold: 0, lead: [1, 0, null] });
   assert.deepEqual(row.continuations, [" a", "b", "c"]);
+  // a third of HellaSwag's rows: of none of their endings it is known
+  const unknown = readChoices({ ctx: "Q", choices: ["a", "b"], gold: 0, lead: null });
+  assert.deepEqual(unknown.continuations, ["a", "b"]);
   const good = { ctx: "Q", choices: ["a", "b"], gold: 1 };
   for (
     const [change, pattern] of [
