@@ -11,6 +11,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { cliCommand, thisRuntime } from "../tests/support/runtimes.ts";
+import { PREFILLS } from "../src/analyze/quality_results.ts";
 import { VERSION } from "../src/version.ts";
 import { prepare, ROOT } from "./prepare.ts";
 import {
@@ -194,8 +195,8 @@ const data = values.data ?? process.env["RSPARSE_DATA"] ?? usage("--data: nothin
 const jobs = whole("jobs", values.jobs);
 const stream = (["sparse", "dense"] as const).find((one) => one === values.stream) ??
   usage(`--stream: ${values.stream} found, sparse or dense wanted`);
-if (!["sparse", "dense", "official"].includes(values.prefill)) {
-  usage(`--prefill: ${values.prefill} found, sparse, dense or official wanted`);
+if (PREFILLS.every((one) => one !== values.prefill)) {
+  usage(`--prefill: ${values.prefill} found, one of ${PREFILLS.join(" ")} wanted`);
 }
 const context = contextOf(values.context);
 if (values.suffix === undefined && (context > 0 || stream === "dense" || values.prefill !== "sparse")) {

@@ -34,7 +34,9 @@ function ofPieces(run: QualityRun, task: string, metric: string): number | null 
 }
 
 /** The method, with its rho and its stream where these are not the usual ones. */
-export function methodOf({ method, beside, rho, stream }: QualityRun): string {
+export function methodOf(
+  { method, beside, rho, stream }: Pick<QualityRun, "method" | "beside" | "rho" | "stream">,
+): string {
   return method + (beside ? ", beside recipes" : "") + (method === "r-sparse" ? `, rho ${rho}` : "") +
     (stream === "dense" ? ", dense stream" : "");
 }

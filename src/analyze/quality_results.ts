@@ -96,7 +96,8 @@ const METRICS: { readonly [metric: string]: { readonly least: number; readonly m
   rouge2: { least: 0, most: 1 },
   rougeL: { least: 0, most: 1 },
 };
-const PREFILLS = ["dense", "sparse", "official"] as const;
+/** What `eval --prefill` takes. */
+export const PREFILLS = ["dense", "sparse", "official"] as const;
 
 /** Reads values and says where one is that does not fit. */
 class Reader {
@@ -194,6 +195,11 @@ class Reader {
   }
 }
 
+/** A share as files and tables have it: what a rule came to, not what was asked for, has 16 digits, of which three will do. */
+export function shortShare(share: number): number {
+  return Number(share.toFixed(3));
+}
+
 /**
  * Reads one file.
  *
@@ -253,8 +259,7 @@ export function parseQuality(text: string, name: string): QualityRun {
     r.fail("recipe.method", method, "a method's name");
   }
   const named = /^([a-z][a-z0-9-]*?)-(\d(?:\.\d+)?)(?:-[\w.-]+)?\.json$/.exec(name);
-  // what a rule came to, not what was asked for, has 16 digits, of which three will do
-  const short = Number(sparsity.toFixed(3));
+  const short = shortShare(sparsity);
   if (named === null || named[1] !== method || ![sparsity, short].includes(Number(named[2]))) {
     r.fail("", name, `${method}-${short}.json or ${method}-${short}-….json, after what is in it,`);
   }

@@ -6,17 +6,7 @@ import type { EvalPrefill, Subject } from "./likelihood.ts";
 import { type ChoiceResult, scoreChoices } from "./multiple_choice.ts";
 import { checkPart, type Part, rangeOfPart } from "./parts.ts";
 import { cutPieces, joinDocuments, measurePiece, type PieceResult } from "./perplexity.ts";
-import {
-  type Numbered,
-  parseRows,
-  readChoices,
-  readCloze,
-  readContexts,
-  readDocument,
-  readSummary,
-  readText,
-  splitDocuments,
-} from "./rows.ts";
+import { type Numbered, parseRows, READERS, readText, splitDocuments } from "./rows.ts";
 import { scoreSummary, type SummaryResult } from "./summary.ts";
 import type { TaskChoice } from "./tasks.ts";
 
@@ -178,7 +168,7 @@ async function openText(
   const limit = options.limit ?? task.limit ?? Infinity, most = limit * length;
   const documents = task.kind === "text"
     ? splitDocuments(text)
-    : parseRows(text, file, readDocument).map(({ row }) => row);
+    : parseRows(text, file, READERS.documents).map(({ row }) => row);
   const ids = documents === null
     ? await encodeText(subject.encode, text, { most, signal })
     : await joinDocuments(subject.encode, documents, { separator: options.separator ?? 0, most, signal });
@@ -226,17 +216,17 @@ function openRows(
   switch (task.kind) {
     case "cloze":
       return open(
-        readCloze,
+        READERS.cloze,
         (row, before?: ClozeResult) => scoreCloze(subject, session, row, prefill, signal, before),
       );
     case "summary":
       return open(
-        readSummary,
+        READERS.summary,
         (row, before?: SummaryResult) => scoreSummary(subject, session, row, prefill, signal, before),
       );
     default:
       return open(
-        task.kind === "choices" ? readChoices : readContexts,
+        task.kind === "choices" ? READERS.choices : READERS.contexts,
         (row, before?: ChoiceResult) => scoreChoices(subject, session, row, prefill, signal, before),
       );
   }

@@ -136,6 +136,21 @@ export function readDocument(value: unknown): string {
   return textOf(objectOf(value), "text");
 }
 
+/** What makes a row of a line, by the kind of task that has such rows. */
+export const READERS: {
+  readonly documents: typeof readDocument;
+  readonly choices: typeof readChoices;
+  readonly contexts: typeof readContexts;
+  readonly cloze: typeof readCloze;
+  readonly summary: typeof readSummary;
+} = {
+  documents: readDocument,
+  choices: readChoices,
+  contexts: readContexts,
+  cloze: readCloze,
+  summary: readSummary,
+};
+
 function objectOf(value: unknown): Readonly<Record<string, unknown>> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new RangeError(`${show(value)} found, a JSON object wanted`);

@@ -5,16 +5,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { scoreRequests, subjectOf } from "../../src/eval/likelihood.ts";
 import { measurePiece } from "../../src/eval/perplexity.ts";
-import {
-  parseRows,
-  readChoices,
-  readCloze,
-  readContexts,
-  readDocument,
-  readSummary,
-  readText,
-} from "../../src/eval/rows.ts";
-import { findTaskFile, type TaskKind, TASKS } from "../../src/eval/tasks.ts";
+import { parseRows, READERS, readText } from "../../src/eval/rows.ts";
+import { findTaskFile, TASKS } from "../../src/eval/tasks.ts";
 import { Model } from "../../src/mod.ts";
 import { readGoldenPrompts } from "../support/golden.ts";
 import { pulledModel } from "../support/models.ts";
@@ -51,14 +43,6 @@ test("SmolLM2: a text's pieces and continuations have the reference's likelihood
   assert.ok(Math.abs(mean) <= 2 * MEAN_BAR, `continuations are off by ${mean} a token`);
 });
 
-const READERS: { readonly [kind in Exclude<TaskKind, "text">]: (value: unknown) => unknown } = {
-  documents: readDocument,
-  choices: readChoices,
-  contexts: readContexts,
-  cloze: readCloze,
-  summary: readSummary,
-};
-
 test("the tasks' files are read to their last rows", { skip: skipWithout("data/eval") }, async () => {
   const folder = requireShared("data/eval"), names = readdirSync(folder);
   for (const task of TASKS) {
@@ -66,7 +50,7 @@ test("the tasks' files are read to their last rows", { skip: skipWithout("data/e
     const name = findTaskFile(task, names);
     assert.ok(name !== null, task.name);
     const text = await readText(new Blob([new Uint8Array(readFileSync(join(folder, name)))]), name);
-    const rows = parseRows(text, name, READERS[task.kind]);
+    const rows = parseRows<unknown>(text, name, READERS[task.kind]);
     assert.equal(rows.length, text.trimEnd().split("\n").length, name);
   }
 });

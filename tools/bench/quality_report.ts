@@ -3,6 +3,7 @@ import {
   CHOICE_METRICS,
   type QualityRun,
   type QualityTask,
+  shortShare,
   taskOf,
   tasksMean,
 } from "../../src/analyze/quality_results.ts";
@@ -90,7 +91,7 @@ function mainTable(runs: readonly QualityRun[], speeds: readonly DecodeSpeed[]):
     const mean = tasksMean(run), skipped = skippedShare(run), shares = sharesOf(run.model.parameters);
     return [
       methodOf(run),
-      shortShare(run.sparsity),
+      String(shortShare(run.sparsity)),
       withError(wikitext, "perplexity") + ofPieces(runs, wikitext),
       withError(c4, "perplexity") + ofPieces(runs, c4),
       withError(c4, "kl"),
@@ -141,7 +142,7 @@ function tasksTables(runs: readonly QualityRun[]): string {
   if (names.length === 0) return "";
   const rows = runs.filter((run) => names.some((name) => taskOf(run, name) !== undefined)).map((run) => [
     seriesOf(run),
-    shortShare(run.sparsity),
+    String(shortShare(run.sparsity)),
     ...names.map((name) => {
       const task = taskOf(run, name), metric = CHOICE_METRICS[name] ?? (name === "xsum" ? "rougeL" : "acc");
       const value = task?.metrics[metric];
@@ -193,7 +194,7 @@ function referenceSection({ runs, reference }: QualityInput): string {
 function comparedCells({ run, reference, figure, ours, theirs, ratio, reason }: Compared): string[] {
   return [
     methodOf(run),
-    shortShare(run.sparsity),
+    String(shortShare(run.sparsity)),
     run.model.dtype,
     reference.calibration ?? "",
     figure,
@@ -213,10 +214,11 @@ function notRun(compared: readonly Compared[], reference: QualityReference): str
     const missing = Object.entries(row.figures).filter(([figure]) =>
       !compared.some((one) => one.reference === row && one.figure === figure && one.ratio !== null)
     );
-    const { method, rho, sparsity, calibration, section } = row;
+    const { sparsity, calibration, section } = row;
     return missing.length === 0 ? [] : [[
-      method + (method === "r-sparse" ? `, rho ${rho}` : ""),
-      shortShare(sparsity),
+      // its stream has a column
+      methodOf({ ...row, beside: false, stream: null }),
+      String(shortShare(sparsity)),
       calibration ?? "",
       section,
       missing.map(([figure, theirs]) => `${figure} ${theirs}`).join(", "),
@@ -312,11 +314,6 @@ function ofPieces(runs: readonly QualityRun[], task: QualityTask | undefined): s
   if (task === undefined) return "";
   const most = Math.max(...runs.map((run) => taskOf(run, task.name)?.n ?? 0));
   return task.n < most ? `, ${task.n} of ${most} pieces` : "";
-}
-
-/** What a rule came to has 16 digits. */
-function shortShare(share: number): string {
-  return String(Number(share.toFixed(3)));
 }
 
 /** Never in powers of ten. */

@@ -1,4 +1,5 @@
 /** What `deno task quality` measures: methods at sparsities, each a recipe and an evaluation in parts. */
+import { shortShare } from "../../src/analyze/quality_results.ts";
 
 /** A method at a sparsity. */
 export interface Cell {
@@ -81,7 +82,7 @@ export function parseCells(text: string): Cell[] {
  */
 export function nameOf({ method, sparsity }: Cell, came: number | null = null): string {
   if (sparsity !== null) return `${method}-${sparsity}`;
-  return came === null ? method : `${method}-${Number(came.toFixed(3))}`;
+  return came === null ? method : `${method}-${shortShare(came)}`;
 }
 
 /** Options of `calibrate` for a cell's recipe; null where it has none of its own. */
